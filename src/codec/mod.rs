@@ -3,19 +3,16 @@
 //! A chunk may name earlier chunks whose plain bytes serve as match history. This layer gets those
 //! bytes; which chunks they are is the archive's business.
 
+mod models;
+mod stored;
+mod zstd_chunk;
+
 use std::sync::Arc;
 
-/// How a chunk's payload is coded (spec/format.md, section "Chunks").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Codec {
-    /// The payload is the raw bytes.
-    Stored = 0,
-    /// The payload is one zstd frame without magic, checksum and content size.
-    Zstd = 1,
-    /// The payload is c and the residual under a model (spec/numerics.md).
-    Neural = 2,
-}
+use crate::error::Result;
+
+pub use crate::wire::chunk::Codec;
+pub use models::{ChunkModel, Models};
 
 /// One chunk to decode.
 pub struct DecodeJob<'a> {
@@ -42,4 +39,19 @@ pub struct Encoded {
     pub payload: Vec<u8>,
     /// Whether the payload was coded with the job's history.
     pub used_history: bool,
+}
+
+/// Decodes each job; results stand in the order of `jobs`.
+///
+/// Neural jobs of one model go to it together, so that it can decode them in lockstep. A result has
+/// exactly the job's `raw_len` bytes; whether they are the right ones is for the caller's check.
+pub fn decode(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+    let _ = (models, jobs);
+    todo!()
+}
+
+/// Encodes each job with the codec that gives the fewest bytes; results stand in the order of `jobs`.
+pub fn encode(models: &Models, jobs: &[EncodeJob<'_>]) -> Vec<Encoded> {
+    let _ = (models, jobs);
+    todo!()
 }

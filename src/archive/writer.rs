@@ -1,0 +1,108 @@
+//! Writes an archive as a pure stream, group by group (spec/format.md, "Groups").
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use super::{Entry, EntryId, Observer};
+use crate::codec::Models;
+use crate::error::Result;
+
+/// How an archive is written. The bytes depend on everything here but `threads` and `observer`.
+#[derive(Clone)]
+pub struct WriterOptions {
+    /// Raw bytes of a chunk, 4 KiB to 1 MiB.
+    pub chunk_size: u32,
+    /// Worker threads; 0 takes all.
+    pub threads: usize,
+    pub models: Models,
+    /// Model files to carry in the archive, by model number: the bytes of each file.
+    pub embed: Vec<(u8, Arc<[u8]>)>,
+    /// Decode each neural chunk again before it is accepted.
+    pub check: bool,
+    pub observer: Arc<dyn Observer + Send + Sync>,
+}
+
+/// Where the bytes of a new entry come from.
+pub enum Content<'a> {
+    /// Not a file, or an empty one.
+    None,
+    /// The whole file, `size` bytes.
+    Data(&'a mut dyn Read),
+    /// A file with holes: the reader yields the bytes of the segments (file_offset, len) in order.
+    Sparse { segments: Vec<(u64, u64)>, data: &'a mut dyn Read },
+    /// The content of an earlier file entry, known to be equal. (Equal files that begin and end
+    /// within one group are found by the writer itself.)
+    SameAs(EntryId),
+}
+
+/// What became of an added entry.
+#[derive(Debug)]
+pub struct Added {
+    pub id: EntryId,
+    /// The content was not as declared; the user should hear of it.
+    pub warning: Option<ContentWarning>,
+}
+
+#[derive(Debug)]
+pub enum ContentWarning {
+    /// The reader ended early; zeros stand for the missing bytes.
+    Shrunk { missing: u64 },
+    /// The reader had more than the declared size; the rest was left out.
+    Grown,
+    /// The reader failed; zeros stand for the missing bytes.
+    Failed { missing: u64, source: std::io::Error },
+}
+
+/// Figures of a finished archive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes of the archive.
+    pub archive_len: u64,
+    pub entries: u64,
+    pub chunks: u64,
+    pub groups: u64,
+    /// Sum of the sizes of all files.
+    pub file_bytes: u64,
+    /// Raw bytes after equal files were merged.
+    pub raw_bytes: u64,
+    /// By codec (stored, zstd, neural): chunks, raw bytes, payload bytes.
+    pub codecs: [CodecStats; 3],
+    /// Chunk heads, checks, tables, index.
+    pub chunk_overhead: u64,
+    /// Bytes of the ENTRIES frames.
+    pub metadata: u64,
+    /// Neural chunks that did not decode to what was packed and were coded otherwise.
+    pub rejected: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CodecStats {
+    pub chunks: u64,
+    pub raw_bytes: u64,
+    pub payload_bytes: u64,
+}
+
+pub struct Writer<W: Write> {
+    out: W,
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes the head of an archive to `out`, which is only ever appended to.
+    pub fn create(out: W, options: WriterOptions) -> Result<Self> {
+        let _ = options;
+        Ok(Self { out })
+    }
+
+    /// Adds the next entry, in final order. Of `entry.kind` for a file, `size` counts; `extents` and
+    /// `hash` are filled in here. A hardlink's target is the id of an earlier file.
+    pub fn add(&mut self, entry: Entry, content: Content<'_>) -> Result<Added> {
+        let _ = (entry, content);
+        todo!()
+    }
+
+    /// Writes what is left, the index and the trailer, and flushes; gives `out` back for syncing.
+    pub fn finish(self) -> Result<(W, Stats)> {
+        let _ = self.out;
+        todo!()
+    }
+}

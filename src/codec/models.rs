@@ -1,0 +1,72 @@
+//! The models at hand for an archive, by the number under which its chunks name them.
+//!
+//! The codec layer sees a model only through `ChunkModel`; the integer engine implements it.
+
+use std::sync::Arc;
+
+use super::{DecodeJob, EncodeJob};
+use crate::error::Result;
+
+/// A loaded model that codes chunks.
+pub trait ChunkModel: Send + Sync {
+    /// BLAKE3 of the model file.
+    fn fingerprint(&self) -> [u8; 32];
+
+    /// What users call it, at most 255 bytes.
+    fn name(&self) -> &str;
+
+    /// Payloads of the jobs, in their order. `None` where the model cannot code the chunk; another
+    /// codec takes it then.
+    fn encode(&self, jobs: &[EncodeJob<'_>]) -> Vec<Option<Vec<u8>>>;
+
+    /// Plain bytes of the jobs, in their order, each of exactly `raw_len` bytes. Payloads may be
+    /// damaged or hostile: the answer is then an error or wrong bytes, never a panic.
+    fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>>;
+}
+
+/// Models by the number that chunks name. A slot is empty where the model was not found: chunks of
+/// other codecs can still be read then.
+#[derive(Clone, Default)]
+pub struct Models {
+    slots: Vec<Option<Arc<dyn ChunkModel>>>,
+}
+
+impl Models {
+    /// No models: chunks are coded with zstd or stored.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    pub fn new(slots: Vec<Option<Arc<dyn ChunkModel>>>) -> Self {
+        Self { slots }
+    }
+
+    /// The one model of a new archive.
+    pub fn one(model: Arc<dyn ChunkModel>) -> Self {
+        Self { slots: vec![Some(model)] }
+    }
+
+    pub fn get(&self, index: u8) -> Option<&Arc<dyn ChunkModel>> {
+        self.slots.get(usize::from(index))?.as_ref()
+    }
+
+    /// Number of slots, empty ones included.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The loaded models with their numbers.
+    pub fn loaded(&self) -> impl Iterator<Item = (u8, &Arc<dyn ChunkModel>)> {
+        (0..=u8::MAX).zip(&self.slots).filter_map(|(i, slot)| Some((i, slot.as_ref()?)))
+    }
+}
+
+impl std::fmt::Debug for Models {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.slots.iter().map(|s| s.as_ref().map(|m| m.name()))).finish()
+    }
+}
