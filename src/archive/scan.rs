@@ -1,0 +1,171 @@
+//! Finds what is to be packed, in an order that depends on the tree alone.
+//!
+//! Entries come depth first, siblings sorted by the bytes of their names, every folder before what
+//! is below it. Nothing here reads file contents: a `File` has its size, no extents and a zero
+//! hash; hardlinks are files whose `inode` is the same. What cannot be looked at becomes a warning and is left out.
+
+use std::cmp::Ordering;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
+
+use super::entry::Entry;
+use super::events::Observer;
+use super::paths::{Beneath, join, split};
+use super::select::{Choice, Selection};
+use super::walk::Walker;
+use crate::error::{Error, Result};
+
+/// What takes part in a scan.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub selection: Selection,
+    /// Do not enter folders that lie on another file system than their source.
+    pub one_file_system: bool,
+    /// Take FIFOs, sockets and devices; otherwise each is a warning.
+    pub special: bool,
+    /// Take extended attributes.
+    pub xattrs: bool,
+    /// Latest mtime, in seconds; later ones are set back to it (SOURCE_DATE_EPOCH).
+    pub latest_mtime: Option<i64>,
+    /// Objects to leave out silently, by device and inode: the archive that is being written.
+    pub skip: Vec<(u64, u64)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let selection = Selection::default();
+        Self { selection, one_file_system: false, special: false, xattrs: true, latest_mtime: None, skip: Vec::new() }
+    }
+}
+
+/// One object that was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub entry: Entry,
+    /// Which of the tree's roots it lies under.
+    pub(super) root: u32,
+    /// Device and inode of a file with several names; entries that share them are one file.
+    pub inode: Option<(u64, u64)>,
+    /// It has fewer blocks than its size needs, so it may have holes.
+    pub sparse: bool,
+}
+
+/// An open folder that entries were found in.
+#[derive(Debug)]
+pub(super) struct Root {
+    pub folder: Beneath,
+    /// What the entries' paths have before their path in `folder`.
+    pub prefix: Vec<u8>,
+}
+
+impl Root {
+    /// The part of an entry's path that is to be resolved in `folder`.
+    pub fn below<'a>(&self, path: &'a [u8]) -> &'a [u8] {
+        let rest = path.get(self.prefix.len()..).unwrap_or_default();
+        rest.strip_prefix(b"/").unwrap_or(rest)
+    }
+}
+
+/// Everything that was found.
+#[derive(Debug, Default)]
+pub struct Tree {
+    pub entries: Vec<Found>,
+    pub(super) roots: Vec<Root>,
+}
+
+impl Tree {
+    /// Scans `sources`, relative to `base` or else to the current folder. A single folder becomes
+    /// the archive's root and a single file is known by its name; several sources keep the paths
+    /// they were given by, without leading `/` and `..`, together with the folders on them.
+    pub fn scan(sources: &[PathBuf], base: Option<&Path>, options: &Options, observer: &dyn Observer) -> Result<Self> {
+        let mut tree = Self::default();
+        for source in sources {
+            let path = base.map_or_else(|| source.clone(), |base| base.join(source));
+            match sources {
+                [_] => tree.add_only(&path, options, observer)?,
+                _ => tree.add_one_of_many(&path, &archive_name(source), options, observer)?,
+            }
+        }
+        if sources.len() > 1 {
+            tree.entries.sort_by(|a, b| cmp_paths(&a.entry.path, &b.entry.path));
+            tree.entries.dedup_by(|b, a| a.entry.path == b.entry.path);
+        }
+        Ok(tree)
+    }
+
+    /// Opens the content of a file that was found.
+    pub fn open(&self, found: &Found) -> std::io::Result<OwnedFd> {
+        let root = self.roots.get(found.root as usize).ok_or(std::io::ErrorKind::NotFound)?;
+        // NONBLOCK: should a FIFO have taken the file's place, opening it must not wait.
+        let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK;
+        Ok(root.folder.open(root.below(&found.entry.path), flags, Mode::empty())?)
+    }
+
+    fn add_only(&mut self, path: &Path, options: &Options, observer: &dyn Observer) -> Result<()> {
+        let stat = fs::statat(CWD, path, AtFlags::empty())
+            .or_else(|_| fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW))
+            .map_err(|e| Error::io(path, e.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return self.add_folder(path, b"", options, observer);
+        }
+        let name = path.file_name().map(|n| n.as_bytes().to_vec()).unwrap_or_default();
+        self.add_file(path, &name, options, observer)
+    }
+
+    fn add_one_of_many(&mut self, path: &Path, name: &[u8], options: &Options, observer: &dyn Observer) -> Result<()> {
+        let stat = fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| Error::io(path, e.into()))?;
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let excluded = options.selection.choose(name, is_dir, false) == Choice::Exclude;
+        if excluded || (!is_dir && !options.selection.takes(name, false)) {
+            return Ok(());
+        }
+        // The folders that lead to it come along, so that each entry's folder is an entry.
+        let (mut folder, mut at) = (split(name).0, path.parent());
+        while let Some(real) = at.filter(|_| !folder.is_empty()) {
+            let root = self.add_root(real, folder)?;
+            self.walker(options, observer).push_root(root, folder)?;
+            (folder, at) = (split(folder).0, real.parent());
+        }
+        if is_dir { self.add_folder(path, name, options, observer) } else { self.add_file(path, name, options, observer) }
+    }
+
+    fn add_folder(&mut self, path: &Path, name: &[u8], options: &Options, observer: &dyn Observer) -> Result<()> {
+        let root = self.add_root(path, name)?;
+        self.walker(options, observer).walk(root, name)
+    }
+
+    fn add_file(&mut self, path: &Path, name: &[u8], options: &Options, observer: &dyn Observer) -> Result<()> {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let root = self.add_root(folder, split(name).0)?;
+        self.walker(options, observer).push_below(root, name)
+    }
+
+    fn add_root(&mut self, folder: &Path, prefix: &[u8]) -> Result<u32> {
+        let folder = Beneath::open_root(folder).map_err(|e| Error::io(folder, e))?;
+        self.roots.push(Root { folder, prefix: prefix.to_vec() });
+        u32::try_from(self.roots.len() - 1).map_err(|_| Error::Usage("too many sources".into()))
+    }
+
+    fn walker<'a>(&'a mut self, options: &'a Options, observer: &'a dyn Observer) -> Walker<'a> {
+        Walker { roots: &self.roots, entries: &mut self.entries, options, observer }
+    }
+}
+
+/// The path in the archive of a source among several: what it was given by, from the last `..` on.
+fn archive_name(given: &Path) -> Vec<u8> {
+    given.components().fold(Vec::new(), |name, component| match component {
+        Component::Normal(part) => join(&name, part.as_bytes()),
+        Component::CurDir => name,
+        Component::ParentDir | Component::RootDir | Component::Prefix(_) => Vec::new(),
+    })
+}
+
+/// Orders paths as a walk meets them: by components, and a folder before what is below it.
+pub fn cmp_paths(a: &[u8], b: &[u8]) -> Ordering {
+    // No name holds a NUL, so it can stand for the slash and sort before every other byte.
+    let key = |&byte: &u8| if byte == b'/' { 0 } else { byte };
+    a.iter().map(key).cmp(b.iter().map(key))
+}

@@ -1,0 +1,64 @@
+//! Extended attributes of objects in an open folder, symlinks included.
+//!
+//! The system has no call that takes a folder and a name, so they are reached through
+//! `/proc/self/fd`. Where `/proc` is missing there are no attributes, which is no error.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::{self, XattrFlags};
+use rustix::io::{Errno, Result};
+
+/// Names and values, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Attributes that describe the machine rather than the file, or that another part of an entry holds.
+const LEFT_OUT: [&[u8]; 4] = [b"security.selinux", b"security.ima", b"security.evm", b"system.nfs4_acl"];
+
+/// Attributes that grant privileges; they are treated as suid and sgid are.
+pub fn is_privilege(name: &[u8]) -> bool {
+    name.starts_with(b"security.") || name.starts_with(b"trusted.")
+}
+
+fn proc_path(at: impl AsFd, name: &[u8]) -> Vec<u8> {
+    let mut path = format!("/proc/self/fd/{}/", at.as_fd().as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    path
+}
+
+/// Reads the attributes of `name` in the folder `at`, without following a symlink.
+pub fn read(at: impl AsFd, name: &[u8]) -> Result<Xattrs> {
+    let path = proc_path(at, name);
+    let mut list = Vec::with_capacity(1024);
+    loop {
+        match fs::llistxattr(&path[..], spare_capacity(&mut list)) {
+            Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::NOTDIR | Errno::NOSYS) => return Ok(Vec::new()),
+            Ok(_) => break,
+            Err(Errno::RANGE) if list.capacity() < 1 << 20 => list.reserve(list.capacity() * 2),
+            Err(e) => return Err(e),
+        }
+    }
+    let mut found = Vec::new();
+    for key in list.split(|&b| b == 0).filter(|key| !key.is_empty() && !LEFT_OUT.contains(key)) {
+        let mut value = Vec::with_capacity(256);
+        loop {
+            match fs::lgetxattr(&path[..], key, spare_capacity(&mut value)) {
+                Ok(_) => {
+                    found.push((key.to_vec(), value));
+                    break;
+                }
+                Err(Errno::RANGE) if value.capacity() < 1 << 20 => value.reserve(value.capacity() * 2),
+                // Removed since, or not ours to read.
+                Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) => break,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Sets one attribute of `name` in the folder `at`, without following a symlink.
+pub fn write(at: impl AsFd, name: &[u8], key: &[u8], value: &[u8]) -> Result<()> {
+    fs::lsetxattr(&proc_path(at, name)[..], key, value, XattrFlags::empty())
+}
