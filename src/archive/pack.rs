@@ -1,0 +1,170 @@
+//! From folders to an archive: scan, order, read, write.
+//!
+//! The bytes written depend on the tree and the options alone. A file that cannot be opened is
+//! left out with a warning; one that changes while it is read is packed as it was read, with a
+//! warning too. Sources are only ever read.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, fstat};
+
+use super::content::{Hashing, SegmentReader, Sizes, hash, segments};
+use super::entry::{EntryId, Kind, Timestamp};
+use super::events::{Observer, Warning};
+use super::order::packing_order;
+use super::scan::{self, Found, Tree};
+use super::writer::{Content, ContentWarning, Stats, Writer, WriterOptions};
+use crate::error::{Error, Result};
+
+/// A tree that was looked at and can be written.
+pub struct Packer {
+    tree: Tree,
+    order: Vec<u32>,
+    latest_mtime: Option<i64>,
+}
+
+/// What is known of the files that were written so far.
+#[derive(Default)]
+struct Written {
+    by_inode: HashMap<(u64, u64), EntryId>,
+    by_content: HashMap<(u64, [u8; 32]), EntryId>,
+}
+
+impl Packer {
+    /// Looks at the sources; see `Tree::scan` for how they are named in the archive.
+    pub fn scan(sources: &[PathBuf], base: Option<&Path>, options: &scan::Options, observer: &dyn Observer) -> Result<Self> {
+        observer.phase("scanning", None);
+        let tree = Tree::scan(sources, base, options, observer)?;
+        let order = packing_order(&tree.entries);
+        Ok(Self { tree, order, latest_mtime: options.latest_mtime })
+    }
+
+    /// Number of objects that were found.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Sum of the sizes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.tree.entries.iter().map(|found| size_of(&found.entry.kind)).sum()
+    }
+
+    /// Writes everything to `out`, which is given back for syncing.
+    pub fn write<W: Write>(mut self, out: W, options: WriterOptions) -> Result<(W, Stats)> {
+        let observer = options.observer.clone();
+        observer.phase("packing", Some(self.bytes()));
+        let sizes = Sizes::of(&self.tree.entries);
+        let mut writer = Writer::create(out, options)?;
+        let mut written = Written::default();
+        for at in std::mem::take(&mut self.order) {
+            if observer.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            let Some(found) = self.tree.entries.get(at as usize) else { continue };
+            match found.entry.kind {
+                Kind::File { size, .. } => self.write_file(&mut writer, found, &mut written, sizes.repeats(size), &*observer)?,
+                _ => {
+                    writer.add(found.entry.clone(), Content::None)?;
+                }
+            }
+            observer.entry(&found.entry.path);
+            // Paths of a million entries need not be held twice, here and in the writer.
+            if let Some(found) = self.tree.entries.get_mut(at as usize) {
+                found.entry.path = Vec::new();
+                found.entry.xattrs = Vec::new();
+            }
+        }
+        writer.finish()
+    }
+
+    fn write_file<W: Write>(&self, writer: &mut Writer<W>, found: &Found, written: &mut Written, repeats: bool, observer: &dyn Observer) -> Result<()> {
+        let mut entry = found.entry.clone();
+        let path = entry.path.clone();
+        if let Some(&target) = found.inode.and_then(|inode| written.by_inode.get(&inode)) {
+            entry.kind = Kind::Hardlink { target };
+            writer.add(entry, Content::None)?;
+            return Ok(());
+        }
+        let left_out = |e: std::io::Error| observer.warning(Warning::new(&path[..], format_args!("left out: {e}")));
+        let mut file = match self.tree.open(found) {
+            Ok(fd) => File::from(fd),
+            Err(e) => return Ok(left_out(e)),
+        };
+        let before = match fstat(&file) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => stat,
+            Ok(_) => return Ok(left_out(std::io::Error::other("it is no longer a file"))),
+            Err(e) => return Ok(left_out(e.into())),
+        };
+        // It may have changed since the scan; what is packed is what there is now.
+        let size = u64::try_from(before.st_size).unwrap_or(0);
+        if size != size_of(&entry.kind) {
+            entry.kind = Kind::File { size, extents: Vec::new(), hash: [0; 16] };
+            let mtime = Timestamp { secs: before.st_mtime, nanos: u32::try_from(before.st_mtime_nsec).unwrap_or(0) };
+            let late = self.latest_mtime.filter(|&latest| mtime.secs >= latest);
+            entry.mtime = late.map_or(mtime, |secs| Timestamp { secs, nanos: 0 });
+        }
+        let mut digest = None;
+        let added = if size == 0 {
+            writer.add(entry, Content::None)?
+        } else if let Some(segments) = found.sparse.then(|| segments(&file, size)).flatten() {
+            let mut data = SegmentReader::new(&file, segments.clone());
+            writer.add(entry, Content::Sparse { segments, data: &mut data })?
+        } else if repeats {
+            let known = match hash(&mut file) {
+                Ok(digest) => written.by_content.get(&(size, digest)),
+                Err(e) => return Ok(left_out(e)),
+            };
+            if let Some(&same) = known {
+                writer.add(entry, Content::SameAs(same))?
+            } else {
+                // Hashed again while it is written: only what was written may stand for others.
+                let mut data = Hashing::new(&mut file);
+                let added = writer.add(entry, Content::Data(&mut data))?;
+                digest = added.warning.is_none().then(|| *data.hasher.finalize().as_bytes());
+                added
+            }
+        } else {
+            writer.add(entry, Content::Data(&mut file))?
+        };
+        if let Some(digest) = digest {
+            written.by_content.insert((size, digest), added.id);
+        }
+        if let Some(inode) = found.inode {
+            written.by_inode.insert(inode, added.id);
+        }
+        let after = fstat(&file).ok();
+        let changed = after.is_none_or(|after| {
+            (after.st_size, after.st_mtime, after.st_mtime_nsec) != (before.st_size, before.st_mtime, before.st_mtime_nsec)
+        });
+        if let Some(what) = describe(added.warning.as_ref(), changed) {
+            observer.warning(Warning::new(path, what));
+        }
+        Ok(())
+    }
+}
+
+fn size_of(kind: &Kind) -> u64 {
+    if let Kind::File { size, .. } = kind { *size } else { 0 }
+}
+
+fn describe(warning: Option<&ContentWarning>, changed: bool) -> Option<String> {
+    match warning {
+        Some(ContentWarning::Shrunk { missing }) => {
+            Some(format!("became shorter while it was read; {missing} zero bytes stand for its end"))
+        }
+        Some(ContentWarning::Grown) => Some("grew while it was read; what came late is not packed".into()),
+        Some(ContentWarning::Failed { missing, source }) => {
+            Some(format!("could not be read to its end ({source}); {missing} zero bytes stand for the rest"))
+        }
+        None if changed => Some("changed while it was read".into()),
+        None => None,
+    }
+}
