@@ -1,0 +1,310 @@
+//! Turns the raw stream, as it passes by once in order, into files.
+//!
+//! Pieces of files wait in a heap, sorted by where they lie in the raw stream; a piece may be
+//! wanted by many files. Few files are open at a time. A file is hashed as it is written and gets
+//! its name only when it is complete and the hash is right.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::entry::{Entry, Extent, Kind};
+use super::events::{Observer, Warning};
+use super::target::{Target, Temp};
+use crate::error::{Error, Result};
+
+/// How many files are held open at a time.
+const OPEN_FILES: usize = 64;
+
+/// A part of a file, ordered by where it lies in the raw stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Piece {
+    raw_offset: u64,
+    file: u32,
+    file_offset: u64,
+    len: u64,
+}
+
+/// A file on its way.
+struct Filling {
+    path: Vec<u8>,
+    entry: Entry,
+    temp: Temp,
+    /// Closed when many others are open.
+    file: Option<File>,
+    /// Bytes that are still to come.
+    left: u64,
+    hasher: blake3::Hasher,
+    /// Bytes that went into `hasher`; `None` once they came out of order.
+    hashed: Option<u64>,
+}
+
+/// Files that wait for the raw stream.
+pub(super) struct Filler<'t, 'a> {
+    pub target: &'t mut Target<'a>,
+    observer: &'t dyn Observer,
+    heap: BinaryHeap<Reverse<Piece>>,
+    files: HashMap<u32, Filling>,
+    /// Files of which no byte arrived yet: path, entry and length of what is to come.
+    waiting: HashMap<u32, (Vec<u8>, Entry, u64)>,
+    open: VecDeque<u32>,
+    next: u32,
+    /// The first reason for which a file was not restored.
+    failure: Option<Error>,
+    done: u64,
+}
+
+impl<'t, 'a> Filler<'t, 'a> {
+    pub fn new(target: &'t mut Target<'a>, observer: &'t dyn Observer) -> Self {
+        Self {
+            target,
+            observer,
+            heap: BinaryHeap::new(),
+            files: HashMap::new(),
+            waiting: HashMap::new(),
+            open: VecDeque::new(),
+            next: 0,
+            failure: None,
+            done: 0,
+        }
+    }
+
+    /// Adds a file that is to become `path`; its number is for `write` and `set_hash`. One without
+    /// data is made at once. Of what lies before `passed` in the raw stream, the caller brings the
+    /// bytes.
+    pub fn add(&mut self, path: &[u8], entry: &Entry, passed: u64) -> Result<u32> {
+        let Kind::File { extents, .. } = &entry.kind else { return Err(Error::Internal("only files are filled")) };
+        let file = self.next;
+        self.next += 1;
+        for extent in extents.iter().filter(|extent| extent.len > 0 && extent.raw_offset >= passed) {
+            let Extent { file_offset, raw_offset, len } = *extent;
+            self.heap.push(Reverse(Piece { raw_offset, file, file_offset, len }));
+        }
+        let left = extents.iter().fold(0u64, |sum, extent| sum.saturating_add(extent.len));
+        let kind = match &entry.kind {
+            // The extents are in the heap now.
+            Kind::File { size, hash, .. } => Kind::File { size: *size, hash: *hash, extents: Vec::new() },
+            other => other.clone(),
+        };
+        let entry = Entry { path: entry.path.clone(), xattrs: entry.xattrs.clone(), kind, ..*entry };
+        if left == 0 {
+            let filling = self.begin(path.to_vec(), entry, 0)?;
+            self.complete(filling)?;
+        } else {
+            self.waiting.insert(file, (path.to_vec(), entry, left));
+        }
+        Ok(file)
+    }
+
+    /// Sets the hash of a file whose end was not known when it was added.
+    pub fn set_hash(&mut self, file: u32, known: [u8; 16]) {
+        let entry = match (self.files.get_mut(&file), self.waiting.get_mut(&file)) {
+            (Some(filling), _) => &mut filling.entry,
+            (None, Some((_, entry, _))) => entry,
+            (None, None) => return,
+        };
+        if let Kind::File { hash, .. } = &mut entry.kind {
+            *hash = known;
+        }
+    }
+
+    /// Gives up what the raw stream did not bring, and tells why not everything was unpacked.
+    pub fn finish(mut self) -> (u64, Option<Error>) {
+        if !self.heap.is_empty() {
+            self.failure.get_or_insert(Error::Corrupt { offset: 0, rule: "extents lie beyond the raw stream" });
+        }
+        while let Some(Reverse(piece)) = self.heap.pop() {
+            self.give_up(piece.file, "the archive does not hold its data");
+        }
+        (self.done, self.failure.take())
+    }
+
+    /// Takes the bytes of the raw stream from `raw_offset` on.
+    pub fn feed(&mut self, raw_offset: u64, bytes: &[u8]) -> Result<()> {
+        self.pass(raw_offset, bytes.len() as u64, |filler, piece| {
+            let start = usize::try_from(piece.raw_offset - raw_offset).map_err(|_| Error::Internal("piece beyond its chunk"))?;
+            let len = usize::try_from(piece.len).map_err(|_| Error::Internal("piece beyond its chunk"))?;
+            let part = bytes.get(start..start + len).ok_or(Error::Internal("piece beyond its chunk"))?;
+            filler.write(piece.file, piece.file_offset, part)
+        })
+    }
+
+    /// Takes notice that a part of the raw stream cannot be had: the files in it are given up.
+    pub fn lose(&mut self, raw_offset: u64, len: u64, why: Error) -> Result<()> {
+        let reason = why.to_string();
+        self.failure.get_or_insert(why);
+        self.pass(raw_offset, len, |filler, piece| {
+            filler.give_up(piece.file, &reason);
+            Ok(())
+        })
+    }
+
+    fn pass(&mut self, raw_offset: u64, len: u64, mut take: impl FnMut(&mut Self, Piece) -> Result<()>) -> Result<()> {
+        let end = raw_offset.saturating_add(len);
+        while let Some(&Reverse(piece)) = self.heap.peek().filter(|Reverse(piece)| piece.raw_offset < end) {
+            self.heap.pop();
+            if piece.raw_offset < raw_offset {
+                self.give_up(piece.file, "its data lie before where the stream is");
+                self.failure.get_or_insert(Error::Internal("the raw stream was not read in order"));
+                continue;
+            }
+            let here = piece.len.min(end - piece.raw_offset);
+            take(self, Piece { len: here, ..piece })?;
+            if here < piece.len {
+                let Piece { raw_offset, file, file_offset, len } = piece;
+                self.heap.push(Reverse(Piece { raw_offset: raw_offset + here, file, file_offset: file_offset + here, len: len - here }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes bytes of a file; completes it with the last of them.
+    pub fn write(&mut self, file: u32, file_offset: u64, bytes: &[u8]) -> Result<()> {
+        if let Some((path, entry, left)) = self.waiting.remove(&file) {
+            let filling = self.begin(path, entry, left)?;
+            self.files.insert(file, filling);
+            self.opened(file);
+        }
+        let Some(filling) = self.files.get_mut(&file) else { return Ok(()) };
+        let handle = match filling.file.take() {
+            Some(handle) => handle,
+            None => {
+                let handle = self.target.reopen(&filling.temp)?;
+                self.opened(file);
+                handle
+            }
+        };
+        let Some(filling) = self.files.get_mut(&file) else { return Ok(()) };
+        handle.write_all_at(bytes, file_offset).map_err(|e| Error::io(self.target.display(&filling.path), e))?;
+        filling.hash_at(file_offset, bytes);
+        filling.file = Some(handle);
+        filling.left = filling.left.saturating_sub(bytes.len() as u64);
+        if filling.left == 0 {
+            self.open.retain(|&other| other != file);
+            if let Some(filling) = self.files.remove(&file) {
+                self.complete(filling)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up a file: nothing of it stays.
+    pub fn give_up(&mut self, file: u32, why: &str) {
+        let path = match (self.files.remove(&file), self.waiting.remove(&file)) {
+            (Some(filling), _) => {
+                self.target.discard(&filling.temp);
+                filling.entry.path
+            }
+            (None, Some((_, entry, _))) => entry.path,
+            (None, None) => return,
+        };
+        self.open.retain(|&other| other != file);
+        self.observer.warning(Warning::new(path, format_args!("not unpacked: {why}")));
+    }
+
+    fn begin(&mut self, path: Vec<u8>, entry: Entry, left: u64) -> Result<Filling> {
+        let (temp, file) = self.target.begin_file(&path)?;
+        Ok(Filling { path, entry, temp, file: Some(file), left, hasher: blake3::Hasher::new(), hashed: Some(0) })
+    }
+
+    /// Notes that a file is open, and closes the one that has been open longest.
+    fn opened(&mut self, file: u32) {
+        self.open.push_back(file);
+        while self.open.len() > OPEN_FILES {
+            let oldest = self.open.pop_front();
+            if let Some(filling) = oldest.and_then(|oldest| self.files.get_mut(&oldest)) {
+                filling.file = None;
+            }
+        }
+    }
+
+    fn complete(&mut self, mut filling: Filling) -> Result<()> {
+        let finished = self.finish_content(&mut filling);
+        let failed = match finished {
+            Ok(Some(file)) => match self.target.commit_file(&filling.temp, file, &filling.path, &filling.entry) {
+                Ok(()) => {
+                    self.done += 1;
+                    self.observer.entry(&filling.entry.path);
+                    return Ok(());
+                }
+                Err(e) => Err(e),
+            },
+            Ok(None) => Ok(()),
+            Err(e) => Err(e),
+        };
+        self.target.discard(&filling.temp);
+        failed?;
+        let why = "its content is not what was packed";
+        self.observer.warning(Warning::new(filling.entry.path, format_args!("not unpacked: {why}")));
+        self.failure.get_or_insert(Error::Corrupt { offset: 0, rule: "the content of a file has another hash than its entry" });
+        Ok(())
+    }
+
+    /// Sets the size and checks the hash; `None` where it is wrong.
+    fn finish_content(&self, filling: &mut Filling) -> Result<Option<File>> {
+        let io = |e| Error::io(self.target.display(&filling.path), e);
+        let Kind::File { size, hash, .. } = filling.entry.kind else { return Err(Error::Internal("only files are filled")) };
+        let file = match filling.file.take() {
+            Some(file) => file,
+            None => self.target.reopen(&filling.temp)?,
+        };
+        file.set_len(size).map_err(io)?;
+        if size == 0 {
+            return Ok(Some(file));
+        }
+        let digest = match filling.hashed {
+            Some(hashed) => {
+                hash_zeros(&mut filling.hasher, size - hashed.min(size));
+                filling.hasher.finalize()
+            }
+            None => {
+                let mut hasher = blake3::Hasher::new();
+                let mut buf = vec![0; 256 << 10];
+                let mut at = 0;
+                loop {
+                    match file.read_at(&mut buf, at).map_err(io)? {
+                        0 => break,
+                        len => {
+                            hasher.update(&buf[..len]);
+                            at += len as u64;
+                        }
+                    }
+                }
+                hasher.finalize()
+            }
+        };
+        Ok((digest.as_bytes()[..16] == hash).then_some(file))
+    }
+}
+
+impl Filling {
+    fn hash_at(&mut self, file_offset: u64, bytes: &[u8]) {
+        self.hashed = match self.hashed {
+            Some(hashed) if file_offset >= hashed => {
+                hash_zeros(&mut self.hasher, file_offset - hashed);
+                self.hasher.update(bytes);
+                Some(file_offset + bytes.len() as u64)
+            }
+            _ => None,
+        };
+    }
+}
+
+fn hash_zeros(hasher: &mut blake3::Hasher, len: u64) {
+    const ZEROS: [u8; 1 << 14] = [0; 1 << 14];
+    let mut left = len;
+    while left > 0 {
+        let part = left.min(ZEROS.len() as u64);
+        hasher.update(&ZEROS[..part as usize]);
+        left -= part;
+    }
+}
+
+impl Drop for Filler<'_, '_> {
+    fn drop(&mut self) {
+        for filling in self.files.values() {
+            self.target.discard(&filling.temp);
+        }
+    }
+}
