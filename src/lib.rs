@@ -2,7 +2,17 @@
 #![deny(unsafe_code)]
 
 pub mod archive;
+#[doc(hidden)]
+pub mod cli;
 pub mod codec;
+pub mod coder;
 pub mod error;
 pub mod model;
+#[cfg(feature = "mount")]
+pub mod mount;
 pub mod wire;
+#[cfg(feature = "train")]
+pub mod train;
+#[allow(unsafe_code)]
+pub mod kernels;
+pub use error::{Error, Result};

@@ -1,0 +1,340 @@
+//! The JSON header of a model file: architecture, shifts, training record (spec/numerics.md
+//! section 11).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::matcher::{MAX_ORDER, MAX_ORDERS};
+use super::tokens::MAX_TOKENS;
+use crate::error::{Error, Result};
+
+/// The arithmetic this build computes.
+pub const NUMERICS: u32 = 1;
+/// Largest width, feed-forward width and heads times head size.
+pub const MAX_SIZE: usize = 2048;
+/// Most layers of decoder and of latent encoder.
+pub const MAX_LAYERS: usize = 64;
+/// Most positions that attention may reach, and the most tokens of a chunk without a window.
+pub const MAX_WINDOW: usize = 4096;
+/// Most latent symbols, and the longest c.
+pub const MAX_LATENT: usize = 4096;
+/// Most n-gram tables: with eight candidates and eight classes, 32 rows add up at the input.
+pub const MAX_NGRAMS: usize = 15;
+
+const FORMAT: &str = "s3a-model";
+
+/// Architecture of a model, and what its integer products need to know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub format: String,
+    pub numerics: u32,
+    pub name: String,
+    pub width: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_size: usize,
+    pub ff: usize,
+    /// How many positions attention reaches, its own included; 0 for all.
+    pub window: usize,
+    pub activation: Activation,
+    pub vocab: usize,
+    /// Match orders, increasing.
+    pub orders: Vec<u8>,
+    /// Order and binary logarithm of the rows of each n-gram table.
+    pub ngrams: Vec<(u8, u8)>,
+    pub copy: bool,
+    pub latent: Option<Latent>,
+    /// By tensor base name, such as `decoder.0.qkv`, `head`, `embed`, `decoder.0.score`.
+    pub shifts: BTreeMap<String, Shift>,
+    /// Free: data, steps, seed, figures.
+    #[serde(default)]
+    pub training: serde_json::Value,
+}
+
+/// The feed-forward's nonlinearity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    Relu,
+    Relu2,
+}
+
+/// The encoder of c. Its heads are the decoder's, each with keys and values of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Latent {
+    pub symbols: usize,
+    pub max: usize,
+    pub layers: usize,
+    pub ff: usize,
+}
+
+/// The shifts of a product (spec section 5, `linear`), or a plain shift.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum Shift {
+    Linear { pre: u8, shift: u8 },
+    Plain(u8),
+}
+
+/// The name and sizes of one product: `rows` outputs of `cols` inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Product {
+    pub name: String,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+impl Config {
+    /// A decoder of these sizes without match input, copy gates, latent encoder and shifts.
+    pub fn new(name: &str, width: usize, layers: usize, vocab: usize) -> Self {
+        Self {
+            format: FORMAT.into(),
+            numerics: NUMERICS,
+            name: name.into(),
+            width,
+            layers,
+            heads: 1,
+            kv_heads: 1,
+            head_size: 32,
+            ff: 3 * width,
+            window: 128,
+            activation: Activation::Relu2,
+            vocab,
+            orders: vec![],
+            ngrams: vec![],
+            copy: false,
+            latent: None,
+            shifts: BTreeMap::new(),
+            training: serde_json::Value::Null,
+        }
+    }
+
+    /// Reads the header and checks all that it says on its own.
+    pub fn parse(json: &str) -> Result<Self> {
+        let config: Self = serde_json::from_str(json).map_err(|error| Error::BadModel {
+            name: "of unknown name".into(),
+            rule: format!("its header cannot be read: {error}"),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The rules of section 11 that concern sizes and shifts.
+    pub fn check(&self) -> Result<()> {
+        let name_ok = (1..=64).contains(&self.name.len())
+            && self.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if !name_ok {
+            let rule = "its name must be 1 to 64 letters, digits, `-`, `_`, `.`".into();
+            return Err(Error::BadModel { name: "of unusable name".into(), rule });
+        }
+        self.require(self.format == FORMAT, "its header's format is not \"s3a-model\"")?;
+        self.require(self.numerics == NUMERICS, "made for another version of the arithmetic; a newer s3a is needed")?;
+        self.check_sizes()?;
+        self.check_shifts()
+    }
+
+    fn check_sizes(&self) -> Result<()> {
+        let size = |value: usize| (1..=MAX_SIZE).contains(&value);
+        self.require(size(self.width) && size(self.ff), "width and ff must be 1 to 2,048")?;
+        self.require((1..=MAX_LAYERS).contains(&self.layers), "layers must be 1 to 64")?;
+        let head = self.head_size.is_multiple_of(8) && (8..=128).contains(&self.head_size);
+        self.require(head, "head_size must be a multiple of 8, at most 128")?;
+        let heads = (1..=MAX_SIZE).contains(&self.heads) && size(self.heads * self.head_size);
+        self.require(heads, "heads times head_size must be 8 to 2,048")?;
+        let kv = (1..=self.heads).contains(&self.kv_heads) && self.heads.is_multiple_of(self.kv_heads);
+        self.require(kv, "kv_heads must divide heads")?;
+        self.require(self.window <= MAX_WINDOW, "window must be at most 4,096")?;
+        self.require((256..=MAX_TOKENS).contains(&self.vocab), "vocab must be 256 to 65,535")?;
+        let orders = self.orders.len() <= MAX_ORDERS
+            && self.orders.is_sorted_by(|a, b| a < b)
+            && self.orders.iter().all(|&order| (1..=MAX_ORDER).contains(&usize::from(order)));
+        self.require(orders, "orders must be at most eight increasing numbers, 1 to 32")?;
+        let ngram = |&(order, bits): &(u8, u8)| (1..=32).contains(&order) && (1..=22).contains(&bits);
+        let ngrams = self.ngrams.len() <= MAX_NGRAMS && self.ngrams.iter().all(ngram);
+        self.require(ngrams, "ngrams must be at most 15 pairs of order, 1 to 32, and r, 1 to 22")?;
+        self.require(!self.copy || !self.orders.is_empty(), "copy gates need match orders")?;
+        if let Some(latent) = &self.latent {
+            let sizes = (1..=MAX_LATENT).contains(&latent.symbols)
+                && (1..=MAX_LATENT).contains(&latent.max)
+                && (1..=MAX_LAYERS).contains(&latent.layers)
+                && size(latent.ff);
+            self.require(sizes, "a size of its latent encoder is out of bounds")?;
+        }
+        Ok(())
+    }
+
+    fn check_shifts(&self) -> Result<()> {
+        for product in self.products() {
+            self.product_shift(&product.name)?;
+        }
+        for (name, max) in self.plain_shifts() {
+            let fits = self.plain_shift(&name)? <= max;
+            self.require(fits, &format!("shift `{name}` is beyond {max}"))?;
+        }
+        let known = self.products().len() + self.plain_shifts().len();
+        self.require(self.shifts.len() == known, "its shifts name something that the model does not have")
+    }
+
+    /// All products that the architecture has, each a tensor `NAME.weight` and `NAME.scale`.
+    pub fn products(&self) -> Vec<Product> {
+        let (d, hd) = (self.width, self.heads * self.head_size);
+        let kv = self.kv_heads * self.head_size;
+        let mut all = vec![];
+        let mut add = |name: String, rows, cols| all.push(Product { name, rows, cols });
+        let mut layers = |stack: &str, count: usize, kv: usize, ff: usize, cross: bool| {
+            for layer in 0..count {
+                let mut part = |part: &str, rows, cols| add(format!("{stack}.{layer}.{part}"), rows, cols);
+                part("qkv", hd + 2 * kv, d);
+                part("out", d, hd);
+                part("up", ff, d);
+                part("down", d, ff);
+                if cross {
+                    part("cross_q", hd, d);
+                    part("cross_kv", 2 * hd, d);
+                    part("cross_out", d, hd);
+                }
+            }
+        };
+        layers("decoder", self.layers, kv, self.ff, self.latent.is_some());
+        if let Some(latent) = &self.latent {
+            layers("latent", latent.layers, hd, latent.ff, false);
+        }
+        add("head".into(), self.vocab, d);
+        if self.copy {
+            add("copy".into(), self.orders.len(), d);
+        }
+        all
+    }
+
+    /// All plain shifts that the architecture has, each with the largest value it may take.
+    pub fn plain_shifts(&self) -> Vec<(String, u8)> {
+        let mut all = vec![("embed".into(), 31)];
+        let scores = |stack: &str, count: usize, part: &str| -> Vec<(String, u8)> {
+            (0..count).map(|layer| (format!("{stack}.{layer}.{part}"), 30)).collect()
+        };
+        all.extend(scores("decoder", self.layers, "score"));
+        if let Some(latent) = &self.latent {
+            all.push(("latent_embed".into(), 31));
+            all.extend(scores("decoder", self.layers, "cross_score"));
+            all.extend(scores("latent", latent.layers, "score"));
+        }
+        all
+    }
+
+    /// All embedding tables, each a tensor `NAME.weight` and `NAME.scale`: name and rows.
+    pub fn tables(&self) -> Vec<(String, usize)> {
+        let mut all = vec![("embed.token".into(), self.vocab + 1)];
+        for k in 0..self.orders.len() {
+            all.push((format!("embed.match.{k}"), self.vocab));
+            all.push((format!("embed.class.{k}"), super::matcher::CLASSES));
+        }
+        for (n, &(_, bits)) in self.ngrams.iter().enumerate() {
+            all.push((format!("embed.ngram.{n}"), 1 << bits));
+        }
+        if let Some(latent) = &self.latent {
+            all.push(("latent.embed".into(), latent.symbols));
+        }
+        all
+    }
+
+    /// `pre` and `shift` of a product.
+    pub fn product_shift(&self, name: &str) -> Result<(u32, u32)> {
+        match self.shifts.get(name) {
+            Some(&Shift::Linear { pre, shift }) if pre <= 31 && shift <= 31 => Ok((pre.into(), shift.into())),
+            _ => Err(self.bad(format!("shifts of `{name}` are missing or beyond 31"))),
+        }
+    }
+
+    /// A plain shift.
+    pub fn plain_shift(&self, name: &str) -> Result<u8> {
+        match self.shifts.get(name) {
+            Some(&Shift::Plain(shift)) => Ok(shift),
+            _ => Err(self.bad(format!("shift `{name}` is missing"))),
+        }
+    }
+
+    /// An error that names this model.
+    pub(crate) fn bad(&self, rule: impl Into<String>) -> Error {
+        Error::BadModel { name: self.name.clone(), rule: rule.into() }
+    }
+
+    pub(crate) fn require(&self, holds: bool, rule: &str) -> Result<()> {
+        if holds { Ok(()) } else { Err(self.bad(rule)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_shifts(mut config: Config) -> Config {
+        for product in config.products() {
+            config.shifts.insert(product.name, Shift::Linear { pre: 8, shift: 12 });
+        }
+        for (name, _) in config.plain_shifts() {
+            config.shifts.insert(name, Shift::Plain(8));
+        }
+        config
+    }
+
+    #[test]
+    fn a_header_survives_json() {
+        let mut config = Config::new("test-1.0", 96, 2, 300);
+        config.orders = vec![1, 4];
+        config.ngrams = vec![(2, 14)];
+        config.copy = true;
+        config.latent = Some(Latent { symbols: 16, max: 4, layers: 1, ff: 64 });
+        let config = with_shifts(config);
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(Config::parse(&json).unwrap(), config);
+        assert!(json.contains(r#""ngrams":[[2,14]]"#));
+        assert!(json.contains(r#""embed":8"#));
+        assert!(json.contains(r#""head":{"pre":8,"shift":12}"#));
+    }
+
+    #[test]
+    fn headers_that_break_a_rule_are_refused_by_name() {
+        let good = || with_shifts(Config::new("m", 96, 2, 300));
+        let breaks: &[fn(&mut Config)] = &[
+            |c| c.format = "other".into(),
+            |c| c.numerics = 2,
+            |c| c.name = "a/b".into(),
+            |c| c.name = String::new(),
+            |c| c.width = 0,
+            |c| c.width = 2049,
+            |c| c.ff = usize::MAX,
+            |c| c.layers = 0,
+            |c| c.layers = 65,
+            |c| c.head_size = 12,
+            |c| c.heads = usize::MAX,
+            |c| c.kv_heads = 0,
+            |c| c.kv_heads = 2,
+            |c| c.window = 4097,
+            |c| c.vocab = 255,
+            |c| c.vocab = 65_536,
+            |c| c.orders = vec![2, 2],
+            |c| c.orders = vec![0],
+            |c| c.orders = vec![33],
+            |c| c.orders = (1..10).collect(),
+            |c| c.ngrams = vec![(2, 32)],
+            |c| c.ngrams = vec![(2, 3); 16],
+            |c| c.copy = true,
+            |c| c.latent = Some(Latent { symbols: 0, max: 1, layers: 1, ff: 1 }),
+            |c| drop(c.shifts.remove("head")),
+            |c| drop(c.shifts.insert("head".into(), Shift::Linear { pre: 32, shift: 0 })),
+            |c| drop(c.shifts.insert("head".into(), Shift::Plain(3))),
+            |c| drop(c.shifts.insert("embed".into(), Shift::Plain(32))),
+            |c| drop(c.shifts.insert("more".into(), Shift::Plain(3))),
+        ];
+        assert!(good().check().is_ok());
+        for (number, change) in breaks.iter().enumerate() {
+            let mut config = good();
+            change(&mut config);
+            assert!(matches!(config.check(), Err(Error::BadModel { .. })), "case {number}");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The match input: where the last few history elements stood before, and what followed
+//! (spec/numerics.md section 3).
+//!
+//! One hash table per order, overwritten at every position, so a look-up costs a table read and a
+//! comparison whatever the data. Decoder, encoder and trainer share this code: the features that a
+//! model was trained on are those that it sees.
+
+use crate::error::{Error, Result};
+
+/// Most match orders of a model.
+pub const MAX_ORDERS: usize = 8;
+/// Longest context of a match order, in elements; also the most that is looked at before it.
+pub const MAX_ORDER: usize = 32;
+/// Classes of a slot: none, and 4 of hits times 4 of length.
+pub const CLASSES: usize = 17;
+/// Sum of plain lengths, chunk and references, below which positions fit their 24 bits.
+pub const MAX_CAPACITY: usize = (1 << 24) - 64;
+
+const EMPTY: u32 = u32::MAX;
+
+/// What one slot found. Class 0 means that there is no candidate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    pub candidate: u16,
+    pub class: u8,
+}
+
+/// What an update needs to know of the look-up at the same place.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    /// The table entry's hits, if its context was verified.
+    hits: Option<u8>,
+    /// The element that followed there, separator included.
+    follower: u16,
+}
+
+/// The history array of a chunk and its match tables.
+#[derive(Clone, Debug)]
+pub struct Matcher {
+    orders: Vec<u8>,
+    separator: u16,
+    elements: Vec<u16>,
+    bits: u32,
+    /// One table of `2^bits` entries per order, one after the other: `pos | hits << 24`, or `EMPTY`.
+    tables: Vec<u32>,
+    /// Places in `tables` for the present position.
+    index: [u32; MAX_ORDERS],
+    found: [Found; MAX_ORDERS],
+    slots: [Slot; MAX_ORDERS],
+    looked_up: bool,
+}
+
+impl Matcher {
+    /// An empty history. `orders` are increasing, 1 to 32, at most eight; `capacity` is the sum of the
+    /// plain lengths in bytes of the referenced chunks and of the chunk itself.
+    ///
+    /// # Errors
+    /// `Limit` if the capacity is beyond `MAX_CAPACITY`.
+    ///
+    /// # Panics
+    /// If the orders break their rule; a loaded model's never do.
+    pub fn new(orders: &[u8], capacity: usize, separator: u16) -> Result<Self> {
+        assert!(orders.len() <= MAX_ORDERS && orders.is_sorted_by(|a, b| a < b), "orders increase");
+        assert!(orders.iter().all(|&order| (1..=MAX_ORDER).contains(&usize::from(order))));
+        if capacity > MAX_CAPACITY {
+            let (got, max) = (capacity as u64, MAX_CAPACITY as u64);
+            return Err(Error::Limit { what: "bytes of a chunk and its references", got, max });
+        }
+        let bits = (usize::BITS - capacity.saturating_sub(1).leading_zeros()).clamp(10, 20);
+        Ok(Self {
+            orders: orders.to_vec(),
+            separator,
+            elements: Vec::with_capacity(capacity / 2 + 16),
+            bits,
+            tables: vec![EMPTY; orders.len() << bits],
+            index: [0; MAX_ORDERS],
+            found: [Found::default(); MAX_ORDERS],
+            slots: [Slot::default(); MAX_ORDERS],
+            looked_up: false,
+        })
+    }
+
+    /// The history so far.
+    pub fn elements(&self) -> &[u16] {
+        &self.elements
+    }
+
+    /// What each slot finds for the next element, in the order of `orders`.
+    pub fn look_up(&mut self) -> &[Slot] {
+        if !self.looked_up {
+            self.looked_up = true;
+            let last = self.orders.len().saturating_sub(1);
+            for k in 0..self.orders.len() {
+                let order = usize::from(self.orders[k]);
+                (self.slots[k], self.found[k]) = self.look_up_slot(order, self.index[k], k == last);
+            }
+        }
+        &self.slots[..self.orders.len()]
+    }
+
+    #[inline]
+    fn look_up_slot(&self, order: usize, index: u32, with_length: bool) -> (Slot, Found) {
+        let none = (Slot::default(), Found::default());
+        let Some(context) = self.elements.len().checked_sub(order) else { return none };
+        let entry = self.tables[index as usize];
+        if entry == EMPTY {
+            return none;
+        }
+        // An entry is written at positions `i >= order` only, and `a[i]` follows in the history.
+        let (pos, hits) = ((entry & 0x00ff_ffff) as usize, (entry >> 24) as u8);
+        let a = &self.elements[..];
+        if !a[pos - order..pos].iter().eq(&a[context..]) {
+            return none;
+        }
+        let candidate = a[pos];
+        let found = Found { hits: Some(hits), follower: candidate };
+        if candidate == self.separator {
+            return (Slot::default(), found);
+        }
+        let length = if with_length { self.length_class(pos - order, context) } else { 0 };
+        (Slot { candidate, class: 1 + hits.min(3) + 4 * length }, found)
+    }
+
+    /// How far the elements before two equal contexts agree: 0 below 4, 1 below 16, 2 below 32, 3.
+    fn length_class(&self, there: usize, here: usize) -> u8 {
+        let before = |at: usize| self.elements[at.saturating_sub(MAX_ORDER)..at].iter().rev();
+        let len = before(there).zip(before(here)).take_while(|(a, b)| a == b).count();
+        match len {
+            0..4 => 0,
+            4..16 => 1,
+            16..32 => 2,
+            _ => 3,
+        }
+    }
+
+    /// Appends the element that came, and makes the tables know it.
+    pub fn update(&mut self, element: u16) {
+        self.look_up();
+        let i = self.elements.len();
+        for (k, &order) in self.orders.iter().enumerate() {
+            if i >= usize::from(order) {
+                let found = self.found[k];
+                let hits = match found.hits {
+                    Some(hits) if found.follower == element => hits.saturating_add(1),
+                    _ => 0,
+                };
+                // `i < 2^24 - 1`: tokens have at least a byte, and `MAX_CAPACITY` leaves room for separators.
+                self.tables[self.index[k] as usize] = i as u32 | u32::from(hits) << 24;
+            }
+        }
+        self.elements.push(element);
+        self.looked_up = false;
+        self.index_tables();
+    }
+
+    /// Lays in one referenced chunk, or none of it: a separator, then its tokens.
+    pub fn extend(&mut self, tokens: &[u16]) {
+        self.update(self.separator);
+        for &token in tokens {
+            self.update(token);
+        }
+    }
+
+    /// Hash of the last `order` elements; those before the start count as separators.
+    pub fn hash(&self, order: usize) -> u32 {
+        let recent = self.elements.iter().rev().copied().chain(std::iter::repeat(self.separator));
+        recent.take(order).fold(0, step)
+    }
+
+    fn index_tables(&mut self) {
+        let (mut hash, mut done) = (0, 0);
+        for (k, &order) in self.orders.iter().enumerate() {
+            let order = usize::from(order);
+            if order > self.elements.len() {
+                break;
+            }
+            let (newer, from) = (self.elements.len() - done, self.elements.len() - order);
+            hash = self.elements[from..newer].iter().rev().copied().fold(hash, step);
+            done = order;
+            self.index[k] = ((k as u32) << self.bits) + (hash >> (32 - self.bits));
+        }
+    }
+}
+
+#[inline]
+fn step(hash: u32, element: u16) -> u32 {
+    (hash ^ (u32::from(element) + 1)).wrapping_mul(2_654_435_769)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    /// Section 3, word for word, with maps for tables.
+    struct Plain {
+        orders: Vec<u8>,
+        separator: u16,
+        bits: u32,
+        a: Vec<u16>,
+        tables: Vec<HashMap<u32, (usize, u32)>>,
+    }
+
+    impl Plain {
+        fn slot(&self, k: usize) -> (u8, u16, bool, u32) {
+            let (i, n, a) = (self.a.len(), usize::from(self.orders[k]), &self.a);
+            if i < n {
+                return (0, 0, false, 0);
+            }
+            let index = self.index(n);
+            let Some(&(pos, hits)) = self.tables[k].get(&index) else { return (0, 0, false, 0) };
+            if (1..=n).any(|j| a[pos - j] != a[i - j]) {
+                return (0, 0, false, 0);
+            }
+            if a[pos] == self.separator {
+                return (0, 0, true, hits);
+            }
+            let mut length = 0;
+            if k + 1 == self.orders.len() {
+                while length < 32 && n + length < pos && a[pos - n - length - 1] == a[i - n - length - 1] {
+                    length += 1;
+                }
+            }
+            let class = match length {
+                0..=3 => 0,
+                4..=15 => 1,
+                16..=31 => 2,
+                _ => 3,
+            };
+            (1 + hits.min(3) as u8 + 4 * class, a[pos], true, hits)
+        }
+
+        fn index(&self, n: usize) -> u32 {
+            let mut h: u32 = 0;
+            for j in 1..=n {
+                h = (h ^ (u32::from(self.a[self.a.len() - j]) + 1)).wrapping_mul(2_654_435_769);
+            }
+            h >> (32 - self.bits)
+        }
+
+        fn update(&mut self, element: u16) {
+            let i = self.a.len();
+            for k in 0..self.orders.len() {
+                if i >= usize::from(self.orders[k]) {
+                    let index = self.index(usize::from(self.orders[k]));
+                    let (_, _, verified, hits) = self.slot(k);
+                    let same = verified && self.a[self.tables[k][&index].0] == element;
+                    self.tables[k].insert(index, (i, if same { (hits + 1).min(255) } else { 0 }));
+                }
+            }
+            self.a.push(element);
+        }
+    }
+
+    fn same_as_plain(orders: &[u8], elements: &[u16], capacity: usize, bits: u32) {
+        let mut matcher = Matcher::new(orders, capacity, 9).unwrap();
+        let tables = orders.iter().map(|_| HashMap::new()).collect();
+        let mut plain = Plain { orders: orders.to_vec(), separator: 9, bits, a: vec![], tables };
+        for (i, &element) in elements.iter().enumerate() {
+            if i % 3 != 1 {
+                // Updates without a look-up must come to the same.
+                for (k, slot) in matcher.look_up().iter().enumerate() {
+                    let (class, candidate, ..) = plain.slot(k);
+                    assert_eq!((slot.class, slot.candidate), (class, candidate), "slot {k} at {i}");
+                }
+            }
+            matcher.update(element);
+            plain.update(element);
+        }
+        assert_eq!(matcher.elements(), elements);
+    }
+
+    #[test]
+    fn slots_are_those_of_the_plain_definition() {
+        let mut seed = 1u32;
+        let mut next = |n: u32| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 16) % n
+        };
+        let mut elements: Vec<u16> = (0..3000).map(|_| next(3) as u16 * next(4) as u16).collect();
+        for _ in 0..12 {
+            let from = next(2500) as usize;
+            let len = 20 + next(100) as usize;
+            elements.extend_from_within(from..from + len);
+        }
+        elements.extend([7; 400]);
+        same_as_plain(&[1, 2, 3, 4, 6], &elements, 1000, 10);
+        same_as_plain(&[2], &elements, 5000, 13);
+        same_as_plain(&[1, 5, 32], &elements, 4096, 12);
+        same_as_plain(&[], &elements, 4097, 13);
+    }
+
+    #[test]
+    fn separators_are_never_candidates_but_keep_their_hits() {
+        let mut matcher = Matcher::new(&[1], 100, 9).unwrap();
+        for _ in 0..3 {
+            matcher.extend(&[5]);
+        }
+        assert_eq!(matcher.look_up(), [Slot::default()]);
+        matcher.update(9);
+        assert_eq!(matcher.look_up(), [Slot { candidate: 5, class: 1 + 2 + 4 }]);
+    }
+
+    #[test]
+    fn hashes_pad_with_separators() {
+        let mut matcher = Matcher::new(&[3], 100, 9).unwrap();
+        let padded = [9, 9, 9].iter().copied().fold(0, step);
+        assert_eq!(matcher.hash(3), padded);
+        matcher.update(1);
+        assert_eq!(matcher.hash(2), step(step(0, 1), 9));
+    }
+
+    #[test]
+    fn a_capacity_beyond_the_positions_is_refused() {
+        assert!(Matcher::new(&[1], MAX_CAPACITY + 1, 9).is_err());
+    }
+}

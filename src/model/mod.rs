@@ -1,0 +1,11 @@
+//! The integer transformer: its file, vocabulary, match input, encoder of c and decoder.
+//!
+//! Everything from token ids to coder slots is exact integers, as spec/numerics.md defines it; the
+//! arithmetic itself lives in `kernels`. A loaded model has passed all checks of section 11, so no
+//! input can overflow an intermediate.
+#![deny(clippy::float_arithmetic)]
+
+pub mod config;
+pub mod matcher;
+pub mod tokens;
+pub mod write;

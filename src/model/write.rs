@@ -1,0 +1,141 @@
+//! Writing a model file: named tensors and a header into one safetensors file, checked by the loader.
+//!
+//! The same tensors give the same bytes, so a model's fingerprint follows from its contents.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use safetensors::tensor::{Dtype, View, serialize};
+
+use super::config::Config;
+use super::tokens::Vocabulary;
+use crate::error::{Error, Result};
+
+/// Metadata entry that holds the header.
+pub const HEADER_KEY: &str = "s3a";
+
+/// One tensor of a model file; the vocabulary's two are not passed but made.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub data: TensorData,
+}
+
+/// Elements of a tensor, row-major.
+#[derive(Clone, Debug)]
+pub enum TensorData {
+    I8(Vec<i8>),
+    U8(Vec<u8>),
+    U16(Vec<u16>),
+    I32(Vec<i32>),
+    U32(Vec<u32>),
+}
+
+impl Tensor {
+    pub fn i8(name: impl Into<String>, shape: &[usize], data: Vec<i8>) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), data: TensorData::I8(data) }
+    }
+
+    pub fn u16(name: impl Into<String>, shape: &[usize], data: Vec<u16>) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), data: TensorData::U16(data) }
+    }
+
+    pub fn i32(name: impl Into<String>, shape: &[usize], data: Vec<i32>) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), data: TensorData::I32(data) }
+    }
+
+    pub fn u32(name: impl Into<String>, shape: &[usize], data: Vec<u32>) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), data: TensorData::U32(data) }
+    }
+
+    fn u8(name: &str, data: Vec<u8>) -> Self {
+        Self { name: name.into(), shape: vec![data.len()], data: TensorData::U8(data) }
+    }
+}
+
+impl View for &Tensor {
+    fn dtype(&self) -> Dtype {
+        match self.data {
+            TensorData::I8(_) => Dtype::I8,
+            TensorData::U8(_) => Dtype::U8,
+            TensorData::U16(_) => Dtype::U16,
+            TensorData::I32(_) => Dtype::I32,
+            TensorData::U32(_) => Dtype::U32,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match &self.data {
+            TensorData::I8(data) => data.iter().map(|&x| x as u8).collect(),
+            TensorData::U8(data) => data.into(),
+            TensorData::U16(data) => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            TensorData::I32(data) => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            TensorData::U32(data) => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        match &self.data {
+            TensorData::I8(data) => data.len(),
+            TensorData::U8(data) => data.len(),
+            TensorData::U16(data) => 2 * data.len(),
+            TensorData::I32(data) => 4 * data.len(),
+            TensorData::U32(data) => 4 * data.len(),
+        }
+    }
+}
+
+/// The bytes of a model file with these tensors (spec/numerics.md section 11 names them all), the
+/// vocabulary's apart.
+///
+/// # Errors
+/// `BadModel` if the loader would refuse the file.
+pub fn write_model(config: &Config, vocabulary: &Vocabulary, tensors: &[Tensor]) -> Result<Vec<u8>> {
+    config.check()?;
+    let bytes = serialise(config, vocabulary, tensors)?;
+    Ok(bytes)
+}
+
+/// The file as it would be, unchecked.
+pub(crate) fn serialise(config: &Config, vocabulary: &Vocabulary, tensors: &[Tensor]) -> Result<Vec<u8>> {
+    let json = serde_json::to_string(config).map_err(|error| config.bad(error.to_string()))?;
+    let vocab = [
+        Tensor::u8("vocab.bytes", vocabulary.concatenated().to_vec()),
+        Tensor::u8("vocab.lengths", vocabulary.lengths()),
+    ];
+    let all = vocab.iter().chain(tensors).map(|tensor| (tensor.name.as_str(), tensor));
+    let header = HashMap::from([(HEADER_KEY.to_string(), json)]);
+    serialize(all, Some(header))
+        .map_err(|error| Error::BadModel { name: config.name.clone(), rule: error.to_string() })
+}
+
+/// The least `pre` with which every row keeps the bound of `linear` (spec section 5):
+/// `127 * sum |w| < 2^(14 + pre) - 2^pre`.
+pub fn least_pre(weights: &[i8], cols: usize) -> u8 {
+    let rows = weights.chunks_exact(cols);
+    let largest = rows.map(|row| row.iter().map(|&w| u32::from(w.unsigned_abs())).sum()).max();
+    (0..31).find(|&pre| row_bound_holds(largest.unwrap_or(0), pre)).map_or(31, |pre| pre as u8)
+}
+
+/// The bound of `linear` for a row whose weights' magnitudes add up to `sum`.
+pub(crate) fn row_bound_holds(sum: u32, pre: u32) -> bool {
+    127 * u64::from(sum) < (1 << (14 + pre)) - (1 << pre)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_pre_keeps_the_bound_and_one_less_does_not() {
+        assert_eq!(least_pre(&[0; 4], 2), 0);
+        assert_eq!(least_pre(&[127, 1, 1, 0], 2), 0);
+        assert_eq!(least_pre(&[127, -2, 1, 0], 2), 1);
+        assert_eq!(least_pre(&[127; 2048], 2048), 11);
+    }
+}
