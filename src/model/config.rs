@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::matcher::{MAX_ORDER, MAX_ORDERS};
+use super::matcher::{MAX_ORDER, MAX_SLOTS};
 use super::tokens::MAX_TOKENS;
 use crate::error::{Error, Result};
 
@@ -43,6 +43,8 @@ pub struct Config {
     pub vocab: usize,
     /// Match orders, increasing.
     pub orders: Vec<u8>,
+    /// The orders whose second candidate has a slot too, increasing.
+    pub seconds: Vec<u8>,
     /// Order and binary logarithm of the rows of each n-gram table.
     pub ngrams: Vec<(u8, u8)>,
     pub copy: bool,
@@ -105,6 +107,7 @@ impl Config {
             activation: Activation::Relu2,
             vocab,
             orders: vec![],
+            seconds: vec![],
             ngrams: vec![],
             copy: false,
             latent: None,
@@ -149,10 +152,12 @@ impl Config {
         self.require(kv, "kv_heads must divide heads")?;
         self.require(self.window <= MAX_WINDOW, "window must be at most 4,096")?;
         self.require((256..=MAX_TOKENS).contains(&self.vocab), "vocab must be 256 to 65,535")?;
-        let orders = self.orders.len() <= MAX_ORDERS
+        let orders = self.slots() <= MAX_SLOTS
             && self.orders.is_sorted_by(|a, b| a < b)
-            && self.orders.iter().all(|&order| (1..=MAX_ORDER).contains(&usize::from(order)));
-        self.require(orders, "orders must be at most eight increasing numbers, 1 to 32")?;
+            && self.orders.iter().all(|&order| (1..=MAX_ORDER).contains(&usize::from(order)))
+            && self.seconds.is_sorted_by(|a, b| a < b)
+            && self.seconds.iter().all(|second| self.orders.contains(second));
+        self.require(orders, "orders must be increasing numbers, 1 to 32, seconds some of them, eight in all")?;
         let ngram = |&(order, bits): &(u8, u8)| (1..=32).contains(&order) && (1..=22).contains(&bits);
         let ngrams = self.ngrams.len() <= MAX_NGRAMS && self.ngrams.iter().all(ngram);
         self.require(ngrams, "ngrams must be at most 15 pairs of order, 1 to 32, and r, 1 to 22")?;
@@ -205,7 +210,7 @@ impl Config {
         }
         add("head".into(), self.vocab, d);
         if self.copy {
-            add("copy".into(), self.orders.len(), d);
+            add("copy".into(), self.slots(), d);
         }
         all
     }
@@ -225,10 +230,15 @@ impl Config {
         all
     }
 
+    /// Match slots: one per order, then the second candidates.
+    pub fn slots(&self) -> usize {
+        self.orders.len() + self.seconds.len()
+    }
+
     /// All embedding tables, each a tensor `NAME.weight` and `NAME.scale`: name and rows.
     pub fn tables(&self) -> Vec<(String, usize)> {
         let mut all = vec![("embed.token".into(), self.vocab + 1)];
-        for k in 0..self.orders.len() {
+        for k in 0..self.slots() {
             all.push((format!("embed.match.{k}"), self.vocab));
             all.push((format!("embed.class.{k}"), super::matcher::CLASSES));
         }
@@ -320,6 +330,8 @@ mod tests {
             |c| c.orders = vec![0],
             |c| c.orders = vec![33],
             |c| c.orders = (1..10).collect(),
+            |c| c.seconds = vec![1],
+            |c| (c.orders, c.seconds) = ((1..8).collect(), vec![1, 2]),
             |c| c.ngrams = vec![(2, 32)],
             |c| c.ngrams = vec![(2, 3); 16],
             |c| c.copy = true,

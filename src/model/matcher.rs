@@ -7,8 +7,8 @@
 
 use crate::error::{Error, Result};
 
-/// Most match orders of a model.
-pub const MAX_ORDERS: usize = 8;
+/// Most match slots of a model: one per order, and the second candidates of some.
+pub const MAX_SLOTS: usize = 8;
 /// Longest context of a match order, in elements; also the most that is looked at before it.
 pub const MAX_ORDER: usize = 32;
 /// Classes of a slot: none, and 4 of hits times 4 of length.
@@ -32,26 +32,33 @@ struct Found {
     hits: Option<u8>,
     /// The element that followed there, separator included.
     follower: u16,
+    /// The last follower that differed from it; the separator if there was none.
+    second: u16,
 }
 
 /// The history array of a chunk and its match tables.
 #[derive(Clone, Debug)]
 pub struct Matcher {
     orders: Vec<u8>,
+    /// The places in `orders` that have a second slot.
+    seconds: Vec<u8>,
     separator: u16,
     elements: Vec<u16>,
     bits: u32,
     /// One table of `2^bits` entries per order, one after the other: `pos | hits << 24`, or `EMPTY`.
     tables: Vec<u32>,
+    /// Second followers of the entries, tables as above.
+    followers: Vec<u16>,
     /// Places in `tables` for the present position.
-    index: [u32; MAX_ORDERS],
-    found: [Found; MAX_ORDERS],
-    slots: [Slot; MAX_ORDERS],
+    index: [u32; MAX_SLOTS],
+    found: [Found; MAX_SLOTS],
+    slots: [Slot; MAX_SLOTS],
     looked_up: bool,
 }
 
 impl Matcher {
-    /// An empty history. `orders` are increasing, 1 to 32, at most eight; `capacity` is the sum of the
+    /// An empty history. `orders` are increasing, 1 to 32; `seconds` are those of them whose second
+    /// candidate has a slot too, at most eight slots in all; `capacity` is the sum of the
     /// plain lengths in bytes of the referenced chunks and of the chunk itself.
     ///
     /// # Errors
@@ -59,8 +66,8 @@ impl Matcher {
     ///
     /// # Panics
     /// If the orders break their rule; a loaded model's never do.
-    pub fn new(orders: &[u8], capacity: usize, separator: u16) -> Result<Self> {
-        assert!(orders.len() <= MAX_ORDERS && orders.is_sorted_by(|a, b| a < b), "orders increase");
+    pub fn new(orders: &[u8], seconds: &[u8], capacity: usize, separator: u16) -> Result<Self> {
+        assert!(orders.len() + seconds.len() <= MAX_SLOTS && orders.is_sorted_by(|a, b| a < b), "orders increase");
         assert!(orders.iter().all(|&order| (1..=MAX_ORDER).contains(&usize::from(order))));
         if capacity > MAX_CAPACITY {
             let (got, max) = (capacity as u64, MAX_CAPACITY as u64);
@@ -69,13 +76,18 @@ impl Matcher {
         let bits = (usize::BITS - capacity.saturating_sub(1).leading_zeros()).clamp(10, 20);
         Ok(Self {
             orders: orders.to_vec(),
+            seconds: seconds
+                .iter()
+                .filter_map(|second| orders.iter().position(|order| order == second).map(|k| k as u8))
+                .collect(),
             separator,
             elements: Vec::with_capacity(capacity / 2 + 16),
             bits,
             tables: vec![EMPTY; orders.len() << bits],
-            index: [0; MAX_ORDERS],
-            found: [Found::default(); MAX_ORDERS],
-            slots: [Slot::default(); MAX_ORDERS],
+            followers: vec![separator; if seconds.is_empty() { 0 } else { orders.len() << bits }],
+            index: [0; MAX_SLOTS],
+            found: [Found::default(); MAX_SLOTS],
+            slots: [Slot::default(); MAX_SLOTS],
             looked_up: false,
         })
     }
@@ -94,8 +106,11 @@ impl Matcher {
                 let order = usize::from(self.orders[k]);
                 (self.slots[k], self.found[k]) = self.look_up_slot(order, self.index[k], k == last);
             }
+            for (s, &k) in self.seconds.iter().enumerate() {
+                self.slots[self.orders.len() + s] = self.second_slot(self.found[usize::from(k)]);
+            }
         }
-        &self.slots[..self.orders.len()]
+        &self.slots[..self.orders.len() + self.seconds.len()]
     }
 
     #[inline]
@@ -113,7 +128,8 @@ impl Matcher {
             return none;
         }
         let candidate = a[pos];
-        let found = Found { hits: Some(hits), follower: candidate };
+        let second = self.followers.get(index as usize).copied().unwrap_or(self.separator);
+        let found = Found { hits: Some(hits), follower: candidate, second };
         if candidate == self.separator {
             return (Slot::default(), found);
         }
@@ -122,6 +138,15 @@ impl Matcher {
     }
 
     /// How far the elements before two equal contexts agree: 0 below 4, 1 below 16, 2 below 32, 3.
+    fn second_slot(&self, found: Found) -> Slot {
+        match found.hits {
+            Some(hits) if found.second != self.separator => {
+                Slot { candidate: found.second, class: 1 + hits.min(3) }
+            }
+            _ => Slot::default(),
+        }
+    }
+
     fn length_class(&self, there: usize, here: usize) -> u8 {
         let before = |at: usize| self.elements[at.saturating_sub(MAX_ORDER)..at].iter().rev();
         let len = before(there).zip(before(here)).take_while(|(a, b)| a == b).count();
@@ -140,10 +165,14 @@ impl Matcher {
         for (k, &order) in self.orders.iter().enumerate() {
             if i >= usize::from(order) {
                 let found = self.found[k];
-                let hits = match found.hits {
-                    Some(hits) if found.follower == element => hits.saturating_add(1),
-                    _ => 0,
+                let (hits, second) = match found.hits {
+                    Some(hits) if found.follower == element => (hits.saturating_add(1), found.second),
+                    Some(_) => (0, found.follower),
+                    None => (0, self.separator),
                 };
+                if let Some(follower) = self.followers.get_mut(self.index[k] as usize) {
+                    *follower = second;
+                }
                 // `i < 2^24 - 1`: tokens have at least a byte, and `MAX_CAPACITY` leaves room for separators.
                 self.tables[self.index[k] as usize] = i as u32 | u32::from(hits) << 24;
             }
@@ -198,7 +227,7 @@ mod tests {
         separator: u16,
         bits: u32,
         a: Vec<u16>,
-        tables: Vec<HashMap<u32, (usize, u32)>>,
+        tables: Vec<HashMap<u32, (usize, u32, u16)>>,
     }
 
     impl Plain {
@@ -208,7 +237,7 @@ mod tests {
                 return (0, 0, false, 0);
             }
             let index = self.index(n);
-            let Some(&(pos, hits)) = self.tables[k].get(&index) else { return (0, 0, false, 0) };
+            let Some(&(pos, hits, _)) = self.tables[k].get(&index) else { return (0, 0, false, 0) };
             if (1..=n).any(|j| a[pos - j] != a[i - j]) {
                 return (0, 0, false, 0);
             }
@@ -238,6 +267,18 @@ mod tests {
             h >> (32 - self.bits)
         }
 
+        fn second(&self, k: usize) -> Slot {
+            let (.., verified, hits) = self.slot(k);
+            if !verified {
+                return Slot::default();
+            }
+            let second = self.tables[k][&self.index(usize::from(self.orders[k]))].2;
+            if second == self.separator {
+                return Slot::default();
+            }
+            Slot { candidate: second, class: 1 + hits.min(3) as u8 }
+        }
+
         fn update(&mut self, element: u16) {
             let i = self.a.len();
             for k in 0..self.orders.len() {
@@ -245,21 +286,32 @@ mod tests {
                     let index = self.index(usize::from(self.orders[k]));
                     let (_, _, verified, hits) = self.slot(k);
                     let same = verified && self.a[self.tables[k][&index].0] == element;
-                    self.tables[k].insert(index, (i, if same { (hits + 1).min(255) } else { 0 }));
+                    let second = match (verified, same) {
+                        (true, true) => self.tables[k][&index].2,
+                        (true, false) => self.a[self.tables[k][&index].0],
+                        (false, _) => self.separator,
+                    };
+                    self.tables[k].insert(index, (i, if same { (hits + 1).min(255) } else { 0 }, second));
                 }
             }
             self.a.push(element);
         }
     }
 
-    fn same_as_plain(orders: &[u8], elements: &[u16], capacity: usize, bits: u32) {
-        let mut matcher = Matcher::new(orders, capacity, 9).unwrap();
+    fn same_as_plain(orders: &[u8], seconds: &[u8], elements: &[u16], capacity: usize, bits: u32) {
+        let mut matcher = Matcher::new(orders, seconds, capacity, 9).unwrap();
         let tables = orders.iter().map(|_| HashMap::new()).collect();
         let mut plain = Plain { orders: orders.to_vec(), separator: 9, bits, a: vec![], tables };
         for (i, &element) in elements.iter().enumerate() {
             if i % 3 != 1 {
                 // Updates without a look-up must come to the same.
-                for (k, slot) in matcher.look_up().iter().enumerate() {
+                let slots = matcher.look_up();
+                assert_eq!(slots.len(), orders.len() + seconds.len());
+                for (second, slot) in seconds.iter().zip(&slots[orders.len()..]) {
+                    let k = orders.iter().position(|order| order == second).unwrap();
+                    assert_eq!(*slot, plain.second(k), "second slot of {second} at {i}");
+                }
+                for (k, slot) in slots[..orders.len()].iter().enumerate() {
                     let (class, candidate, ..) = plain.slot(k);
                     assert_eq!((slot.class, slot.candidate), (class, candidate), "slot {k} at {i}");
                 }
@@ -284,15 +336,15 @@ mod tests {
             elements.extend_from_within(from..from + len);
         }
         elements.extend([7; 400]);
-        same_as_plain(&[1, 2, 3, 4, 6], &elements, 1000, 10);
-        same_as_plain(&[2], &elements, 5000, 13);
-        same_as_plain(&[1, 5, 32], &elements, 4096, 12);
-        same_as_plain(&[], &elements, 4097, 13);
+        same_as_plain(&[1, 2, 3, 4, 6], &[2, 3], &elements, 1000, 10);
+        same_as_plain(&[2], &[2], &elements, 5000, 13);
+        same_as_plain(&[1, 5, 32], &[], &elements, 4096, 12);
+        same_as_plain(&[], &[], &elements, 4097, 13);
     }
 
     #[test]
     fn separators_are_never_candidates_but_keep_their_hits() {
-        let mut matcher = Matcher::new(&[1], 100, 9).unwrap();
+        let mut matcher = Matcher::new(&[1], &[], 100, 9).unwrap();
         for _ in 0..3 {
             matcher.extend(&[5]);
         }
@@ -303,7 +355,7 @@ mod tests {
 
     #[test]
     fn hashes_pad_with_separators() {
-        let mut matcher = Matcher::new(&[3], 100, 9).unwrap();
+        let mut matcher = Matcher::new(&[3], &[], 100, 9).unwrap();
         let padded = [9, 9, 9].iter().copied().fold(0, step);
         assert_eq!(matcher.hash(3), padded);
         matcher.update(1);
@@ -312,6 +364,6 @@ mod tests {
 
     #[test]
     fn a_capacity_beyond_the_positions_is_refused() {
-        assert!(Matcher::new(&[1], MAX_CAPACITY + 1, 9).is_err());
+        assert!(Matcher::new(&[1], &[], MAX_CAPACITY + 1, 9).is_err());
     }
 }
