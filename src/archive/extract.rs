@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 const BATCH: u32 = 8 << 20;
 
 /// Raw bytes of chunks that are kept because later ones may refer to them.
-const RECENT: usize = 16 << 20;
+const RECENT: usize = 32 << 20;
 
 /// What is unpacked, and how.
 #[derive(Clone, Debug)]

@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 pub struct Selection {
     include: Option<Gitignore>,
     exclude: Option<Gitignore>,
+    /// Paths given as they are; with what lies below them they are all that is taken.
+    beneath: Vec<Vec<u8>>,
 }
 
 /// What a selection says of one path.
@@ -34,12 +36,18 @@ pub enum Choice {
 impl Selection {
     /// Reads the patterns. With no include pattern everything is included.
     pub fn new<S: AsRef<str>>(include: &[S], exclude: &[S]) -> Result<Self> {
-        Ok(Self { include: compile(include)?, exclude: compile(exclude)? })
+        Ok(Self { include: compile(include)?, exclude: compile(exclude)?, beneath: Vec::new() })
+    }
+
+    /// Takes only these paths and what lies below them, if there are any.
+    pub fn beneath(mut self, paths: impl Iterator<Item = Vec<u8>>) -> Self {
+        self.beneath.extend(paths);
+        self
     }
 
     /// Whether every path is taken.
     pub fn takes_all(&self) -> bool {
-        self.include.is_none() && self.exclude.is_none()
+        self.include.is_none() && self.exclude.is_none() && self.beneath.is_empty()
     }
 
     /// Whether only what matches a pattern is taken.
@@ -67,6 +75,10 @@ impl Selection {
     pub fn takes(&self, path: &[u8], is_dir: bool) -> bool {
         if self.takes_all() || path.is_empty() {
             return true;
+        }
+        let below = |top: &[u8]| top.is_empty() || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
+        if !self.beneath.is_empty() && !self.beneath.iter().any(|top| below(top)) {
+            return false;
         }
         let mut inside = false;
         let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
@@ -117,6 +129,15 @@ mod tests {
         assert!(!s.takes(b"other/src", false));
         assert!(!s.takes(b"src/a.bak", false));
         assert_eq!(s.choose(b"docs", true, false), Choice::Descend);
+    }
+
+    #[test]
+    fn paths_given_as_they_are_bring_what_is_below_them() {
+        let s = Selection::new(&["*.rs"], &[]).unwrap().beneath([b"src/[a]".to_vec()].into_iter());
+        assert!(s.takes(b"src/[a]/x.rs", false));
+        assert!(!s.takes(b"src/[a]/x.c", false));
+        assert!(!s.takes(b"src/[a]b/x.rs", false));
+        assert!(!s.takes(b"src/a/x.rs", false));
     }
 
     #[test]

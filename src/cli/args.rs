@@ -1,0 +1,127 @@
+//! Flags that several commands share, and values that need reading.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::archive::OpenOptions;
+use crate::archive::select::Selection;
+use crate::error::{Error, Result};
+
+/// Flags of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Threads to work with; 0 takes all cores
+    #[arg(short = 'j', long, global = true, value_name = "N", default_value_t = 0, env = "S3A_THREADS", hide_env_values = true)]
+    pub threads: usize,
+    /// Where models run
+    #[arg(long, global = true, value_name = "auto|cpu|cuda[:N]", default_value = "auto", env = "S3A_DEVICE", hide_env_values = true)]
+    pub device: String,
+    /// How progress is shown: a bar on a terminal, never, or as lines
+    #[arg(long, global = true, value_enum, default_value_t, env = "S3A_PROGRESS", hide_env_values = true)]
+    pub progress: ProgressMode,
+    /// Print errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Print each entry
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressMode {
+    #[default]
+    Auto,
+    None,
+    Plain,
+}
+
+impl Global {
+    /// Checks that models can run where they are asked to.
+    pub fn check_device(&self) -> Result<()> {
+        match self.device.split(':').next() {
+            Some("auto" | "cpu") => Ok(()),
+            Some("cuda") => {
+                Err(Error::Usage(format!("device {}: this build decodes on the CPU only; use --device cpu", self.device)))
+            }
+            _ => Err(Error::Usage(format!("device {:?} is not known; auto, cpu or cuda[:N]", self.device))),
+        }
+    }
+
+    /// Sets the number of workers.
+    pub fn start_threads(&self) -> Result<()> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global();
+        pool.map_err(|e| Error::Usage(format!("{} threads: {e}", self.threads)))
+    }
+}
+
+/// Which entries take part.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Patterns {
+    /// Take only what matches, in the style of gitignore; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Leave out what matches, in the style of gitignore; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Leave out what matches a line of this file; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub exclude_from: Vec<PathBuf>,
+}
+
+impl Patterns {
+    /// Reads all patterns.
+    pub fn selection(&self) -> Result<Selection> {
+        let mut exclude = self.exclude.clone();
+        for file in &self.exclude_from {
+            let lines = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
+            exclude.extend(lines.lines().map(str::to_owned));
+        }
+        Selection::new(&self.include, &exclude)
+    }
+}
+
+/// How archives are opened; the limits come from the archive's own length.
+pub(crate) fn open_options() -> OpenOptions {
+    OpenOptions { max_entries: None, max_metadata: None }
+}
+
+/// A number of bytes with an optional suffix k, m, g or t, in powers of 1,024.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let lower = text.to_ascii_lowercase();
+    let plain = lower.trim_end_matches("ib").trim_end_matches('b');
+    let (digits, shift) = match plain.char_indices().next_back() {
+        Some((at, 'k')) => (&plain[..at], 10),
+        Some((at, 'm')) => (&plain[..at], 20),
+        Some((at, 'g')) => (&plain[..at], 30),
+        Some((at, 't')) => (&plain[..at], 40),
+        _ => (plain, 0),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
+    bytes.ok_or_else(|| format!("{text:?} is no size such as 16k, 64KiB or 1m"))
+}
+
+/// Size of chunks: a multiple of 4 KiB is best, anything from 4 KiB to 1 MiB is possible.
+pub(crate) fn chunk_size(text: &str) -> Result<u32, String> {
+    let bytes = size(text)?;
+    let fits = u32::try_from(bytes).ok().filter(|bytes| (4 << 10..=1 << 20).contains(bytes));
+    fits.ok_or_else(|| format!("chunks have 4k to 1m bytes, not {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_and_without_suffix() {
+        for (text, bytes) in [("0", 0), ("17", 17), ("16k", 16 << 10), ("16KiB", 16 << 10), ("64KB", 64 << 10), ("1M", 1 << 20), ("2t", 2 << 40)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "k", "1.5m", "-1", "1x", "99999999999t"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+        assert!(chunk_size("1k").is_err());
+        assert!(chunk_size("2m").is_err());
+        assert_eq!(chunk_size("1m"), Ok(1 << 20));
+    }
+}

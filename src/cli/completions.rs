@@ -1,0 +1,24 @@
+//! `s3a completions`: a script that lets a shell complete commands and flags.
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use super::output::Out;
+use super::{Cli, Outcome};
+use crate::error::Result;
+
+/// Print a script for completing commands and flags in a shell
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+pub(crate) fn run(args: &Args) -> Result<Outcome> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "s3a", &mut script);
+    let mut out = Out::new();
+    out.bytes(&script)?;
+    out.finish()?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,168 @@
+//! `s3a info`: figures of an archive.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::args::open_options;
+use super::console::Console;
+use super::output::{Out, hex, human_bytes, ratio};
+use super::Outcome;
+use crate::archive::{Archive, ChunkId, Kind};
+use crate::error::Result;
+use crate::wire::chunk::Codec;
+
+/// Show figures of an archive
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[arg(value_name = "ARCHIVE")]
+    archive: PathBuf,
+    /// Look at each chunk's head too, and show the codecs
+    #[arg(long)]
+    chunks: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Info {
+    format: String,
+    archive_bytes: u64,
+    file_bytes: u64,
+    /// After equal files were merged and holes left out.
+    raw_bytes: u64,
+    bits_per_byte: String,
+    entries: usize,
+    files: u64,
+    folders: u64,
+    symlinks: u64,
+    hardlinks: u64,
+    others: u64,
+    chunk_size: u32,
+    chunks: u32,
+    models: Vec<Model>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    codecs: Option<Codecs>,
+}
+
+#[derive(Serialize)]
+struct Model {
+    name: String,
+    fingerprint: String,
+    embedded: bool,
+}
+
+#[derive(Default, Serialize)]
+struct Codecs {
+    stored: Coded,
+    zstd: Coded,
+    neural: Coded,
+}
+
+#[derive(Default, Serialize)]
+struct Coded {
+    chunks: u64,
+    raw_bytes: u64,
+    coded_bytes: u64,
+    /// Chunks that look back on others.
+    referring: u64,
+}
+
+pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
+    console.about(&args.archive);
+    let archive = Archive::open(&args.archive, &open_options())?;
+    let info = gather(&archive, args.chunks)?;
+    let mut out = Out::new();
+    if args.json {
+        out.json(&info)?;
+    } else {
+        print(&info, &mut out)?;
+    }
+    out.finish()?;
+    Ok(Outcome::Done)
+}
+
+fn gather(archive: &Archive, chunks: bool) -> Result<Info> {
+    let header = archive.header();
+    let mut info = Info {
+        format: format!("{}.{}", header.major, header.minor),
+        archive_bytes: archive.archive_len(),
+        file_bytes: 0,
+        raw_bytes: archive.raw_len(),
+        bits_per_byte: String::new(),
+        entries: archive.entries().len(),
+        files: 0,
+        folders: 0,
+        symlinks: 0,
+        hardlinks: 0,
+        others: 0,
+        chunk_size: header.chunk_size,
+        chunks: archive.chunk_count(),
+        models: Vec::new(),
+        codecs: None,
+    };
+    for entry in archive.entries() {
+        match entry.kind {
+            Kind::File { size, .. } => {
+                info.files += 1;
+                info.file_bytes = info.file_bytes.saturating_add(size);
+            }
+            Kind::Directory => info.folders += 1,
+            Kind::Symlink { .. } => info.symlinks += 1,
+            Kind::Hardlink { .. } => info.hardlinks += 1,
+            Kind::Fifo | Kind::Socket | Kind::CharDevice { .. } | Kind::BlockDevice { .. } => info.others += 1,
+        }
+    }
+    info.bits_per_byte = ratio(info.archive_bytes.saturating_mul(8), info.file_bytes, 4);
+    let models = archive.models().iter();
+    info.models = models.map(|m| Model { name: m.name.clone(), fingerprint: hex(&m.fingerprint), embedded: m.embedded }).collect();
+    if chunks {
+        info.codecs = Some(count_codecs(archive)?);
+    }
+    Ok(info)
+}
+
+fn count_codecs(archive: &Archive) -> Result<Codecs> {
+    let mut codecs = Codecs::default();
+    for id in (0..archive.chunk_count()).map(ChunkId) {
+        let head = archive.chunk_head(id)?;
+        let coded = match head.codec {
+            Codec::Stored => &mut codecs.stored,
+            Codec::Zstd => &mut codecs.zstd,
+            Codec::Neural => &mut codecs.neural,
+        };
+        coded.chunks += 1;
+        coded.raw_bytes += u64::from(head.raw_len);
+        coded.coded_bytes += u64::from(head.coded_len);
+        coded.referring += u64::from(!head.refs.is_empty());
+    }
+    Ok(codecs)
+}
+
+fn print(info: &Info, out: &mut Out) -> Result<()> {
+    out.line(format_args!("format        {}", info.format))?;
+    out.line(format_args!("archive       {} ({} bytes)", human_bytes(info.archive_bytes), info.archive_bytes))?;
+    out.line(format_args!("files         {} ({} bytes)", human_bytes(info.file_bytes), info.file_bytes))?;
+    out.line(format_args!("merged        {} ({} bytes)", human_bytes(info.raw_bytes), info.raw_bytes))?;
+    out.line(format_args!("bits per byte {}", info.bits_per_byte))?;
+    let (files, folders, symlinks) = (info.files, info.folders, info.symlinks);
+    let (hardlinks, others) = (info.hardlinks, info.others);
+    out.line(format_args!(
+        "entries       {}: {files} files, {folders} folders, {symlinks} symlinks, {hardlinks} hardlinks, {others} others",
+        info.entries
+    ))?;
+    out.line(format_args!("chunks        {} of {}", info.chunks, human_bytes(info.chunk_size.into())))?;
+    for model in &info.models {
+        let place = if model.embedded { "in the archive" } else { "not in the archive" };
+        let name = crate::archive::paths::escape(model.name.as_bytes());
+        out.line(format_args!("model         {name}, {place}, {}", model.fingerprint))?;
+    }
+    let Some(codecs) = &info.codecs else { return Ok(()) };
+    for (name, coded) in [("stored", &codecs.stored), ("zstd", &codecs.zstd), ("neural", &codecs.neural)] {
+        let bits = ratio(coded.coded_bytes * 8, coded.raw_bytes, 3);
+        let (raw, packed) = (human_bytes(coded.raw_bytes), human_bytes(coded.coded_bytes));
+        out.line(format_args!("{name:<13} {} chunks, {raw} to {packed}, {bits} bits per byte, {} refer to others", coded.chunks, coded.referring))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The command line: flags to calls of the library, and printing.
+//!
+//! One file per command. A command gives an `Outcome` or an error; messages go to standard error,
+//! what was asked for to standard output, where a closed pipe is no error.
+
+mod args;
+mod cat;
+mod completions;
+mod console;
+mod info;
+mod ls;
+mod model;
+mod models;
+mod mount;
+mod output;
+mod pack;
+mod salvage;
+mod signals;
+mod train;
+mod umount;
+mod unpack;
+mod verify;
+
+use clap::{Parser, Subcommand};
+
+use self::args::Global;
+use self::console::Console;
+use crate::error::{Error, Result};
+
+/// Archives with the size of a strong solid compressor, readable at random.
+#[derive(Debug, Parser)]
+#[command(name = "s3a", version, about, propagate_version = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(visible_alias = "create")]
+    Pack(pack::Args),
+    #[command(visible_alias = "extract", visible_alias = "x")]
+    Unpack(unpack::Args),
+    #[command(visible_alias = "list")]
+    Ls(ls::Args),
+    Cat(cat::Args),
+    Info(info::Args),
+    #[command(visible_alias = "check")]
+    Verify(verify::Args),
+    Salvage(salvage::Args),
+    Mount(mount::Args),
+    #[command(visible_alias = "unmount")]
+    Umount(umount::Args),
+    Train(train::Args),
+    Model(model::Args),
+    Completions(completions::Args),
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  everything done                       7  input or output failed
+    1  done, with warnings                   8  the format version or a feature is not supported
+    2  wrong usage                          11  the destination exists
+    3  the archive is damaged or cut short  70  internal error
+    4  the model is missing or differs     130  interrupted
+    5  an unsafe entry was refused
+    6  a limit was exceeded";
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// With code 0, or 1 if there were warnings.
+    Done,
+    /// With a code that the command has already explained.
+    Code(u8),
+}
+
+/// Runs the command that the process was started with, and gives its exit code.
+pub fn run() -> u8 {
+    let cli = match Cli::try_parse_from(with_mount_link(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version come this way too, with code 0. A closed pipe is no error.
+            let _ = e.print();
+            return u8::try_from(e.exit_code()).unwrap_or(2);
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err((e, console)) => {
+            console.error(&e);
+            e.exit_code()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<u8, (Error, Console)> {
+    let console = Console::new(&cli.global);
+    let result = match &cli.command {
+        // The daemon is started before threads and signal handlers.
+        Command::Mount(args) => mount::run(args, &cli.global, &console),
+        other => prepare(other, &cli.global, &console).and_then(|()| command(other, &cli.global, &console)),
+    };
+    console.finish();
+    match result {
+        Ok(Outcome::Done) => Ok(u8::from(console.warned())),
+        Ok(Outcome::Code(code)) => Ok(code),
+        Err(e) if output::is_closed_pipe(&e) => Ok(0),
+        Err(e) => Err((e, console)),
+    }
+}
+
+fn prepare(command: &Command, global: &Global, console: &Console) -> Result<()> {
+    if !matches!(command, Command::Train(_)) {
+        global.check_device()?;
+    }
+    signals::install(&console.interrupt())?;
+    global.start_threads()
+}
+
+fn command(command: &Command, global: &Global, console: &Console) -> Result<Outcome> {
+    match command {
+        Command::Pack(args) => pack::run(args, global, console),
+        Command::Unpack(args) => unpack::run(args, console),
+        Command::Ls(args) => ls::run(args, console),
+        Command::Cat(args) => cat::run(args, console),
+        Command::Info(args) => info::run(args, console),
+        Command::Verify(args) => verify::run(args, console),
+        Command::Salvage(args) => salvage::run(args, console),
+        Command::Umount(args) => umount::run(args),
+        Command::Train(args) => train::run(args, global, console),
+        Command::Model(args) => model::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Mount(_) => Err(Error::Internal("mount is dispatched before")),
+    }
+}
+
+/// The error of a command whose part was left out of this build.
+#[cfg(not(all(feature = "mount", feature = "train")))]
+fn built_without(feature: &str) -> Error {
+    Error::Usage(format!("this s3a was built without `{feature}`; build it with `--features {feature}`"))
+}
+
+/// Lets a link called `mount.s3a` serve mount(8), which calls it with an archive, a folder and `-o`.
+fn with_mount_link(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    let mut args: Vec<_> = args.collect();
+    let called = args.first().map(std::path::PathBuf::from);
+    if called.and_then(|path| path.file_name().map(|name| name == "mount.s3a")).unwrap_or(false) {
+        args.insert(1, "mount".into());
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_link_called_mount_s3a_mounts() {
+        let args = |list: &[&str]| with_mount_link(list.iter().map(Into::into));
+        assert_eq!(args(&["/sbin/mount.s3a", "a.s3a", "/mnt"]), args(&["/sbin/mount.s3a", "mount", "a.s3a", "/mnt"]));
+        assert_eq!(args(&["s3a", "ls"]), ["s3a", "ls"]);
+    }
+}

@@ -1,0 +1,51 @@
+//! `s3a mount`: an archive as a file system.
+
+use std::path::PathBuf;
+
+use super::Outcome;
+use super::args::Global;
+use super::console::Console;
+use crate::error::Result;
+
+/// Mount an archive, in the background unless told otherwise
+#[derive(Debug, clap::Args)]
+#[cfg_attr(not(feature = "mount"), allow(dead_code))]
+pub(crate) struct Args {
+    #[arg(value_name = "ARCHIVE")]
+    archive: PathBuf,
+    /// The folder to mount it on
+    #[arg(value_name = "FOLDER")]
+    target: PathBuf,
+    /// Stay in the foreground until unmounted
+    #[arg(short, long)]
+    foreground: bool,
+    /// Mount options, separated by commas: allow_other, uid=N, gid=N, cachesize=512m, workers=N, readahead=1m, ...
+    #[arg(short, long = "options", value_name = "OPTIONS", env = "S3A_MOUNT_OPTIONS", hide_env_values = true)]
+    options: Vec<String>,
+}
+
+#[cfg(feature = "mount")]
+pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
+    use crate::mount::{Launch, MountOptions, launch, mount};
+
+    console.about(&args.archive);
+    global.check_device()?;
+    let mut options = MountOptions { workers: global.threads, ..MountOptions::default() };
+    args.options.iter().try_for_each(|list| options.add(list))?;
+    let ready = match launch(args.foreground)? {
+        Launch::Here(ready) => ready,
+        Launch::Started { exit_code } => return Ok(Outcome::Code(exit_code)),
+    };
+    global.start_threads()?;
+    let archive = super::models::open(&args.archive)?;
+    if options.fsname.is_none() {
+        options.fsname = std::fs::canonicalize(&args.archive).ok().and_then(|path| path.into_os_string().into_string().ok());
+    }
+    mount(archive, &args.target, &options, ready)?;
+    Ok(Outcome::Done)
+}
+
+#[cfg(not(feature = "mount"))]
+pub(crate) fn run(_: &Args, _: &Global, _: &Console) -> Result<Outcome> {
+    Err(super::built_without("mount"))
+}

@@ -1,0 +1,124 @@
+//! `s3a train`: a decompressor from data.
+
+use std::path::PathBuf;
+
+use super::Outcome;
+use super::args::{Global, size};
+use super::console::Console;
+use crate::error::Result;
+
+/// Train a model on files and folders
+#[derive(Debug, clap::Args)]
+#[cfg_attr(not(feature = "train"), allow(dead_code))]
+pub(crate) struct Args {
+    /// Files and folders to train on
+    #[arg(required = true, value_name = "PATH")]
+    data: Vec<PathBuf>,
+    /// The model file to write
+    #[arg(short, long, value_name = "FILE", default_value = "model.safetensors")]
+    output: PathBuf,
+    /// The model's name
+    #[arg(long, default_value = "custom")]
+    name: String,
+    /// Steps to train
+    #[arg(long, default_value_t = 20_000)]
+    steps: usize,
+    /// Steps until the full learning rate
+    #[arg(long, default_value_t = 200)]
+    warm_up: usize,
+    /// Share of the steps over which the rate falls to zero, in percent
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u8).range(0..=100))]
+    decay: u8,
+    /// Sequences of a step
+    #[arg(long, default_value_t = 16)]
+    sequences: usize,
+    /// Tokens of a sequence
+    #[arg(long, value_parser = size, default_value = "512")]
+    len: u64,
+    /// Entries of the vocabulary
+    #[arg(long, default_value_t = 1024)]
+    vocab: usize,
+    /// Width of the decoder
+    #[arg(long, default_value_t = 128)]
+    width: usize,
+    /// Layers of the decoder
+    #[arg(long, default_value_t = 2)]
+    layers: usize,
+    /// Attention heads of a layer
+    #[arg(long, default_value_t = 4)]
+    heads: usize,
+    /// Width of the feed-forward
+    #[arg(long, default_value_t = 384)]
+    ff: usize,
+    /// Tokens that attention looks back on
+    #[arg(long, default_value_t = 128)]
+    window: usize,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 1, env = "S3A_SEED", hide_env_values = true)]
+    seed: u64,
+    /// Checkpoint to write [default: the output with .checkpoint]
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Go on from the checkpoint
+    #[arg(long)]
+    resume: bool,
+    /// Steps between checkpoints and measurements
+    #[arg(long, default_value_t = 500)]
+    every: usize,
+    /// CSV file to append measurements to
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+}
+
+#[cfg(feature = "train")]
+pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
+    use crate::train::{Options, net::NetConfig};
+
+    let checkpoint = args.checkpoint.clone().unwrap_or_else(|| {
+        let mut name = args.output.clone().into_os_string();
+        name.push(".checkpoint");
+        name.into()
+    });
+    let net = NetConfig {
+        vocab: args.vocab,
+        width: args.width,
+        layers: args.layers,
+        heads: args.heads,
+        kv_heads: 1,
+        head_size: 32,
+        ff: args.ff,
+        window: args.window,
+        orders: vec![1, 2, 3, 4, 6],
+        ngrams: vec![(2, 14), (3, 15)],
+        copy: true,
+    };
+    let options = Options {
+        data: args.data.clone(),
+        output: args.output.clone(),
+        name: args.name.clone(),
+        net,
+        optimiser: Default::default(),
+        steps: args.steps,
+        warm_up: args.warm_up,
+        decay: f64::from(args.decay) / 100.0,
+        sequences: args.sequences,
+        len: usize::try_from(args.len).unwrap_or(usize::MAX),
+        seed: args.seed,
+        checkpoint,
+        resume: args.resume,
+        every: args.every,
+        log: args.log.clone(),
+        device: global.device.clone(),
+    };
+    let steps = console.steps("training", args.steps as u64);
+    crate::train::run(&options, &console.interrupt(), |p| {
+        let held_out = p.held_out_bpb.map(|bpb| format!(", held out {bpb:.4}")).unwrap_or_default();
+        steps.at(p.step as u64, &format!("{:.4} bits per byte{held_out}, {:.0} tokens/s", p.train_bpb, p.tokens_per_second));
+    })?;
+    Ok(Outcome::Done)
+}
+
+#[cfg(not(feature = "train"))]
+pub(crate) fn run(_: &Args, _: &Global, _: &Console) -> Result<Outcome> {
+    Err(super::built_without("train"))
+}

@@ -1,0 +1,179 @@
+//! `s3a unpack`: an archive to a folder.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::args::{Patterns, open_options, size};
+use super::cat::copy_out;
+use super::console::Console;
+use super::output::Out;
+use super::{Outcome, models};
+use crate::archive::extract::{Options, extract};
+use crate::archive::extract_stream::extract_stream;
+use crate::archive::meta::Restore;
+use crate::archive::{Archive, EntryId, Kind, Observer, RecentChunks, StreamReader};
+use crate::error::{Error, Result};
+
+/// How many bytes of files a byte of the archive may stand for before it is taken for a bomb, and
+/// how much is allowed whatever the archive's length.
+const MAX_RATIO: u64 = 2000;
+const FREE_BYTES: u64 = 1 << 30;
+
+/// Unpack an archive into a folder
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The archive, or `-` for standard input
+    #[arg(value_name = "ARCHIVE")]
+    archive: PathBuf,
+    /// Unpack only these paths and what is below them
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    how: How,
+    /// Write the contents of files to standard output, one after the other
+    #[arg(long)]
+    to_stdout: bool,
+    #[command(flatten)]
+    patterns: Patterns,
+}
+
+/// Flags that `unpack` and `salvage` share.
+#[derive(Debug, clap::Args)]
+pub(crate) struct How {
+    /// Folder to unpack into [default: one with the name of the archive if that is of a folder, else the current one]
+    #[arg(short = 'C', long = "directory", value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Replace existing files
+    #[arg(short, long)]
+    force: bool,
+    /// Take this many leading components off each path
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    strip_components: usize,
+    /// Restore owners [default: only for root]
+    #[arg(long, conflicts_with = "no_same_owner")]
+    same_owner: bool,
+    /// Do not restore owners
+    #[arg(long)]
+    no_same_owner: bool,
+    /// Restore set-user-ID and set-group-ID bits and capabilities too
+    #[arg(short, long)]
+    preserve_permissions: bool,
+    /// Do not restore extended attributes
+    #[arg(long)]
+    no_xattrs: bool,
+    /// Unpack devices, which otherwise are refused
+    #[arg(long)]
+    devices: bool,
+    /// Most bytes that all files together may have [default: 1 GiB and 2000 times the archive]
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "S3A_MAX_SIZE", hide_env_values = true)]
+    max_size: Option<u64>,
+}
+
+impl How {
+    /// The options of the library for an archive of `archive_len` bytes, or of unknown length.
+    pub fn options(&self, patterns: &Patterns, paths: &[PathBuf], archive_len: Option<u64>) -> Result<Options> {
+        let bound = |len: u64| len.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES);
+        Ok(Options {
+            selection: patterns.selection()?.beneath(paths.iter().map(|path| clean(path))),
+            strip: self.strip_components,
+            replace: self.force,
+            restore: Restore {
+                owners: self.same_owner || (!self.no_same_owner && rustix::process::geteuid().is_root()),
+                privileges: self.preserve_permissions,
+                xattrs: !self.no_xattrs,
+            },
+            devices: self.devices,
+            max_bytes: self.max_size.unwrap_or_else(|| archive_len.map_or(u64::MAX, bound)),
+        })
+    }
+
+    /// The folder to unpack into. One that was not named must not be there yet.
+    pub fn target(&self, archive: &Archive, path: &Path, suffix: &str) -> Result<PathBuf> {
+        if let Some(directory) = &self.directory {
+            return Ok(directory.clone());
+        }
+        if archive.lookup(b"").is_none() {
+            return Ok(".".into());
+        }
+        let mut name = if path.extension().is_some_and(|e| e == "s3a") { path.file_stem() } else { path.file_name() }
+            .ok_or_else(|| Error::Usage("name the folder to unpack into with -C".into()))?
+            .to_owned();
+        name.push(suffix);
+        if name == path.file_name().unwrap_or_default() && path.parent().is_none_or(|p| p.as_os_str().is_empty()) {
+            name.push(".unpacked");
+        }
+        let target = PathBuf::from(name);
+        if !self.force && target.symlink_metadata().is_ok() {
+            return Err(Error::Exists(target));
+        }
+        Ok(target)
+    }
+}
+
+/// A path as the user gives it, as archives have it.
+pub(crate) fn clean(path: &Path) -> Vec<u8> {
+    let bytes = path.as_os_str().as_bytes();
+    let mut clean: Vec<u8> = Vec::with_capacity(bytes.len());
+    for part in bytes.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".") {
+        if !clean.is_empty() {
+            clean.push(b'/');
+        }
+        clean.extend_from_slice(part);
+    }
+    clean
+}
+
+pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
+    console.about(&args.archive);
+    if args.archive.as_os_str() == "-" {
+        return from_pipe(args, console);
+    }
+    let archive = models::open(&args.archive)?;
+    for path in &args.paths {
+        find(&archive, path)?;
+    }
+    let options = args.how.options(&args.patterns, &args.paths, Some(archive.archive_len()))?;
+    if args.to_stdout {
+        to_stdout(&archive, &options, console)?;
+        return Ok(Outcome::Done);
+    }
+    let target = args.how.target(&archive, &args.archive, "")?;
+    let summary = extract(&archive, &target, &options, console)?;
+    console.finish();
+    console.say(&format!("{}: {} entries, {} files", target.display(), summary.entries, summary.files));
+    Ok(Outcome::Done)
+}
+
+fn from_pipe(args: &Args, console: &Console) -> Result<Outcome> {
+    if args.to_stdout {
+        return Err(Error::Usage("--to-stdout needs the archive as a file".into()));
+    }
+    let options = args.how.options(&args.patterns, &args.paths, None)?;
+    let mut stream = StreamReader::open(std::io::stdin().lock(), &open_options())?;
+    let found = models::for_reading(stream.models(), |index| Ok(stream.embedded_model(index).map(<[u8]>::to_vec)), None)?;
+    stream.set_models(found);
+    let target = args.how.directory.clone().unwrap_or_else(|| ".".into());
+    let summary = extract_stream(&mut stream, &target, &options, console)?;
+    console.finish();
+    console.say(&format!("{}: {} entries, {} files", target.display(), summary.entries, summary.files));
+    Ok(Outcome::Done)
+}
+
+fn to_stdout(archive: &Archive, options: &Options, console: &Console) -> Result<()> {
+    let cache = RecentChunks::new(16 << 20);
+    let mut out = Out::new();
+    for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {
+        let is_file = matches!(entry.kind, Kind::File { .. } | Kind::Hardlink { .. });
+        if is_file && options.selection.takes(&entry.path, false) {
+            console.entry(&entry.path);
+            copy_out(archive, id, 0, u64::MAX, &cache, &mut out, console)?;
+        }
+    }
+    out.finish()
+}
+
+/// The entry that the user names.
+pub(crate) fn find(archive: &Archive, path: &Path) -> Result<EntryId> {
+    let name = crate::archive::paths::escape(&clean(path));
+    archive.lookup(&clean(path)).ok_or_else(|| Error::Usage(format!("{name} is not in the archive; `s3a ls` lists what is")))
+}
