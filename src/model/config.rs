@@ -336,11 +336,11 @@ mod tests {
             |c| c.ngrams = vec![(2, 3); 16],
             |c| c.copy = true,
             |c| c.latent = Some(Latent { symbols: 0, max: 1, layers: 1, ff: 1 }),
-            |c| drop(c.shifts.remove("head")),
-            |c| drop(c.shifts.insert("head".into(), Shift::Linear { pre: 32, shift: 0 })),
-            |c| drop(c.shifts.insert("head".into(), Shift::Plain(3))),
-            |c| drop(c.shifts.insert("embed".into(), Shift::Plain(32))),
-            |c| drop(c.shifts.insert("more".into(), Shift::Plain(3))),
+            |c| c.shifts.retain(|name, _| name != "head"),
+            |c| c.shifts.extend([("head".into(), Shift::Linear { pre: 32, shift: 0 })]),
+            |c| c.shifts.extend([("head".into(), Shift::Plain(3))]),
+            |c| c.shifts.extend([("embed".into(), Shift::Plain(32))]),
+            |c| c.shifts.extend([("more".into(), Shift::Plain(3))]),
         ];
         assert!(good().check().is_ok());
         for (number, change) in breaks.iter().enumerate() {

@@ -6,6 +6,7 @@
 //! model was trained on are those that it sees.
 
 use crate::error::{Error, Result};
+use crate::kernels::prefetch;
 
 /// Most match slots of a model: one per order, and the second candidates of some.
 pub const MAX_SLOTS: usize = 8;
@@ -207,6 +208,7 @@ impl Matcher {
             hash = self.elements[from..newer].iter().rev().copied().fold(hash, step);
             done = order;
             self.index[k] = ((k as u32) << self.bits) + (hash >> (32 - self.bits));
+            prefetch(&self.tables, self.index[k] as usize);
         }
     }
 }

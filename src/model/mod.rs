@@ -6,6 +6,14 @@
 #![deny(clippy::float_arithmetic)]
 
 pub mod config;
+pub mod decoder;
+pub mod latent;
 pub mod matcher;
+#[doc(hidden)]
+pub mod sample;
+mod stack;
 pub mod tokens;
+mod weights;
 pub mod write;
+
+pub use weights::Model;

@@ -98,6 +98,7 @@ impl View for &Tensor {
 pub fn write_model(config: &Config, vocabulary: &Vocabulary, tensors: &[Tensor]) -> Result<Vec<u8>> {
     config.check()?;
     let bytes = serialise(config, vocabulary, tensors)?;
+    super::Model::from_bytes(&bytes)?;
     Ok(bytes)
 }
 

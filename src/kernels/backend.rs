@@ -1,0 +1,126 @@
+//! Which kernels run: found once, asked once per call.
+
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2::{self, Avx2};
+use super::cache::{Bias, KeyValues, Reach, Scores};
+use super::pack::{Activations, Product};
+use super::scalar;
+use super::slots::Slots;
+
+/// A set of kernels that this CPU can run.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Backend {
+    /// Plain code for every machine; defines the result.
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+}
+
+/// Calls the function of this name in the backend's module.
+macro_rules! dispatch {
+    ($self:ident, $name:ident($($argument:expr),*)) => {
+        match $self {
+            Self::Scalar => scalar::$name($($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(proof) => avx2::$name(proof, $($argument),*),
+        }
+    };
+}
+
+impl Backend {
+    /// All backends that this CPU can run, the slowest first.
+    pub fn available() -> Vec<Self> {
+        let mut all = vec![Self::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        all.extend(Avx2::detect().map(Self::Avx2));
+        all
+    }
+
+    /// The fastest backend of this CPU; the scalar one if `S3A_FORCE_SCALAR` is set to 1.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Backend> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let forced = std::env::var_os("S3A_FORCE_SCALAR").is_some_and(|value| value == "1");
+            Self::available().pop().filter(|_| !forced).unwrap_or(Self::Scalar)
+        })
+    }
+
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "avx2",
+        }
+    }
+
+    /// `quantise`, or with `normalise` also `normalise`, of each row of `x`; rows are padded.
+    pub fn quantise(self, x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
+        let stride = super::padded(act.len());
+        assert!(x.len() >= rows * stride);
+        for (row, x) in x.chunks_exact(stride).take(rows).enumerate() {
+            dispatch!(self, quantise(x, normalise, act, row));
+        }
+    }
+
+    /// `linear` of the first `rows` rows; row `r` of the result starts at `r * padded(outputs)`.
+    pub fn linear(self, product: &Product, act: &mut Activations, rows: usize, out: &mut [i32]) {
+        assert_eq!(product.cols(), act.len());
+        assert!(out.len() >= rows * super::padded(product.rows()));
+        dispatch!(self, linear(product, act, rows, out));
+    }
+
+    /// Squared ReLU in place.
+    pub fn relu2(self, x: &mut [i32]) {
+        dispatch!(self, relu2(x));
+    }
+
+    /// ReLU in place.
+    pub fn relu(self, x: &mut [i32]) {
+        dispatch!(self, relu(x));
+    }
+
+    /// Adds a layer's result to the residual stream.
+    pub fn add_residual(self, h: &mut [i32], y: &[i32]) {
+        assert_eq!(h.len(), y.len());
+        dispatch!(self, add_residual(h, y));
+    }
+
+    /// The input vector: the sum of padded table rows times their scales.
+    pub fn embed(self, rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]) {
+        assert!(rows.len() <= 32 && rows.iter().all(|(row, _)| row.len() == h.len()));
+        dispatch!(self, embed(rows, shift, h));
+    }
+
+    /// Clamps the queries of one position.
+    pub fn queries(self, x: &[i32], out: &mut [i16]) {
+        assert_eq!(x.len(), out.len());
+        dispatch!(self, queries(x, out));
+    }
+
+    /// Attention of all heads at one position: `query` and `out` hold `heads * size` elements.
+    #[expect(clippy::too_many_arguments, reason = "each is a distinct operand")]
+    pub fn attend(
+        self,
+        kv: &KeyValues,
+        query: &[i16],
+        reach: Reach,
+        bias: Option<&Bias>,
+        score_shift: u32,
+        scores: &mut Scores,
+        out: &mut [i32],
+    ) {
+        assert_eq!(query.len(), out.len());
+        assert!(reach.first <= reach.last && query.len().is_multiple_of(kv.heads() * kv.size()));
+        dispatch!(self, attend(kv, query, reach, bias, score_shift, scores, out));
+    }
+
+    /// Slots of the scores of all symbols.
+    pub fn slots(self, z: &[i32], slots: &mut Slots) {
+        assert_eq!(z.len(), slots.slots().len());
+        dispatch!(self, slots(z, slots));
+    }
+}

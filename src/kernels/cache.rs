@@ -1,0 +1,150 @@
+//! Keys and values of the positions that attention reaches, laid out for 8 positions at a time.
+//!
+//! Positions lie in blocks of 8, and the blocks form a ring. Per head and block, keys are
+//! `[pair of elements][position][2]` and values `[pair of positions][element][2]`, so that both
+//! products of attention are sums of pairs without shuffles. Stale places hold old values within the
+//! bounds; their attention weight is zero.
+
+use super::buffer::Buffer;
+
+/// Positions of one block.
+pub const POSITIONS: usize = 8;
+/// Largest magnitude of a query, key or value element.
+pub const KV_MAX: i32 = 2047;
+
+/// Keys and values of one layer and one chunk.
+#[derive(Clone, Debug, Default)]
+pub struct KeyValues {
+    heads: usize,
+    size: usize,
+    blocks: usize,
+    pub(super) keys: Buffer<i16>,
+    pub(super) values: Buffer<i16>,
+}
+
+impl KeyValues {
+    /// A ring in which any `reach` consecutive positions are present together, for `heads` heads of
+    /// `size` elements (a multiple of 8).
+    pub fn new(heads: usize, size: usize, reach: usize) -> Self {
+        assert!(size.is_multiple_of(8));
+        let blocks = reach.div_ceil(POSITIONS) + 1;
+        let room = heads * blocks * POSITIONS * size;
+        Self { heads, size, blocks, keys: Buffer::zeroed(room), values: Buffer::zeroed(room) }
+    }
+
+    /// Makes room for `reach` positions, where there is not enough.
+    pub fn reserve(&mut self, heads: usize, size: usize, reach: usize) {
+        if (self.heads, self.size) != (heads, size) || self.blocks < reach.div_ceil(POSITIONS) + 1 {
+            *self = Self::new(heads, size, reach);
+        }
+    }
+
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Where the block of a position starts, in keys and in values.
+    #[inline]
+    pub(super) fn block(&self, head: usize, position: usize) -> usize {
+        let block = position / POSITIONS % self.blocks;
+        (head * self.blocks + block) * (POSITIONS * self.size)
+    }
+
+    /// Sets a position's keys and values, `heads * size` each, clamped to `KV_MAX`.
+    pub fn store(&mut self, position: usize, keys: &[i32], values: &[i32]) {
+        let place = position % POSITIONS;
+        let clamp = |x: i32| x.clamp(-KV_MAX, KV_MAX) as i16;
+        for head in 0..self.heads {
+            let at = self.block(head, position);
+            let from = head * self.size..(head + 1) * self.size;
+            let block = &mut self.keys[at..at + POSITIONS * self.size];
+            let pairs = keys[from.clone()].as_chunks::<2>().0;
+            for (row, pair) in block.as_chunks_mut::<16>().0.iter_mut().zip(pairs) {
+                row[2 * place] = clamp(pair[0]);
+                row[2 * place + 1] = clamp(pair[1]);
+            }
+            let row = at + place / 2 * 2 * self.size;
+            let row = &mut self.values[row..row + 2 * self.size];
+            for (pair, &value) in row.as_chunks_mut::<2>().0.iter_mut().zip(&values[from]) {
+                pair[place % 2] = clamp(value);
+            }
+        }
+    }
+
+    /// Element `element` of the key of a position.
+    #[inline]
+    pub(super) fn key(&self, head: usize, position: usize, element: usize) -> i32 {
+        let at = self.block(head, position) + element / 2 * 16 + position % POSITIONS * 2 + element % 2;
+        self.keys[at].into()
+    }
+
+    /// Element `element` of the value of a position.
+    #[inline]
+    pub(super) fn value(&self, head: usize, position: usize, element: usize) -> i32 {
+        let pair = position % POSITIONS / 2;
+        let at = self.block(head, position) + pair * 2 * self.size + element * 2 + position % 2;
+        self.values[at].into()
+    }
+}
+
+/// Additions to scores by distance: entry `center + t' - t` is for position `t'` seen from `t`.
+#[derive(Clone, Debug)]
+pub struct Bias {
+    stride: usize,
+    center: usize,
+    table: Buffer<i32>,
+}
+
+impl Bias {
+    /// The table of `heads` heads for distances `t' - t` from `-before` to `after`; a block more on
+    /// both sides may be read, but plays no part.
+    pub fn new(heads: usize, before: usize, after: usize, bias: impl Fn(usize, isize) -> i32) -> Self {
+        let center = before + POSITIONS;
+        let stride = center + after + 1 + 2 * POSITIONS;
+        let mut table = Buffer::zeroed(heads * stride);
+        for head in 0..heads {
+            for distance in -(before as isize)..=after as isize {
+                let at = head * stride + center.wrapping_add_signed(distance);
+                table[at] = bias(head, distance);
+            }
+        }
+        Self { stride, center, table }
+    }
+
+    /// A head's entries from position `from` on, seen from `t`.
+    #[inline]
+    pub(super) fn from(&self, head: usize, t: usize, from: usize) -> &[i32] {
+        let at = head * self.stride + self.center + from - t;
+        &self.table[at..(head + 1) * self.stride]
+    }
+}
+
+/// What one position attends to.
+#[derive(Clone, Copy, Debug)]
+pub struct Reach {
+    /// The position that attends.
+    pub t: usize,
+    /// First and last position attended to.
+    pub first: usize,
+    pub last: usize,
+}
+
+/// Scores and attention weights of a few heads, for the longest reach.
+#[derive(Clone, Debug, Default)]
+pub struct Scores {
+    pub(super) stride: usize,
+    pub(super) z: Buffer<i32>,
+    pub(super) p: Buffer<i16>,
+}
+
+impl Scores {
+    /// Room for any `reach` consecutive positions and `heads` heads.
+    pub fn new(heads: usize, reach: usize) -> Self {
+        let stride = reach.next_multiple_of(POSITIONS) + 2 * POSITIONS;
+        Self { stride, z: Buffer::zeroed(heads * stride), p: Buffer::zeroed(heads * stride) }
+    }
+}

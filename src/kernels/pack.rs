@@ -1,0 +1,139 @@
+//! Weights and activations as the kernels want them, laid out once.
+//!
+//! A product's weights lie in blocks of 8 outputs; within a block, four consecutive inputs of each of
+//! the 8 outputs form one 32-byte vector. Outputs and inputs are padded with zeros to `PAD`.
+
+use super::buffer::{Buffer, padded};
+
+/// Outputs of one block.
+pub const BLOCK: usize = 8;
+/// Inputs of one vector.
+pub const QUAD: usize = 4;
+
+/// One integer product `y = W q` with its requantisation (spec section 5, `linear`).
+#[derive(Clone, Debug)]
+pub struct Product {
+    rows: usize,
+    cols: usize,
+    pub(super) weights: Buffer<i8>,
+    /// Scale of each output, 0 in the padding.
+    pub(super) scale: Buffer<i32>,
+    pub(super) pre: u32,
+    pub(super) shift: u32,
+}
+
+impl Product {
+    /// Lays out row-major `weights`. The caller has checked the bound of `linear` for `pre`, and that
+    /// `shift` is at most 31.
+    pub fn new(weights: &[i8], scale: &[u16], pre: u32, shift: u32) -> Self {
+        let (rows, cols) = (scale.len(), weights.len() / scale.len());
+        assert_eq!(weights.len(), rows * cols);
+        let mut product = Self {
+            rows,
+            cols,
+            weights: Buffer::zeroed(padded(rows) * padded(cols)),
+            scale: Buffer::zeroed(padded(rows)),
+            pre,
+            shift,
+        };
+        for (row, &scale) in scale.iter().enumerate() {
+            product.scale[row] = scale.into();
+            for col in 0..cols {
+                let at = product.place(row, col);
+                product.weights[at] = weights[row * cols + col];
+            }
+        }
+        product
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The place of a weight.
+    #[inline]
+    pub(super) fn place(&self, row: usize, col: usize) -> usize {
+        let block = row / BLOCK * BLOCK * padded(self.cols);
+        block + col / QUAD * (BLOCK * QUAD) + row % BLOCK * QUAD + col % QUAD
+    }
+}
+
+/// Quantised vectors, one per row: `x ~ q * m * 2^e`, up to the factor that the scales hold.
+#[derive(Clone, Debug, Default)]
+pub struct Activations {
+    len: usize,
+    pub(super) q: Buffer<i8>,
+    pub(super) m: Vec<i32>,
+    pub(super) e: Vec<i32>,
+    /// The rows as i16, for kernels that multiply at that width.
+    pub(super) wide: Buffer<i16>,
+    /// Room for the weights of 16 outputs at that width.
+    pub(super) panel: Buffer<i16>,
+}
+
+impl Activations {
+    /// Room for `rows` vectors of at most `len` elements.
+    pub fn new(rows: usize, len: usize) -> Self {
+        let room = rows * padded(len);
+        Self {
+            len,
+            q: Buffer::zeroed(room),
+            m: vec![0; rows],
+            e: vec![0; rows],
+            wide: Buffer::zeroed(room),
+            panel: Buffer::zeroed(2 * BLOCK * padded(len)),
+        }
+    }
+
+    /// Sets the length of the vectors; their contents are those of the next quantisation.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(self.m.len() * padded(len) <= self.q.len() && 2 * BLOCK * padded(len) <= self.panel.len());
+        self.len = len;
+    }
+
+    /// Elements of a vector.
+    #[expect(clippy::len_without_is_empty, reason = "a vector's length, not a collection's")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// One vector with its padding, and its `m` and `e`.
+    pub fn row(&self, row: usize) -> (&[i8], i32, i32) {
+        let stride = padded(self.len);
+        (&self.q[row * stride..(row + 1) * stride], self.m[row], self.e[row])
+    }
+}
+
+/// Rows of an embedding table with their scales.
+#[derive(Clone, Debug)]
+pub struct Table {
+    stride: usize,
+    weights: Buffer<i8>,
+    scale: Vec<u16>,
+}
+
+impl Table {
+    /// Lays out row-major `weights`.
+    pub fn new(weights: &[i8], scale: &[u16]) -> Self {
+        let cols = weights.len() / scale.len();
+        assert_eq!(weights.len(), scale.len() * cols);
+        let stride = padded(cols);
+        let mut table = Self { stride, weights: Buffer::zeroed(scale.len() * stride), scale: scale.to_vec() };
+        for (row, from) in weights.chunks_exact(cols).enumerate() {
+            table.weights[row * stride..row * stride + cols].copy_from_slice(from);
+        }
+        table
+    }
+
+    /// One row with its padding, and its scale.
+    #[inline]
+    pub fn row(&self, row: usize) -> (&[i8], u16) {
+        (&self.weights[row * self.stride..(row + 1) * self.stride], self.scale[row])
+    }
+}

@@ -1,0 +1,184 @@
+//! The arithmetic of spec/numerics.md sections 5 to 7, word for word. This code defines the result;
+//! every other backend equals it bit for bit.
+//!
+//! All intermediates fit the types used here, given the bounds that the model loader checks; debug
+//! builds would panic on an overflow.
+#![deny(clippy::float_arithmetic)]
+
+use super::buffer::padded;
+use super::cache::{Bias, KeyValues, Reach, Scores};
+use super::pack::{Activations, Product};
+use super::slots::{Slots, SUM_SPAN};
+
+/// `(a + 2^(n-1)) >> n`, and `a` for `n = 0`: round half up.
+#[inline]
+pub fn rshift(a: i32, n: u32) -> i32 {
+    if n == 0 { a } else { (a + (1 << (n - 1))) >> n }
+}
+
+#[inline]
+pub(super) fn bitlen(a: u32) -> i32 {
+    (u32::BITS - a.leading_zeros()) as i32
+}
+
+/// `m`, `e` and the multiplier of `quantise` for a largest magnitude above 0.
+#[inline]
+pub(super) fn quantise_scale(amax: i32) -> (i32, i32, i32) {
+    let e = bitlen(amax as u32) - 15;
+    let m = if e >= 0 { rshift(amax, e as u32) } else { amax << -e };
+    (m, e, (127 << 23) / m)
+}
+
+/// `m` and `e` of `normalise` for a sum of squares above 0 over `n` elements.
+#[inline]
+pub(super) fn normalise_scale(n: usize, sum: u32) -> (i32, i32) {
+    let v = (((n as u64) << 32) / u64::from(sum)) as u32;
+    // The least k >= 0 with v * 4^k >= 2^28; v has at most 30 digits.
+    let k = (29 - bitlen(v)).max(0).unsigned_abs().div_ceil(2);
+    ((v << (2 * k)).isqrt() as i32, -(k as i32))
+}
+
+/// `quantise` of one row; with `normalise`, `m` and `e` are those of the normalised vector.
+/// `x` and `act`'s row are padded with zeros.
+pub fn quantise(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
+    let (len, stride) = (act.len(), padded(act.len()));
+    let q = &mut act.q[row * stride..(row + 1) * stride];
+    let amax = x.iter().map(|x| x.abs()).max().unwrap_or(0);
+    if amax == 0 {
+        q.fill(0);
+        (act.m[row], act.e[row]) = (0, 0);
+        return;
+    }
+    let (m, e, inv) = quantise_scale(amax);
+    for (q, &x) in q.iter_mut().zip(x) {
+        let scaled = if e >= 0 { rshift(x, e as u32) } else { x << -e };
+        *q = rshift(scaled * inv, 23) as i8;
+    }
+    (act.m[row], act.e[row]) = (m, e);
+    if normalise {
+        let sum = q.iter().map(|&q| i32::from(q).pow(2) as u32).sum();
+        (act.m[row], act.e[row]) = normalise_scale(len, sum);
+    }
+}
+
+/// `linear` of the first `rows` rows of `act`; row `r` of the result starts at `r * padded(outputs)`.
+pub fn linear(product: &Product, act: &mut Activations, rows: usize, out: &mut [i32]) {
+    let outputs = padded(product.rows());
+    for (row, out) in out.chunks_exact_mut(outputs).take(rows).enumerate() {
+        let (q, m, e) = act.row(row);
+        let s = (product.shift as i32 - e).clamp(1, 31) as u32;
+        for (j, y) in out.iter_mut().enumerate() {
+            let weights = q.iter().enumerate().map(|(i, &q)| (product.weights[product.place(j, i)], q));
+            let acc: i32 = weights.map(|(w, q)| i32::from(w) * i32::from(q)).sum();
+            let t = rshift(acc, product.pre);
+            let c = ((product.scale[j] as u32 * m as u32) >> 15) as i32;
+            *y = rshift(t * c, s);
+        }
+    }
+}
+
+/// About `2^(15+up) * 2^(-d/1024)` for `d >= 0`.
+#[inline]
+pub fn exp2neg(d: i32, up: u32) -> u32 {
+    let i = (d >> 10).min(31);
+    let f = (d % 1024) * 32;
+    let u = 22012 - ((5628 * f) >> 15);
+    let m = 32768 - ((f * u) >> 15);
+    ((m as u32) << up) >> i
+}
+
+/// Squared ReLU: `clamp(u, 0, 32767)^2`.
+pub fn relu2(x: &mut [i32]) {
+    for x in x {
+        *x = (*x).clamp(0, 32767).pow(2);
+    }
+}
+
+/// `clamp(u, 0, 2^30)`.
+pub fn relu(x: &mut [i32]) {
+    for x in x {
+        *x = (*x).clamp(0, 1 << 30);
+    }
+}
+
+/// `h = clamp(h + y, -2^29, 2^29)`.
+pub fn add_residual(h: &mut [i32], y: &[i32]) {
+    for (h, &y) in h.iter_mut().zip(y) {
+        *h = (*h + y).clamp(-super::H_MAX, super::H_MAX);
+    }
+}
+
+/// `h = rshift(sum of row * scale, shift)`.
+pub fn embed(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]) {
+    for (j, h) in h.iter_mut().enumerate() {
+        let sum = rows.iter().map(|(row, scale)| i32::from(row[j]) * i32::from(*scale)).sum();
+        *h = rshift(sum, shift);
+    }
+}
+
+/// Clamps queries to their bounds.
+pub fn queries(x: &[i32], out: &mut [i16]) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = x.clamp(-super::cache::KV_MAX, super::cache::KV_MAX) as i16;
+    }
+}
+
+/// Attention of all heads at one position (spec section 6, steps 2 to 4).
+pub fn attend(
+    kv: &KeyValues,
+    query: &[i16],
+    reach: Reach,
+    bias: Option<&Bias>,
+    score_shift: u32,
+    scores: &mut Scores,
+    out: &mut [i32],
+) {
+    let size = kv.size();
+    let share = query.len() / size / kv.heads();
+    let span = reach.last - reach.first + 1;
+    for (head, (query, out)) in query.chunks_exact(size).zip(out.chunks_exact_mut(size)).enumerate() {
+        let kv_head = head / share;
+        let z = &mut scores.z[..span];
+        for (place, z) in z.iter_mut().enumerate() {
+            let position = reach.first + place;
+            let products = query.iter().enumerate().map(|(i, &q)| i32::from(q) * kv.key(kv_head, position, i));
+            *z = rshift(products.sum(), score_shift);
+            *z += bias.map_or(0, |bias| bias.from(head, reach.t, reach.first)[place]);
+        }
+        let max = z.iter().copied().max().unwrap_or(0);
+        let mut sum = 0;
+        for z in z.iter_mut() {
+            *z = exp2neg(max - *z, 0) as i32;
+            sum += *z;
+        }
+        let (g, r) = softmax_scale(sum);
+        out.fill(0);
+        for (place, &w) in z.iter().enumerate() {
+            let p = (w * r) >> (15 + g);
+            for (i, out) in out.iter_mut().enumerate() {
+                *out += p * kv.value(kv_head, reach.first + place, i);
+            }
+        }
+    }
+}
+
+/// `g2` and `R` of the attention weights for a sum of at least 2^15.
+#[inline]
+pub(super) fn softmax_scale(sum: i32) -> (u32, i32) {
+    let g = (bitlen(sum as u32) - 15).unsigned_abs();
+    (g, (1 << 29) / (sum >> g))
+}
+
+/// Slots of the scores `z` (spec section 7).
+pub fn slots(z: &[i32], slots: &mut Slots) {
+    let max = z.iter().copied().max().unwrap_or(0);
+    slots.total = 0;
+    for ((span, z), sum) in slots.slots.chunks_mut(SUM_SPAN).zip(z.chunks(SUM_SPAN)).zip(slots.sums.iter_mut()) {
+        *sum = 0;
+        for (slot, &z) in span.iter_mut().zip(z) {
+            *slot = exp2neg(max - z, 7) + 1;
+            *sum += *slot;
+        }
+        slots.total += u64::from(*sum);
+    }
+}

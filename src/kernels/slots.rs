@@ -1,0 +1,64 @@
+//! Slots of one prediction with sums over spans, and the search for the symbol at a target.
+
+use super::buffer::{Buffer, padded};
+
+/// Symbols whose slots are summed together; a sum stays below 2^29.
+pub const SUM_SPAN: usize = 32;
+
+/// Slots of all symbols: what the coder codes under.
+#[derive(Clone, Debug, Default)]
+pub struct Slots {
+    symbols: usize,
+    pub(super) slots: Buffer<u32>,
+    pub(super) sums: Vec<u32>,
+    pub(super) total: u64,
+}
+
+impl Slots {
+    /// Room for an alphabet of `symbols`.
+    pub fn new(symbols: usize) -> Self {
+        let sums = vec![0; symbols.div_ceil(SUM_SPAN)];
+        Self { symbols, slots: Buffer::zeroed(padded(symbols)), sums, total: 0 }
+    }
+
+    /// All slots, in the order of symbols.
+    pub fn slots(&self) -> &[u32] {
+        &self.slots[..self.symbols]
+    }
+
+    /// The sum of all slots.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Sum of the slots before `symbol`, and its slot.
+    #[inline]
+    pub fn share(&self, symbol: usize) -> (u64, u64) {
+        let span = symbol / SUM_SPAN;
+        let before: u64 = self.sums[..span].iter().map(|&sum| u64::from(sum)).sum();
+        // A part of one span's sum, which fits.
+        let within: u32 = self.slots[span * SUM_SPAN..symbol].iter().sum();
+        (before + u64::from(within), self.slots[symbol].into())
+    }
+
+    /// The symbol whose share holds `target`, which is below the total; the sum of the slots before
+    /// it, and its slot.
+    #[inline]
+    pub fn find(&self, target: u64) -> (usize, u64, u64) {
+        let (mut span, mut cum) = (0, 0);
+        while span + 1 < self.sums.len() && cum + u64::from(self.sums[span]) <= target {
+            cum += u64::from(self.sums[span]);
+            span += 1;
+        }
+        let from = span * SUM_SPAN;
+        let slots = &self.slots[from..self.symbols.min(from + SUM_SPAN)];
+        // The target lies in this span, so the difference is below its sum.
+        let target = (target - cum) as u32;
+        let (mut before, mut place) = (0, 0);
+        while place + 1 < slots.len() && before + slots[place] <= target {
+            before += slots[place];
+            place += 1;
+        }
+        (from + place, cum + u64::from(before), slots[place].into())
+    }
+}

@@ -1,0 +1,158 @@
+//! The decoder's network: from history to slots, for many rows at once (spec/numerics.md sections 6
+//! and 7).
+//!
+//! A row is one position of one lane; a lane is one chunk. Decoding runs one row of each lane, encoding
+//! many rows of one lane: all rows' keys are in the cache before any row attends, and integer sums do
+//! not depend on what is computed beside them, so every mixture gives the same slots. Nothing is
+//! allocated per row.
+
+use super::config::{Activation, MAX_WINDOW};
+use super::matcher::{Matcher, Slot};
+use super::stack::{RowAt, Scratch};
+use super::weights::Model;
+use crate::kernels::{Backend, Buffer, H_MAX, KeyValues, Reach, Slots, padded};
+
+/// One row to compute: a position of a lane.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub lane: usize,
+    pub position: usize,
+}
+
+/// Caches of some lanes, and the work space of as many rows as are computed at once.
+#[derive(Debug)]
+pub struct Decoder<'m> {
+    model: &'m Model,
+    scratch: Scratch,
+    rows: usize,
+    /// Self-attention's keys and values by layer, then lane.
+    caches: Vec<Vec<KeyValues>>,
+    /// Those of c, by layer, then lane; and the length of each lane's c.
+    cross: Vec<Vec<KeyValues>>,
+    latent_len: Vec<usize>,
+    at: Vec<RowAt>,
+    cross_at: Vec<Option<RowAt>>,
+    logits: Buffer<i32>,
+    gates: Buffer<i32>,
+    slots: Slots,
+}
+
+impl<'m> Decoder<'m> {
+    /// A decoder of `lanes` chunks that computes up to `rows` rows at once.
+    pub fn new(model: &'m Model, backend: Backend, lanes: usize, rows: usize) -> Self {
+        let config = model.config();
+        let caches = || vec![vec![KeyValues::default(); lanes]; config.layers];
+        let gates = padded(config.orders.len().max(1));
+        Self {
+            model,
+            scratch: Scratch::new(model, backend, rows, config.ff),
+            rows,
+            caches: caches(),
+            cross: if config.latent.is_some() { caches() } else { vec![] },
+            latent_len: vec![0; lanes],
+            at: Vec::with_capacity(rows),
+            cross_at: Vec::with_capacity(rows),
+            logits: Buffer::zeroed(rows * padded(config.vocab)),
+            gates: Buffer::zeroed(rows * gates),
+            slots: Slots::new(config.vocab),
+        }
+    }
+
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// Rows that can be computed at once.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Most tokens of a chunk, where the model limits them.
+    pub fn max_tokens(&self) -> usize {
+        if self.model.config().window == 0 { MAX_WINDOW } else { usize::MAX }
+    }
+
+    /// Makes a lane ready for another chunk of at most `tokens` tokens, with its c.
+    pub fn begin(&mut self, lane: usize, tokens: usize, latent: &[u16]) {
+        let config = self.model.config();
+        let window = if config.window == 0 { MAX_WINDOW } else { config.window };
+        let reach = window.min(tokens) + self.rows.min(tokens);
+        for layer in &mut self.caches {
+            layer[lane].reserve(config.kv_heads, config.head_size, reach);
+        }
+        self.latent_len[lane] = latent.len();
+        if !latent.is_empty() {
+            super::latent::fill(self.model, self.scratch.backend, latent, lane, &mut self.cross);
+        }
+    }
+
+    /// Sets the input of row `row` from the history so far.
+    pub fn input(&mut self, row: usize, matcher: &mut Matcher) {
+        let model = self.model;
+        let mut rows: [(&[i8], u16); 32] = [(&[], 0); 32];
+        let mut count = 0;
+        let mut add = |row| {
+            rows[count] = row;
+            count += 1;
+        };
+        let last = matcher.elements().last().copied().unwrap_or(model.vocabulary().separator());
+        add(model.token.row(last.into()));
+        for (ngram, &(order, bits)) in model.ngrams.iter().zip(&model.config().ngrams) {
+            add(ngram.row((matcher.hash(order.into()) >> (32 - bits)) as usize));
+        }
+        for (slot, (candidates, classes)) in matcher.look_up().iter().zip(&model.matches) {
+            if slot.class > 0 {
+                add(candidates.row(slot.candidate.into()));
+            }
+            add(classes.row(slot.class.into()));
+        }
+        self.scratch.embed(row, &rows[..count], model.embed_shift);
+    }
+
+    /// Computes `rows`, whose inputs are set in this order. Rows of one lane have increasing
+    /// positions, without gaps, and follow those computed before.
+    pub fn forward(&mut self, rows: &[Row]) {
+        let (model, window) = (self.model, self.model.config().window);
+        self.at.clear();
+        self.cross_at.clear();
+        for row in rows {
+            let t = row.position;
+            let first = if window == 0 { 0 } else { (t + 1).saturating_sub(window) };
+            self.at.push(RowAt { cache: row.lane, reach: Reach { t, first, last: t } });
+            let last = self.latent_len[row.lane].checked_sub(1);
+            let reach = last.map(|last| RowAt { cache: row.lane, reach: Reach { t: 0, first: 0, last } });
+            self.cross_at.push(reach);
+        }
+        let any_cross = self.cross_at.iter().any(Option::is_some);
+        let squared = model.config().activation == Activation::Relu2;
+        for (number, layer) in model.layers.iter().enumerate() {
+            self.scratch.self_attention(layer, &mut self.caches[number], &self.at);
+            if let (Some(cross), true) = (&layer.cross, any_cross) {
+                self.scratch.cross_attention(cross, &self.cross[number], &self.cross_at);
+            }
+            self.scratch.feed_forward(layer, rows.len(), squared);
+        }
+        self.scratch.product(&model.head, rows.len(), &mut self.logits);
+        if let Some(copy) = &model.copy {
+            self.scratch.product_again(&copy.gates, rows.len(), &mut self.gates);
+        }
+    }
+
+    /// Slots of row `row` after `forward`; `found` is what the match input found there.
+    pub fn slots(&mut self, row: usize, found: &[Slot]) -> &Slots {
+        let vocab = self.model.config().vocab;
+        let stride = padded(vocab);
+        let z = &mut self.logits[row * stride..row * stride + vocab];
+        if let Some(copy) = &self.model.copy {
+            let gates = &self.gates[row * padded(copy.gates.rows())..];
+            for ((slot, gate), bias) in found.iter().zip(gates).zip(&copy.bias) {
+                if slot.class > 0 {
+                    let z = &mut z[usize::from(slot.candidate)];
+                    *z = (*z + gate + bias[usize::from(slot.class)]).clamp(-H_MAX, H_MAX);
+                }
+            }
+        }
+        self.scratch.backend.slots(z, &mut self.slots);
+        &self.slots
+    }
+}

@@ -1,0 +1,102 @@
+//! The learned sequence c: its prior, and the encoder that turns it into keys and values for the
+//! decoder's cross-attention (spec/numerics.md section 8).
+
+use super::config::Activation;
+use super::stack::{RowAt, Scratch};
+use super::weights::Model;
+use crate::coder::{Damaged, Decoder, Encoder, Share};
+use crate::error::{Error, Result};
+use crate::kernels::{Backend, Buffer, KeyValues, Reach, padded};
+
+/// Writes c, if the model has one.
+///
+/// # Errors
+/// `Usage` if c is not one that the model knows: too long, or an unknown symbol.
+pub fn encode(model: &Model, latent: &[u16], encoder: &mut Encoder) -> Result<()> {
+    let Some(weights) = &model.latent else {
+        return if latent.is_empty() { Ok(()) } else { Err(unknown()) };
+    };
+    let (symbols, max) = (weights.prior.len() - 1, max_len(model));
+    if latent.len() > max || latent.iter().any(|&symbol| usize::from(symbol) >= symbols) {
+        return Err(unknown());
+    }
+    let end = (latent.len() < max).then_some(symbols);
+    let mut row = symbols;
+    for symbol in latent.iter().map(|&symbol| usize::from(symbol)).chain(end) {
+        let sums = &weights.prior[row];
+        encoder.encode(share(sums, symbol), total(sums));
+        row = symbol;
+    }
+    Ok(())
+}
+
+/// Reads c; empty if the model has none.
+pub fn decode(model: &Model, decoder: &mut Decoder<'_>) -> Result<Vec<u16>, Damaged> {
+    let mut latent = vec![];
+    let Some(weights) = &model.latent else { return Ok(latent) };
+    let end = weights.prior.len() - 1;
+    let mut row = end;
+    while latent.len() < max_len(model) {
+        let sums = &weights.prior[row];
+        let target = decoder.target(total(sums))?;
+        // The first sum is 0, so at least one is not above the target.
+        let symbol = sums.partition_point(|&sum| u64::from(sum) <= target) - 1;
+        decoder.consume(share(sums, symbol), total(sums));
+        if symbol == end {
+            break;
+        }
+        latent.push(symbol as u16);
+        row = symbol;
+    }
+    Ok(latent)
+}
+
+/// Keys and values of a lane's c, for each layer of the decoder. c is not empty.
+pub(super) fn fill(
+    model: &Model,
+    backend: Backend,
+    latent: &[u16],
+    lane: usize,
+    caches: &mut [Vec<KeyValues>],
+) {
+    let (Some(weights), config) = (&model.latent, model.config()) else { return };
+    let (heads, size, len) = (config.heads, config.head_size, latent.len());
+    let ff = config.latent.as_ref().map_or(config.ff, |latent| latent.ff);
+    let mut scratch = Scratch::new(model, backend, len, ff);
+    for (row, &symbol) in latent.iter().enumerate() {
+        scratch.embed(row, &[weights.table.row(symbol.into())], weights.shift);
+    }
+    let at = |t| RowAt { cache: 0, reach: Reach { t, first: 0, last: len - 1 } };
+    let rows: Vec<RowAt> = (0..len).map(at).collect();
+    for layer in &weights.layers {
+        let mut cache = [KeyValues::new(layer.kv_heads, size, len)];
+        scratch.self_attention(layer, &mut cache, &rows);
+        scratch.feed_forward(layer, len, config.activation == Activation::Relu2);
+    }
+    let inner = heads * size;
+    let mut out = Buffer::zeroed(len * padded(2 * inner));
+    for (layer, caches) in model.layers.iter().zip(caches) {
+        let Some(cross) = &layer.cross else { continue };
+        scratch.product(&cross.kv, len, &mut out);
+        caches[lane].reserve(heads, size, len);
+        for (t, y) in out.chunks_exact(padded(2 * inner)).enumerate() {
+            caches[lane].store(t, &y[..inner], &y[inner..2 * inner]);
+        }
+    }
+}
+
+fn max_len(model: &Model) -> usize {
+    model.config().latent.as_ref().map_or(0, |latent| latent.max)
+}
+
+fn share(sums: &[u32], symbol: usize) -> Share {
+    Share { cum: sums[symbol].into(), slot: (sums[symbol + 1] - sums[symbol]).into() }
+}
+
+fn total(sums: &[u32]) -> u64 {
+    sums.last().copied().unwrap_or(0).into()
+}
+
+fn unknown() -> Error {
+    Error::Usage("the learned sequence is too long for the model or holds an unknown symbol".into())
+}

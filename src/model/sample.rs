@@ -1,0 +1,135 @@
+//! Random models that pass all checks, for tests and measurements: no knowledge, all the arithmetic.
+
+use super::config::{Config, Shift};
+use super::matcher::CLASSES;
+use super::tokens::Vocabulary;
+use super::write::{Tensor, least_pre, write_model};
+use crate::error::Result;
+
+/// How a random model's weights are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draw {
+    /// Anything within the bounds, evenly.
+    Even,
+    /// Weights of -127 and 127 alone, largest scales and biases.
+    Extreme,
+}
+
+/// A small generator of random numbers (xorshift64*), the same everywhere.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: u32) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        ((high * u64::from(n)) >> 32) as u32
+    }
+
+    /// A number from `low` to `high`, both included.
+    pub fn between(&mut self, low: i32, high: i32) -> i32 {
+        low.wrapping_add_unsigned(self.below(high.abs_diff(low) + 1))
+    }
+}
+
+/// A vocabulary of `size` tokens: all bytes, then strings of lower-case letters and spaces.
+pub fn vocabulary(size: usize, random: &mut Random) -> Result<Vocabulary> {
+    let mut tokens: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
+    let mut seen = std::collections::HashSet::new();
+    while tokens.len() < size {
+        let len = 2 + random.below(4) as usize;
+        let token: Vec<u8> = (0..len).map(|_| b"etaoinshr dlu"[random.below(13) as usize]).collect();
+        if seen.insert(token.clone()) {
+            tokens.push(token);
+        }
+    }
+    Vocabulary::new(tokens)
+}
+
+/// The file of a random model of this architecture; shifts are set to values that keep signals alive.
+pub fn model_file(mut config: Config, draw: Draw, seed: u64) -> Result<Vec<u8>> {
+    let mut random = Random::new(seed);
+    let vocabulary = vocabulary(config.vocab, &mut random)?;
+    let mut tensors = vec![];
+    for (name, rows) in config.tables() {
+        let (weights, scale) = matrix(rows, config.width, draw, &mut random);
+        tensors.push(Tensor::i8(format!("{name}.weight"), &[rows, config.width], weights));
+        tensors.push(Tensor::u16(format!("{name}.scale"), &[rows], scale));
+    }
+    for product in config.products() {
+        let (weights, scale) = matrix(product.rows, product.cols, draw, &mut random);
+        let pre = least_pre(&weights, product.cols);
+        config.shifts.insert(product.name.clone(), Shift::Linear { pre, shift: shift(&product.name, pre, draw) });
+        tensors.push(Tensor::i8(format!("{}.weight", product.name), &[product.rows, product.cols], weights));
+        tensors.push(Tensor::u16(format!("{}.scale", product.name), &[product.rows], scale));
+    }
+    for (name, _) in config.plain_shifts() {
+        let value = if name.contains("embed") { 10 } else { 9 };
+        config.shifts.insert(name, Shift::Plain(if draw == Draw::Extreme { 0 } else { value }));
+    }
+    let top = if draw == Draw::Extreme { 1 << 20 } else { 2000 };
+    let mut bias = |name: String, rows: usize, cols: usize| {
+        let mut value = || match draw {
+            Draw::Even => random.between(-top, top),
+            Draw::Extreme => top * random.between(0, 1) - top * random.between(0, 1),
+        };
+        let values = (0..rows * cols).map(|_| value()).collect();
+        tensors.push(Tensor::i32(name, &[rows, cols], values));
+    };
+    for layer in 0..config.layers {
+        bias(format!("decoder.{layer}.bias"), config.heads, 20);
+    }
+    if config.copy {
+        bias("copy.bias".into(), config.orders.len(), CLASSES);
+    }
+    if let Some(latent) = &config.latent {
+        for layer in 0..latent.layers {
+            bias(format!("latent.{layer}.bias"), config.heads, 7);
+        }
+        let side = latent.symbols + 1;
+        let prior = (0..side * side).map(|_| 1 + random.below(1 << 16)).collect();
+        tensors.push(Tensor::u32("latent.prior", &[side, side], prior));
+    }
+    write_model(&config, &vocabulary, &tensors)
+}
+
+/// A shift with which a product's results have useful magnitudes: logits of some bits, queries and
+/// keys of some hundreds, residuals comparable to what they are added to.
+fn shift(name: &str, pre: u8, draw: Draw) -> u8 {
+    if draw == Draw::Extreme {
+        return 0;
+    }
+    let wanted = match name.rsplit('.').next() {
+        Some("out" | "cross_out" | "down") => 25,
+        Some("head") => 13,
+        _ => 15,
+    };
+    // Tuned for 128 inputs, for which `pre` is 6 or 7.
+    wanted - pre.min(wanted)
+}
+
+fn matrix(rows: usize, cols: usize, draw: Draw, random: &mut Random) -> (Vec<i8>, Vec<u16>) {
+    let mut weight = || match draw {
+        Draw::Even => random.between(-127, 127) as i8,
+        // Rows of one sign among mixed ones.
+        Draw::Extreme => (254 * random.between(0, 1) - 127) as i8,
+    };
+    let mut weights: Vec<i8> = (0..rows * cols).map(|_| weight()).collect();
+    if draw == Draw::Extreme {
+        for row in weights.chunks_exact_mut(cols).step_by(3) {
+            row.fill(127);
+        }
+    }
+    let scale = |_| match draw {
+        Draw::Even => 16_384 + random.below(32_768) as u16,
+        Draw::Extreme => u16::MAX,
+    };
+    (weights, (0..rows).map(scale).collect())
+}

@@ -1,0 +1,145 @@
+//! Layers over rows: what decoder and latent encoder have in common (spec/numerics.md section 6).
+
+use super::weights::{Cross, Layer, Model};
+use crate::kernels::{Activations, Backend, Buffer, KeyValues, Product, Reach, Scores, padded};
+
+/// Where a row's keys and values lie, and what it attends to.
+#[derive(Clone, Copy, Debug)]
+pub struct RowAt {
+    pub cache: usize,
+    pub reach: Reach,
+}
+
+/// Residual streams of some rows, and room for what the layers compute.
+#[derive(Debug)]
+pub struct Scratch {
+    pub backend: Backend,
+    width: usize,
+    /// Heads times head size.
+    inner: usize,
+    h: Buffer<i32>,
+    act: Activations,
+    /// Results of a product.
+    y: Buffer<i32>,
+    /// Results of attention.
+    o: Buffer<i32>,
+    query: Buffer<i16>,
+    scores: Scores,
+}
+
+impl Scratch {
+    /// Room for `rows` rows.
+    pub fn new(model: &Model, backend: Backend, rows: usize, ff: usize) -> Self {
+        let config = model.config();
+        let inner = config.heads * config.head_size;
+        let widest = config.width.max(ff).max(inner);
+        let reach = [config.window, rows, config.latent.as_ref().map_or(0, |latent| latent.max)];
+        let reach = if config.window == 0 { super::config::MAX_WINDOW } else { reach.into_iter().max().unwrap_or(0) };
+        Self {
+            backend,
+            width: config.width,
+            inner,
+            h: Buffer::zeroed(rows * padded(config.width)),
+            act: Activations::new(rows, widest),
+            y: Buffer::zeroed(rows * padded(widest.max(3 * inner))),
+            o: Buffer::zeroed(rows * padded(inner)),
+            query: Buffer::zeroed(inner),
+            scores: Scores::new(config.heads.min(4), reach),
+        }
+    }
+
+    /// Sets the residual stream of a row from embedding rows.
+    pub fn embed(&mut self, row: usize, rows: &[(&[i8], u16)], shift: u32) {
+        let stride = padded(self.width);
+        self.backend.embed(rows, shift, &mut self.h[row * stride..(row + 1) * stride]);
+    }
+
+    /// A product of the normalised residual streams.
+    pub fn product(&mut self, product: &Product, rows: usize, out: &mut [i32]) {
+        self.normalise(rows);
+        self.product_again(product, rows, out);
+    }
+
+    /// A product of what was quantised last.
+    pub fn product_again(&mut self, product: &Product, rows: usize, out: &mut [i32]) {
+        self.backend.linear(product, &mut self.act, rows, out);
+    }
+
+    fn normalise(&mut self, rows: usize) {
+        self.act.set_len(self.width);
+        self.backend.quantise(&self.h, rows, true, &mut self.act);
+    }
+
+    /// Quantises `o` and adds its product to the residual streams for which `with` holds.
+    fn project(&mut self, product: &Product, rows: usize, with: impl Fn(usize) -> bool) {
+        self.act.set_len(self.inner);
+        self.backend.quantise(&self.o, rows, false, &mut self.act);
+        self.backend.linear(product, &mut self.act, rows, &mut self.y);
+        self.add(rows, with);
+    }
+
+    fn add(&mut self, rows: usize, with: impl Fn(usize) -> bool) {
+        let stride = padded(self.width);
+        let pairs = self.h.chunks_exact_mut(stride).zip(self.y.chunks_exact(stride));
+        for (row, (h, y)) in pairs.take(rows).enumerate() {
+            if with(row) {
+                self.backend.add_residual(h, y);
+            }
+        }
+    }
+
+    /// Self-attention of rows: first all keys and values are stored, then each row attends.
+    pub fn self_attention(&mut self, layer: &Layer, caches: &mut [KeyValues], rows: &[RowAt]) {
+        self.normalise(rows.len());
+        self.backend.linear(&layer.qkv, &mut self.act, rows.len(), &mut self.y);
+        let (stride, inner) = (padded(layer.qkv.rows()), self.inner);
+        let kv = (layer.qkv.rows() - inner) / 2;
+        for (at, y) in rows.iter().zip(self.y.chunks_exact(stride)) {
+            let (keys, values) = y[inner..inner + 2 * kv].split_at(kv);
+            caches[at.cache].store(at.reach.t, keys, values);
+        }
+        let pairs = self.y.chunks_exact(stride).zip(self.o.chunks_exact_mut(padded(inner)));
+        for (at, (y, o)) in rows.iter().zip(pairs) {
+            self.backend.queries(&y[..inner], &mut self.query);
+            let (cache, bias) = (&caches[at.cache], Some(&layer.bias));
+            let (scores, o) = (&mut self.scores, &mut o[..inner]);
+            self.backend.attend(cache, &self.query, at.reach, bias, layer.score_shift, scores, o);
+        }
+        self.project(&layer.out, rows.len(), |_| true);
+    }
+
+    /// Attention to c of the rows that have one; the others stay as they are.
+    pub fn cross_attention(&mut self, cross: &Cross, caches: &[KeyValues], rows: &[Option<RowAt>]) {
+        self.normalise(rows.len());
+        self.backend.linear(&cross.q, &mut self.act, rows.len(), &mut self.y);
+        let stride = padded(self.inner);
+        let pairs = self.y.chunks_exact(stride).zip(self.o.chunks_exact_mut(stride));
+        for (at, (y, o)) in rows.iter().zip(pairs) {
+            let o = &mut o[..self.inner];
+            let Some(at) = at else {
+                o.fill(0);
+                continue;
+            };
+            self.backend.queries(&y[..self.inner], &mut self.query);
+            let (cache, scores) = (&caches[at.cache], &mut self.scores);
+            self.backend.attend(cache, &self.query, at.reach, None, cross.score_shift, scores, o);
+        }
+        self.project(&cross.out, rows.len(), |row| rows[row].is_some());
+    }
+
+    /// The feed-forward of the first `rows` rows.
+    pub fn feed_forward(&mut self, layer: &Layer, rows: usize, squared: bool) {
+        self.normalise(rows);
+        self.backend.linear(&layer.up, &mut self.act, rows, &mut self.y);
+        let f = &mut self.y[..rows * padded(layer.up.rows())];
+        if squared {
+            self.backend.relu2(f);
+        } else {
+            self.backend.relu(f);
+        }
+        self.act.set_len(layer.up.rows());
+        self.backend.quantise(f, rows, false, &mut self.act);
+        self.backend.linear(&layer.down, &mut self.act, rows, &mut self.y);
+        self.add(rows, |_| true);
+    }
+}

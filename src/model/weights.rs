@@ -1,0 +1,284 @@
+//! A loaded model, and the checks of a model file from a stranger (spec/numerics.md section 11).
+//!
+//! What passes here cannot overflow an intermediate of the arithmetic. Sizes are compared with the
+//! tensors that are really there before anything is laid out.
+
+use safetensors::tensor::{Dtype, SafeTensors};
+
+use super::config::{Config, Latent, MAX_WINDOW};
+use super::matcher::CLASSES;
+use super::tokens::Vocabulary;
+use super::write::{HEADER_KEY, row_bound_holds};
+use crate::error::{Error, Result};
+use crate::kernels::{Bias, Product, Table};
+
+/// Largest magnitude of a bias.
+const BIAS_MAX: i32 = 1 << 20;
+/// Most columns of a decoder's bias, and of each side of a latent one's.
+const BIAS_COLUMNS: usize = MAX_WINDOW;
+
+/// A model, ready to run. Shared between threads as it is.
+#[derive(Debug)]
+pub struct Model {
+    config: Config,
+    vocabulary: Vocabulary,
+    fingerprint: [u8; 32],
+    pub(super) token: Table,
+    /// Per match order: the table of candidates and that of classes.
+    pub(super) matches: Vec<(Table, Table)>,
+    pub(super) ngrams: Vec<Table>,
+    pub(super) embed_shift: u32,
+    pub(super) layers: Vec<Layer>,
+    pub(super) head: Product,
+    pub(super) copy: Option<Copy>,
+    pub(super) latent: Option<LatentWeights>,
+}
+
+/// One layer of the decoder or of the latent encoder.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub qkv: Product,
+    pub out: Product,
+    pub up: Product,
+    pub down: Product,
+    pub kv_heads: usize,
+    pub score_shift: u32,
+    pub bias: Bias,
+    pub cross: Option<Cross>,
+}
+
+/// Attention to c.
+#[derive(Debug)]
+pub(super) struct Cross {
+    pub q: Product,
+    pub kv: Product,
+    pub out: Product,
+    pub score_shift: u32,
+}
+
+/// The copy gates.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub gates: Product,
+    pub bias: Vec<[i32; CLASSES]>,
+}
+
+/// The latent encoder and the prior over c.
+#[derive(Debug)]
+pub(super) struct LatentWeights {
+    pub table: Table,
+    pub shift: u32,
+    pub layers: Vec<Layer>,
+    /// `prior[row]`: sums of the slots before each column, and of all at the end.
+    pub prior: Vec<Vec<u32>>,
+}
+
+impl Model {
+    /// Checks and lays out a model file.
+    ///
+    /// # Errors
+    /// `BadModel`, with the rule that the file breaks.
+    pub fn from_bytes(file: &[u8]) -> Result<Self> {
+        let unreadable = |error: safetensors::SafeTensorError| Error::BadModel {
+            name: "of unknown name".into(),
+            rule: format!("not a safetensors file: {error}"),
+        };
+        let (_, metadata) = SafeTensors::read_metadata(file).map_err(unreadable)?;
+        let header = metadata.metadata().as_ref().and_then(|entries| entries.get(HEADER_KEY));
+        let Some(header) = header else {
+            let rule = "not an s3a model: its metadata has no entry `s3a`".into();
+            return Err(Error::BadModel { name: "of unknown name".into(), rule });
+        };
+        let config = Config::parse(header)?;
+        let tensors = SafeTensors::deserialize(file).map_err(unreadable)?;
+        let mut reader = Reader { config: &config, tensors, used: 0 };
+        let mut model = reader.model()?;
+        model.fingerprint = *blake3::hash(file).as_bytes();
+        Ok(model)
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// BLAKE3 of the model file.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+
+    /// Multiply-adds with 8-bit weights per token, attention apart.
+    pub fn multiply_adds(&self) -> usize {
+        let products = self.config.products();
+        let per_token = products.iter().filter(|p| !p.name.starts_with("latent") && !p.name.ends_with("cross_kv"));
+        per_token.map(|p| p.rows * p.cols).sum()
+    }
+}
+
+struct Reader<'a> {
+    config: &'a Config,
+    tensors: SafeTensors<'a>,
+    /// Tensors read so far; in the end it must be all.
+    used: usize,
+}
+
+impl Reader<'_> {
+    fn model(&mut self) -> Result<Model> {
+        let config = self.config;
+        let vocabulary = self.vocabulary()?;
+        let matches = (0..config.orders.len())
+            .map(|k| Ok((self.table(&format!("embed.match.{k}"))?, self.table(&format!("embed.class.{k}"))?)));
+        let matches = matches.collect::<Result<_>>()?;
+        let ngrams = (0..config.ngrams.len()).map(|n| self.table(&format!("embed.ngram.{n}")));
+        let ngrams = ngrams.collect::<Result<_>>()?;
+        let reach = if config.window == 0 { MAX_WINDOW } else { config.window };
+        let layers = (0..config.layers).map(|layer| self.layer("decoder", layer, config.kv_heads, (reach - 1, 0)));
+        let layers = layers.collect::<Result<_>>()?;
+        let model = Model {
+            vocabulary,
+            fingerprint: [0; 32],
+            token: self.table("embed.token")?,
+            matches,
+            ngrams,
+            embed_shift: config.plain_shift("embed")?.into(),
+            layers,
+            head: self.product("head")?,
+            copy: if config.copy { Some(self.copy()?) } else { None },
+            latent: config.latent.as_ref().map(|latent| self.latent(latent)).transpose()?,
+            config: config.clone(),
+        };
+        config.require(self.used == self.tensors.len(), "it holds tensors that its header does not account for")?;
+        Ok(model)
+    }
+
+    /// The bytes of a tensor of this type and shape; `None` stands for any size of a dimension.
+    fn tensor(&mut self, name: &str, dtype: Dtype, shape: &[Option<usize>]) -> Result<(Vec<usize>, Vec<u8>)> {
+        let Ok(view) = self.tensors.tensor(name) else {
+            return Err(self.config.bad(format!("tensor `{name}` is missing")));
+        };
+        let same = |(&got, want): (&usize, &Option<usize>)| want.is_none_or(|want| want == got);
+        let fits = view.shape().len() == shape.len() && view.shape().iter().zip(shape).all(same);
+        self.config.require(fits && view.dtype() == dtype, &format!("tensor `{name}` has another type or shape"))?;
+        self.used += 1;
+        Ok((view.shape().to_vec(), view.data().to_vec()))
+    }
+
+    fn vocabulary(&mut self) -> Result<Vocabulary> {
+        let (_, bytes) = self.tensor("vocab.bytes", Dtype::U8, &[None])?;
+        let (_, lengths) = self.tensor("vocab.lengths", Dtype::U8, &[Some(self.config.vocab)])?;
+        Vocabulary::from_parts(&bytes, &lengths).map_err(|error| match error {
+            Error::BadModel { rule, .. } => self.config.bad(rule),
+            other => other,
+        })
+    }
+
+    /// Weights and scales of `rows` rows.
+    fn weights(&mut self, name: &str, rows: usize, cols: usize) -> Result<(Vec<i8>, Vec<u16>)> {
+        let (_, weights) = self.tensor(&format!("{name}.weight"), Dtype::I8, &[Some(rows), Some(cols)])?;
+        let (_, scale) = self.tensor(&format!("{name}.scale"), Dtype::U16, &[Some(rows)])?;
+        let weights: Vec<i8> = weights.into_iter().map(|byte| byte as i8).collect();
+        self.config.require(!weights.contains(&i8::MIN), &format!("`{name}` holds the weight -128"))?;
+        let scale: Vec<u16> = scale.as_chunks().0.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect();
+        self.config.require(!scale.contains(&0), &format!("`{name}` holds a zero scale"))?;
+        Ok((weights, scale))
+    }
+
+    fn table(&mut self, name: &str) -> Result<Table> {
+        let rows = self.config.tables().into_iter().find(|(known, _)| known == name).map_or(0, |(_, rows)| rows);
+        let (weights, scale) = self.weights(name, rows, self.config.width)?;
+        Ok(Table::new(&weights, &scale))
+    }
+
+    fn product(&mut self, name: &str) -> Result<Product> {
+        let known = self.config.products().into_iter().find(|product| product.name == name);
+        let Some(sizes) = known else { return Err(self.config.bad(format!("`{name}` is unknown"))) };
+        let (weights, scale) = self.weights(name, sizes.rows, sizes.cols)?;
+        let (pre, shift) = self.config.product_shift(name)?;
+        for row in weights.chunks_exact(sizes.cols) {
+            let sum = row.iter().map(|&w| u32::from(w.unsigned_abs())).sum();
+            self.config.require(row_bound_holds(sum, pre), &format!("a row of `{name}` breaks the bound of its `pre`"))?;
+        }
+        Ok(Product::new(&weights, &scale, pre, shift))
+    }
+
+    /// A tensor of 32-bit values within `-BIAS_MAX..=BIAS_MAX`, and its columns.
+    fn bias(&mut self, name: &str, rows: usize, cols: Option<usize>) -> Result<(Vec<i32>, usize)> {
+        let (shape, bytes) = self.tensor(name, Dtype::I32, &[Some(rows), cols])?;
+        let values: Vec<i32> = bytes.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect();
+        let fits = values.iter().all(|value| (-BIAS_MAX..=BIAS_MAX).contains(value));
+        self.config.require(fits, &format!("a value of `{name}` is beyond 2^20"))?;
+        Ok((values, shape[1]))
+    }
+
+    fn layer(&mut self, stack: &str, layer: usize, kv_heads: usize, reach: (usize, usize)) -> Result<Layer> {
+        let name = |part: &str| format!("{stack}.{layer}.{part}");
+        let heads = self.config.heads;
+        let (values, cols) = self.bias(&name("bias"), heads, None)?;
+        let (before, after) = reach;
+        let bias = if stack == "decoder" {
+            self.config.require((1..=BIAS_COLUMNS).contains(&cols), "a decoder bias must have 1 to 4,096 columns")?;
+            Bias::new(heads, before, after, |head, distance| {
+                values[head * cols + distance.unsigned_abs().min(cols - 1)]
+            })
+        } else {
+            let fits = !cols.is_multiple_of(2) && cols <= 2 * BIAS_COLUMNS + 1;
+            self.config.require(fits, "a latent bias must have an odd number of columns, at most 8,193")?;
+            let side = (cols / 2) as isize;
+            Bias::new(heads, before, after, |head, distance| {
+                values[head * cols + distance.clamp(-side, side).wrapping_add(side).unsigned_abs()]
+            })
+        };
+        let cross = if stack == "decoder" && self.config.latent.is_some() {
+            Some(Cross {
+                q: self.product(&name("cross_q"))?,
+                kv: self.product(&name("cross_kv"))?,
+                out: self.product(&name("cross_out"))?,
+                score_shift: self.config.plain_shift(&name("cross_score"))?.into(),
+            })
+        } else {
+            None
+        };
+        Ok(Layer {
+            qkv: self.product(&name("qkv"))?,
+            out: self.product(&name("out"))?,
+            up: self.product(&name("up"))?,
+            down: self.product(&name("down"))?,
+            kv_heads,
+            score_shift: self.config.plain_shift(&name("score"))?.into(),
+            bias,
+            cross,
+        })
+    }
+
+    fn copy(&mut self) -> Result<Copy> {
+        let (values, _) = self.bias("copy.bias", self.config.orders.len(), Some(CLASSES))?;
+        Ok(Copy { gates: self.product("copy")?, bias: values.as_chunks().0.to_vec() })
+    }
+
+    fn latent(&mut self, latent: &Latent) -> Result<LatentWeights> {
+        let side = latent.symbols + 1;
+        let (_, bytes) = self.tensor("latent.prior", Dtype::U32, &[Some(side), Some(side)])?;
+        let slots: Vec<u32> = bytes.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
+        let fits = slots.iter().all(|slot| (1..=1 << 16).contains(slot));
+        self.config.require(fits, "a slot of `latent.prior` is not within 1 to 65,536")?;
+        let sums = |row: &[u32]| -> Vec<u32> {
+            // At most 4,097 slots of 2^16: the sum fits.
+            let total = row.iter().scan(0, |sum, slot| {
+                *sum += slot;
+                Some(*sum)
+            });
+            std::iter::once(0).chain(total).collect()
+        };
+        let reach = (latent.max - 1, latent.max - 1);
+        let layers = (0..latent.layers).map(|layer| self.layer("latent", layer, self.config.heads, reach));
+        Ok(LatentWeights {
+            layers: layers.collect::<Result<_>>()?,
+            table: self.table("latent.embed")?,
+            shift: self.config.plain_shift("latent_embed")?.into(),
+            prior: slots.chunks_exact(side).map(sums).collect(),
+        })
+    }
+}
