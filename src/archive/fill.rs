@@ -36,7 +36,7 @@ struct Filling {
     /// Bytes that are still to come.
     left: u64,
     hasher: blake3::Hasher,
-    /// Bytes that went into `hasher`; `None` once they came out of order.
+    /// End of the bytes that went into `hasher`, holes left out; `None` once they came out of order.
     hashed: Option<u64>,
 }
 
@@ -83,8 +83,8 @@ impl<'t, 'a> Filler<'t, 'a> {
         }
         let left = extents.iter().fold(0u64, |sum, extent| sum.saturating_add(extent.len));
         let kind = match &entry.kind {
-            // The extents are in the heap now.
-            Kind::File { size, hash, .. } => Kind::File { size: *size, hash: *hash, extents: Vec::new() },
+            // One extent arrives in order; of several that may not, the hash needs their places.
+            Kind::File { size, hash, extents } if extents.len() < 2 => Kind::File { size: *size, hash: *hash, extents: Vec::new() },
             other => other.clone(),
         };
         let entry = Entry { path: entry.path.clone(), xattrs: entry.xattrs.clone(), kind, ..*entry };
@@ -244,45 +244,21 @@ impl<'t, 'a> Filler<'t, 'a> {
     /// Sets the size and checks the hash; `None` where it is wrong.
     fn finish_content(&self, filling: &mut Filling) -> Result<Option<File>> {
         let io = |e| Error::io(self.target.display(&filling.path), e);
-        let Kind::File { size, hash, .. } = filling.entry.kind else { return Err(Error::Internal("only files are filled")) };
+        let Kind::File { size, hash, extents } = &filling.entry.kind else { return Err(Error::Internal("only files are filled")) };
         let file = match filling.file.take() {
             Some(file) => file,
             None => self.target.reopen(&filling.temp)?,
         };
-        file.set_len(size).map_err(io)?;
-        if size == 0 {
-            return Ok(Some(file));
-        }
-        let digest = match filling.hashed {
-            Some(hashed) => {
-                hash_zeros(&mut filling.hasher, size - hashed.min(size));
-                filling.hasher.finalize()
-            }
-            None => {
-                let mut hasher = blake3::Hasher::new();
-                let mut buf = vec![0; 256 << 10];
-                let mut at = 0;
-                loop {
-                    match file.read_at(&mut buf, at).map_err(io)? {
-                        0 => break,
-                        len => {
-                            hasher.update(&buf[..len]);
-                            at += len as u64;
-                        }
-                    }
-                }
-                hasher.finalize()
-            }
-        };
-        Ok((digest.as_bytes()[..16] == hash).then_some(file))
+        file.set_len(*size).map_err(io)?;
+        let digest = if filling.hashed.is_some() { filling.hasher.finalize() } else { hash_extents(&file, extents).map_err(io)? };
+        Ok((digest.as_bytes()[..16] == *hash).then_some(file))
     }
 }
 
 impl Filling {
     fn hash_at(&mut self, file_offset: u64, bytes: &[u8]) {
         self.hashed = match self.hashed {
-            Some(hashed) if file_offset >= hashed => {
-                hash_zeros(&mut self.hasher, file_offset - hashed);
+            Some(end) if file_offset >= end => {
                 self.hasher.update(bytes);
                 Some(file_offset + bytes.len() as u64)
             }
@@ -291,14 +267,21 @@ impl Filling {
     }
 }
 
-fn hash_zeros(hasher: &mut blake3::Hasher, len: u64) {
-    const ZEROS: [u8; 1 << 14] = [0; 1 << 14];
-    let mut left = len;
-    while left > 0 {
-        let part = left.min(ZEROS.len() as u64);
-        hasher.update(&ZEROS[..part as usize]);
-        left -= part;
+/// Hashes what lies between the holes of a file.
+fn hash_extents(file: &File, extents: &[Extent]) -> std::io::Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buf = vec![0; 256 << 10];
+    for extent in extents {
+        let (mut at, mut left) = (extent.file_offset, extent.len);
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+            file.read_exact_at(&mut buf[..want], at)?;
+            hasher.update(&buf[..want]);
+            at += want as u64;
+            left -= want as u64;
+        }
     }
+    Ok(hasher.finalize())
 }
 
 impl Drop for Filler<'_, '_> {

@@ -1,0 +1,220 @@
+//! What goes into an archive comes out again, with everything the system knows of it.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Stdio;
+
+use common::{assert_same, command, expect, noise, path, prose, put, s3a, snapshot};
+use rustix::fs::{CWD, Mode, Timespec, Timestamps, XattrFlags};
+
+/// A tree with an object of every kind and names of every sort.
+fn make_tree(root: &Path) {
+    fs::create_dir(root).unwrap();
+    put(root, b"plain.txt", &prose(1, 40_000));
+    put(root, b"src/one.rs", &prose(2, 5_000));
+    put(root, b"src/two.rs", &prose(3, 100));
+    put(root, b"copy/one.rs", &prose(2, 5_000));
+    put(root, b"big/noise.bin", &noise(4, 700_000));
+    put(root, b"big/prose.txt", &prose(5, 3_000_000));
+    put(root, b"big/prose-again.txt", &prose(5, 3_000_000));
+    put(root, b"empty", b"");
+    fs::create_dir_all(root.join("empty-folder/inner")).unwrap();
+    put(root, b"new\nline\t\x1b[31m", b"odd name");
+    put(root, b"not-utf8-\xff\xfe", b"odd name 2");
+    put(root, &[b'n'; 255], b"longest name");
+    put(root, b" leading and trailing ", b"blanks");
+    put(root, b"-f", b"like a flag");
+    put(root, b"back\\slash", b"x");
+    put(root, b".hidden/...", b"dots");
+    symlink("plain.txt", root.join("link")).unwrap();
+    symlink("/nowhere/../at all", root.join("dangling")).unwrap();
+    symlink(".", root.join("src/loop")).unwrap();
+    fs::hard_link(root.join("src/one.rs"), root.join("hard-a")).unwrap();
+    fs::hard_link(root.join("src/one.rs"), root.join("zz-hard")).unwrap();
+    fs::hard_link(root.join("empty"), root.join("hard-empty")).unwrap();
+    let sparse = File::create(root.join("sparse")).unwrap();
+    sparse.set_len(64 << 20).unwrap();
+    sparse.write_all_at(b"an island", 10 << 20).unwrap();
+    sparse.write_all_at(&noise(6, 10_000), 33 << 20).unwrap();
+    File::create(root.join("hole-only")).unwrap().set_len(1 << 20).unwrap();
+    for (at, mode) in [0o000, 0o400, 0o644, 0o755, 0o777, 0o640].into_iter().enumerate() {
+        let file = root.join(format!("mode-{at}"));
+        fs::write(&file, format!("mode {mode:o}")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let tag = rustix::fs::setxattr(root.join("plain.txt"), "user.tag", b"value\0with nul", XattrFlags::empty());
+    if tag.is_err() {
+        eprintln!("this file system has no extended attributes; they are not tested");
+    }
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::lchown(root.join("plain.txt"), Some(12_345), Some(4_000_000_000)).unwrap();
+        std::os::unix::fs::lchown(root.join("link"), Some(7), Some(8)).unwrap();
+    }
+    let long_ago = |secs, nanos| Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: 0 },
+        last_modification: Timespec { tv_sec: secs, tv_nsec: nanos },
+    };
+    for (name, secs, nanos) in [("plain.txt", 1_234_567_890, 123_456_789), ("link", 99, 1), ("mode-2", -5, 999_999_999), ("src", 1_000_000_000, 42)] {
+        rustix::fs::utimensat(CWD, root.join(name), &long_ago(secs, nanos), rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+    fs::set_permissions(root.join("empty-folder"), fs::Permissions::from_mode(0o555)).unwrap();
+    fs::set_permissions(root.join("src"), fs::Permissions::from_mode(0o750)).unwrap();
+}
+
+#[test]
+fn a_tree_with_everything_in_it_comes_back_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    make_tree(&tree);
+    let before = snapshot(&tree);
+    expect(&s3a(dir.path(), &["pack", "tree"]), 0);
+    assert_same(&before, &snapshot(&tree));
+
+    expect(&s3a(dir.path(), &["unpack", "-C", "out", "tree.s3a"]), 0);
+    assert_same(&before, &snapshot(&dir.path().join("out")));
+    let blocks = fs::metadata(dir.path().join("out/sparse")).unwrap().blocks();
+    assert!(blocks * 512 < 4 << 20, "holes came back as {blocks} blocks");
+    expect(&s3a(dir.path(), &["verify", "tree.s3a"]), 0);
+
+    // Again, from a pipe into which it is packed, with other chunks.
+    let mut pack = command(dir.path()).args(["pack", "tree", "-o", "-", "--chunk-size", "4k"]).stdout(Stdio::piped()).spawn().unwrap();
+    let unpack = command(dir.path()).args(["unpack", "-", "-C", "piped"]).stdin(pack.stdout.take().unwrap()).output().unwrap();
+    expect(&unpack, 0);
+    assert!(pack.wait().unwrap().success());
+    assert_same(&before, &snapshot(&dir.path().join("piped")));
+}
+
+#[test]
+fn the_same_tree_gives_the_same_bytes_for_any_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    make_tree(&dir.path().join("tree"));
+    for (name, threads) in [("a.s3a", "1"), ("b.s3a", "2"), ("c.s3a", "7")] {
+        expect(&s3a(dir.path(), &["pack", "tree", "-o", name, "-j", threads]), 0);
+    }
+    let bytes = fs::read(dir.path().join("a.s3a")).unwrap();
+    assert!(bytes == fs::read(dir.path().join("b.s3a")).unwrap());
+    assert!(bytes == fs::read(dir.path().join("c.s3a")).unwrap());
+    let piped = s3a(dir.path(), &["pack", "tree", "-o", "-"]);
+    assert!(bytes == piped.stdout, "standard output holds other bytes");
+}
+
+#[test]
+fn equal_files_cost_their_bytes_once() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), b"once/a", &noise(1, 300_000));
+    for name in [&b"often/a"[..], b"often/b", b"often/c/d"] {
+        put(dir.path(), name, &noise(1, 300_000));
+    }
+    let size = |tree: &str| {
+        expect(&s3a(dir.path(), &["pack", tree]), 0);
+        fs::metadata(dir.path().join(format!("{tree}.s3a"))).unwrap().len()
+    };
+    let once = size("once");
+    assert!(size("often") < once + 1_000);
+    expect(&s3a(dir.path(), &["unpack", "often.s3a", "-C", "out"]), 0);
+    assert_same(&snapshot(&dir.path().join("often")), &snapshot(&dir.path().join("out")));
+}
+
+#[test]
+fn paths_longer_than_the_system_opens_at_once_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("deep")).unwrap();
+    let mut at = rustix::fs::openat(CWD, dir.path().join("deep"), rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
+    let name = "d".repeat(150);
+    for _ in 0..40 {
+        rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, &name, rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
+    }
+    let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+    let file = rustix::fs::openat(&at, "bottom", flags, Mode::RUSR | Mode::WUSR).unwrap();
+    File::from(file).write_all(b"far down").unwrap();
+    expect(&s3a(dir.path(), &["pack", "deep"]), 0);
+    expect(&s3a(dir.path(), &["unpack", "deep.s3a", "-C", "out"]), 0);
+    assert_same(&snapshot(&dir.path().join("deep")), &snapshot(&dir.path().join("out")));
+    expect(&s3a(dir.path(), &["unpack", "-C", "piped", "-"].map(String::from)), 3);
+}
+
+#[test]
+fn selections_and_stripped_components_unpack_a_part() {
+    let dir = tempfile::tempdir().unwrap();
+    make_tree(&dir.path().join("tree"));
+    expect(&s3a(dir.path(), &["pack", "tree", "--exclude", "big/", "--exclude", "*.txt"]), 0);
+    let unpack = |target, more: &[&str]| {
+        let args = [&["unpack", "tree.s3a", "-C", target, "--strip-components", "1", "--include", "*.rs"], more].concat();
+        s3a(dir.path(), &args)
+    };
+    // Both `one.rs` would get the same name, which shows before anything is written.
+    let said = expect(&unpack("both", &[]), 5);
+    assert!(said.contains("one.rs"), "{said}");
+    assert!(!dir.path().join("both").exists());
+    expect(&unpack("out", &["--exclude", "/copy"]), 0);
+    let names: Vec<_> = snapshot(&dir.path().join("out")).into_keys().collect();
+    assert_eq!(names, [b"".to_vec(), b"one.rs".to_vec(), b"two.rs".to_vec()]);
+    let listed = String::from_utf8(s3a(dir.path(), &["ls", "tree.s3a"]).stdout).unwrap();
+    assert!(!listed.contains("big") && !listed.contains(".txt"), "{listed}");
+}
+
+#[test]
+fn a_hardlink_whose_file_is_left_out_brings_the_content() {
+    let dir = tempfile::tempdir().unwrap();
+    make_tree(&dir.path().join("tree"));
+    expect(&s3a(dir.path(), &["pack", "tree"]), 0);
+    expect(&s3a(dir.path(), &["unpack", "tree.s3a", "-C", "out", "zz-hard", "src/one.rs"]), 0);
+    assert_eq!(fs::read(dir.path().join("out/zz-hard")).unwrap(), prose(2, 5_000));
+    let one = fs::metadata(dir.path().join("out/src/one.rs")).unwrap();
+    assert_eq!(one.ino(), fs::metadata(dir.path().join("out/zz-hard")).unwrap().ino());
+    expect(&s3a(dir.path(), &["unpack", "tree.s3a", "-C", "lone", "zz-hard"]), 0);
+    assert_eq!(fs::read(dir.path().join("lone/zz-hard")).unwrap(), prose(2, 5_000));
+}
+
+#[test]
+fn several_sources_keep_their_paths_and_a_single_file_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), b"a/b/c.txt", b"c");
+    put(dir.path(), b"a/b/d.txt", b"d");
+    put(dir.path(), b"e.txt", b"e");
+    expect(&s3a(dir.path(), &["pack", "e.txt", "a/b/c.txt", "./a/b", "-o", "many.s3a"]), 0);
+    let listed = s3a(dir.path(), &["ls", "many.s3a"]);
+    expect(&listed, 0);
+    assert_eq!(String::from_utf8(listed.stdout).unwrap(), "a\na/b\na/b/c.txt\na/b/d.txt\ne.txt\n");
+    fs::create_dir(dir.path().join("elsewhere")).unwrap();
+    expect(&s3a(&dir.path().join("elsewhere"), &["unpack", "../many.s3a"]), 0);
+    assert_eq!(fs::read(dir.path().join("elsewhere/a/b/d.txt")).unwrap(), b"d");
+    expect(&s3a(dir.path(), &["pack", "e.txt"]), 0);
+    expect(&s3a(&dir.path().join("elsewhere"), &["unpack", "../e.txt.s3a", "-f"]), 0);
+    assert_eq!(fs::read(dir.path().join("elsewhere/e.txt")).unwrap(), b"e");
+}
+
+#[test]
+fn special_objects_are_packed_when_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    rustix::fs::mknodat(CWD, tree.join("fifo"), rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
+    let said = expect(&s3a(dir.path(), &["pack", "tree"]), 1);
+    assert!(said.contains("fifo") && said.contains("--special"), "{said}");
+    expect(&s3a(dir.path(), &["pack", "tree", "--special", "-f"]), 0);
+    expect(&s3a(dir.path(), &["unpack", "tree.s3a", "-C", "out"]), 0);
+    assert_same(&snapshot(&tree), &snapshot(&dir.path().join("out")));
+}
+
+#[test]
+fn contents_are_written_to_standard_output() {
+    let dir = tempfile::tempdir().unwrap();
+    make_tree(&dir.path().join("tree"));
+    expect(&s3a(dir.path(), &["pack", "tree"]), 0);
+    let out = s3a(dir.path(), &["cat", "tree.s3a", "big/prose.txt", "src/two.rs"]);
+    expect(&out, 0);
+    assert!(out.stdout == [prose(5, 3_000_000), prose(3, 100)].concat());
+    let out = s3a(dir.path(), &["cat", "tree.s3a", "big/noise.bin", "--offset", "100000", "--length", "70000"]);
+    assert!(out.stdout == noise(4, 700_000)[100_000..170_000]);
+    let out = s3a(dir.path(), &["unpack", "tree.s3a", "--to-stdout", "hard-a"]);
+    assert!(out.stdout == prose(2, 5_000));
+    let out = s3a(dir.path(), &["cat", "tree.s3a", "sparse", "--offset", "10m", "--length", "12"]);
+    assert_eq!(out.stdout, b"an island\0\0\0");
+    assert!(path(dir.path(), b"tree.s3a").exists());
+}
