@@ -66,17 +66,13 @@ impl Cache {
         Arc::new(Self { source, capacity, state: Mutex::new(state), cost: AtomicU64::new(0) })
     }
 
-    /// The chunks behind it.
-    pub fn source(&self) -> &dyn Source {
-        &*self.source
-    }
-
     /// Most bytes that it keeps.
     pub fn capacity(&self) -> u64 {
         self.capacity
     }
 
     /// Bytes kept now.
+    #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         self.lock().bytes
     }
@@ -191,6 +187,7 @@ fn cost_of(plain: &Plain) -> u64 {
 
 impl Batch {
     /// The claimed chunks.
+    #[cfg(test)]
     pub fn ids(&self) -> &[ChunkId] {
         &self.ids
     }

@@ -69,6 +69,7 @@ impl Pool {
     }
 
     /// Waits for a future on this thread, which must not be one of the pool's.
+    #[cfg(test)]
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.handle.block_on(future)
     }
