@@ -1,9 +1,24 @@
 //! Checks an archive, naming the files and ranges that are hit.
+//!
+//! An archive that opens has a sound header, index, trailer, and sound entries. What is left are
+//! frames between groups, chunks and tables; and with `full` what the chunks decode to.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{Archive, ChunkId, EntryId, Observer};
+use super::cache::RecentChunks;
+use super::events::Observer;
+use super::{Archive, ChunkId, ContentHash, EntryId, Extent, Kind};
 use crate::error::{Error, Result};
+use crate::wire::frame::FrameKind;
+use crate::wire::header::HEADER_LEN;
+use crate::wire::index::{Index, TRAILER_LEN, TRAILER_MARKER, Trailer};
+use crate::wire::limits;
+use crate::wire::models::read_models;
+
+/// Raw bytes that are decoded together.
+const BATCH: u32 = 8 << 20;
 
 /// One place that is damaged.
 #[derive(Debug)]
@@ -33,10 +48,334 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn is_clean(&self) -> bool { self.damages.is_empty() && self.files.is_empty() }
+    pub fn is_clean(&self) -> bool {
+        self.damages.is_empty() && self.files.is_empty()
+    }
 }
 
 /// Checks structure and the CRC of every byte; with `full`, decodes all chunks and hashes all files.
 /// `Err` only where the work itself fails (interrupted, I/O, a model missing).
 /// `Archive::open` fails where header, index or metadata are damaged.
-pub fn verify(archive: &Archive, full: bool, observer: &dyn Observer) -> Result<Report> { let _ = (archive, full, observer); todo!() }
+pub fn verify(archive: &Archive, full: bool, observer: &dyn Observer) -> Result<Report> {
+    let mut check = Check { archive, report: Report::default(), bad: Vec::new() };
+    observer.phase("checking", Some(archive.raw_len()));
+    check.between_groups();
+    check.tables();
+    if full {
+        check.decode(observer)?;
+    } else {
+        check.read(observer)?;
+    }
+    check.report.files.extend(hit_files(archive, &check.bad));
+    check.report.files.sort_by_key(|file| file.id);
+    Ok(check.report)
+}
+
+struct Check<'a> {
+    archive: &'a Archive,
+    report: Report,
+    /// Raw bytes that cannot be read, in order, without overlap.
+    bad: Vec<Range<u64>>,
+}
+
+impl Check<'_> {
+    fn damage(&mut self, place: Range<u64>, error: Error) {
+        self.report.damages.push(Damage { offset: place.start, len: place.end - place.start, chunk: None, error });
+    }
+
+    /// Everything that is neither header nor group must be a frame or a trailer in its place.
+    fn between_groups(&mut self) {
+        let archive = self.archive;
+        let mut at = HEADER_LEN as u64;
+        for number in 0..=archive.layout.groups.len() {
+            let next = archive.layout.groups.get(number).map(|group| &group.record);
+            let end = next.map_or(archive.file.len(), |record| record.offset);
+            while at < end {
+                match self.check_between(at, number) {
+                    Ok(len) if at + len <= end => at += len,
+                    Ok(_) => {
+                        self.damage(at..end, Error::Corrupt { offset: at, rule: "a frame runs into a group" });
+                        at = end;
+                    }
+                    Err(error) => {
+                        self.damage(at..end, error);
+                        at = end;
+                    }
+                }
+            }
+            at = next.map_or(end, |record| record.end());
+        }
+    }
+
+    /// Checks what begins at `at`, after so many groups; tells its length.
+    fn check_between(&self, at: u64, groups: usize) -> Result<u64> {
+        let archive = self.archive;
+        let corrupt = |rule| Error::Corrupt { offset: at, rule };
+        let start = archive.file.read_up_to(at, TRAILER_LEN as u64)?;
+        if start.starts_with(&TRAILER_MARKER) {
+            let trailer = Trailer::read(&start, at)?;
+            let frame = archive.file.frame_at(at - trailer.index_len)?;
+            if frame.kind != FrameKind::Index || frame.len as u64 != trailer.index_len {
+                return Err(corrupt("no index stands before the trailer"));
+            }
+            return Ok(TRAILER_LEN as u64);
+        }
+        let frame = archive.file.frame_at(at)?;
+        let mut input = frame.expect(frame.kind, at)?;
+        match frame.kind {
+            FrameKind::Models => {
+                let models = read_models(&mut input)?;
+                input.finish()?;
+                if !archive.models().starts_with(&models) {
+                    return Err(corrupt("models are not those of the index"));
+                }
+            }
+            FrameKind::Model => {
+                let nth = archive.index.embedded.iter().position(|&offset| offset == at);
+                let mut embedded = (0..).zip(archive.models()).filter(|(_, model)| model.embedded);
+                let number = nth.and_then(|nth| embedded.nth(nth)).map(|(number, _)| number);
+                let number = number.ok_or_else(|| corrupt("the index does not name this model"))?;
+                archive.embedded_model(number)?;
+            }
+            FrameKind::Index => {
+                let index = Index::read(&mut input, at)?;
+                input.finish()?;
+                if archive.index.groups.get(..groups) != Some(&index.groups[..]) {
+                    return Err(corrupt("an index does not name the groups before it"));
+                }
+                let trailer = archive.file.read_up_to(at + frame.len as u64, TRAILER_LEN as u64)?;
+                if !trailer.starts_with(&TRAILER_MARKER) {
+                    return Err(corrupt("no trailer follows the index"));
+                }
+            }
+            FrameKind::Skippable(_) => {}
+            FrameKind::Group | FrameKind::Entries | FrameKind::Table => {
+                return Err(corrupt("a frame stands outside its group"));
+            }
+        }
+        Ok(frame.len as u64)
+    }
+
+    fn tables(&mut self) {
+        for group in &self.archive.layout.groups {
+            if let Err(error) = group.read_table(&self.archive.file) {
+                self.damage(group.record.table()..group.record.end(), error);
+            }
+        }
+    }
+
+    /// Notes a damaged chunk.
+    fn bad_chunk(&mut self, id: ChunkId, error: Error) -> Result<()> {
+        if !matches!(error, Error::BadChunk { .. } | Error::Corrupt { .. } | Error::Truncated { .. }) {
+            return Err(error);
+        }
+        let Some(group) = self.archive.layout.group_of(id) else { return Err(error) };
+        let (raw, file) = match self.archive.chunk(id) {
+            Ok(info) => (
+                info.raw_offset..info.raw_offset + u64::from(info.raw_len),
+                info.offset..info.offset + u64::from(info.frame_len),
+            ),
+            Err(_) => (group.raw(), group.record.body()..group.record.table()),
+        };
+        if self.bad.last().is_none_or(|last| last.end <= raw.start) {
+            self.bad.push(raw);
+        }
+        self.report.damages.push(Damage { offset: file.start, len: file.end - file.start, chunk: Some(id), error });
+        Ok(())
+    }
+
+    /// The fast check: frames and their CRCs.
+    fn read(&mut self, observer: &dyn Observer) -> Result<()> {
+        for id in self.chunk_ids() {
+            if observer.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            match self.archive.load(id) {
+                Ok(chunk) => observer.advanced(chunk.head.raw_len.into()),
+                Err(error) => self.bad_chunk(id, error)?,
+            }
+            self.report.chunks += 1;
+        }
+        Ok(())
+    }
+
+    fn chunk_ids(&self) -> Vec<ChunkId> {
+        let groups = self.archive.layout.groups.iter();
+        groups.flat_map(|group| group.first_chunk..group.first_chunk + group.group.chunk_count).map(ChunkId).collect()
+    }
+
+    /// The full check: all chunks in order, files hashed as their bytes come by.
+    fn decode(&mut self, observer: &dyn Observer) -> Result<()> {
+        let cache = RecentChunks::new((limits::REF_BYTES + u64::from(BATCH)) as usize);
+        let batch = (BATCH / self.archive.header.chunk_size).max(1) as usize;
+        let mut hashing = Hashing::new(self.archive);
+        for ids in self.chunk_ids().chunks(batch) {
+            if observer.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            for (&id, result) in ids.iter().zip(self.archive.read_chunks(ids, &cache)) {
+                self.report.chunks += 1;
+                match result {
+                    Ok(bytes) => {
+                        self.report.chunks_decoded += 1;
+                        hashing.feed(self.archive.chunk(id)?.raw_offset, &bytes);
+                        observer.advanced(bytes.len() as u64);
+                    }
+                    Err(error) => self.bad_chunk(id, error)?,
+                }
+            }
+        }
+        let (hashed, wrong) = hashing.finish(self.archive, &self.bad, &cache)?;
+        self.report.files_hashed = hashed;
+        for id in wrong {
+            let Some(Kind::File { size, .. }) = self.archive.entry(id).map(|entry| &entry.kind) else { continue };
+            self.report.files.push(HitFile { id, ranges: vec![0..*size] });
+        }
+        Ok(())
+    }
+}
+
+/// A content that one or more files have: a run of the raw stream, and what it must hash to.
+struct Run {
+    raw: Range<u64>,
+    hash: ContentHash,
+    files: Vec<EntryId>,
+    hasher: blake3::Hasher,
+    /// Bytes hashed so far.
+    done: u64,
+}
+
+struct Hashing {
+    /// Sorted by where they begin.
+    runs: Vec<Run>,
+    /// The first run that has not ended yet.
+    first: usize,
+    /// Files whose content is no run.
+    scattered: Vec<EntryId>,
+}
+
+impl Hashing {
+    fn new(archive: &Archive) -> Self {
+        let mut runs: HashMap<(u64, u64, ContentHash), Vec<EntryId>> = HashMap::new();
+        let mut scattered = Vec::new();
+        for (id, entry) in (0..).map(EntryId).zip(&archive.entries) {
+            let Kind::File { extents, hash, .. } = &entry.kind else { continue };
+            match run(extents) {
+                Some(raw) => runs.entry((raw.start, raw.end, *hash)).or_default().push(id),
+                None => scattered.push(id),
+            }
+        }
+        let mut runs: Vec<Run> = runs
+            .into_iter()
+            .map(|((start, end, hash), files)| Run { raw: start..end, hash, files, hasher: blake3::Hasher::new(), done: 0 })
+            .collect();
+        runs.sort_by_key(|run| (run.raw.start, run.raw.end));
+        Self { runs, first: 0, scattered }
+    }
+
+    fn feed(&mut self, raw_offset: u64, bytes: &Arc<[u8]>) {
+        let end = raw_offset + bytes.len() as u64;
+        while self.runs.get(self.first).is_some_and(|run| run.raw.end <= raw_offset) {
+            self.first += 1;
+        }
+        for run in self.runs[self.first..].iter_mut().take_while(|run| run.raw.start < end) {
+            let from = run.raw.start.max(raw_offset);
+            let to = run.raw.end.min(end);
+            if from < to && from == run.raw.start + run.done {
+                run.hasher.update(&bytes[(from - raw_offset) as usize..(to - raw_offset) as usize]);
+                run.done += to - from;
+            }
+        }
+    }
+
+    /// How many files were hashed, and which have another hash though all their bytes were read.
+    fn finish(self, archive: &Archive, bad: &[Range<u64>], cache: &RecentChunks) -> Result<(u64, Vec<EntryId>)> {
+        let (mut hashed, mut wrong) = (0, Vec::new());
+        for run in self.runs {
+            if run.done == run.raw.end - run.raw.start {
+                hashed += run.files.len() as u64;
+                if run.hasher.finalize().as_bytes()[..16] != run.hash {
+                    wrong.extend(run.files);
+                }
+            }
+        }
+        for id in self.scattered {
+            let Some(Kind::File { extents, hash, .. }) = archive.entry(id).map(|entry| &entry.kind) else { continue };
+            if extents.iter().any(|extent| overlaps(extent, bad).next().is_some()) {
+                continue;
+            }
+            hashed += 1;
+            if archive.hash_extents(extents, cache)? != *hash {
+                wrong.push(id);
+            }
+        }
+        Ok((hashed, wrong))
+    }
+}
+
+/// The run that the extents are, if they lie one after another. Holes do not matter: a content
+/// hash covers the bytes between them.
+fn run(extents: &[Extent]) -> Option<Range<u64>> {
+    let first = extents.first().map_or(0, |extent| extent.raw_offset);
+    let mut end = first;
+    for extent in extents {
+        if extent.raw_offset != end {
+            return None;
+        }
+        end += extent.len;
+    }
+    Some(first..end)
+}
+
+impl Archive {
+    /// Hash of the bytes of the extents, one after another.
+    fn hash_extents(&self, extents: &[Extent], cache: &RecentChunks) -> Result<ContentHash> {
+        let mut hasher = blake3::Hasher::new();
+        let mut buf = vec![0; 1 << 20];
+        for extent in extents {
+            let (mut at, end) = (extent.raw_offset, extent.raw_offset + extent.len);
+            while at < end {
+                let part = &mut buf[..(end - at).min(1 << 20) as usize];
+                self.read_raw(at, part, cache)?;
+                hasher.update(part);
+                at += part.len() as u64;
+            }
+        }
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Ok(hash)
+    }
+}
+
+/// The parts of an extent, as raw bytes, that are damaged.
+fn overlaps<'a>(extent: &'a Extent, bad: &'a [Range<u64>]) -> impl Iterator<Item = Range<u64>> + 'a {
+    let end = extent.raw_offset + extent.len;
+    let first = bad.partition_point(|range| range.end <= extent.raw_offset);
+    bad[first..]
+        .iter()
+        .take_while(move |range| range.start < end)
+        .map(move |range| range.start.max(extent.raw_offset)..range.end.min(end))
+}
+
+/// Files with bytes among the damaged.
+fn hit_files(archive: &Archive, bad: &[Range<u64>]) -> Vec<HitFile> {
+    let mut files = Vec::new();
+    for (id, entry) in (0..).map(EntryId).zip(&archive.entries) {
+        let Kind::File { extents, .. } = &entry.kind else { continue };
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for extent in extents {
+            for part in overlaps(extent, bad) {
+                let start = part.start - extent.raw_offset + extent.file_offset;
+                let end = part.end - extent.raw_offset + extent.file_offset;
+                match ranges.last_mut().filter(|last| last.end == start) {
+                    Some(last) => last.end = end,
+                    None => ranges.push(start..end),
+                }
+            }
+        }
+        if !ranges.is_empty() {
+            files.push(HitFile { id, ranges });
+        }
+    }
+    files
+}

@@ -70,3 +70,33 @@ impl std::fmt::Debug for Models {
         f.debug_list().entries(self.slots.iter().map(|s| s.as_ref().map(|m| m.name()))).finish()
     }
 }
+
+/// A toy for tests: codes bytes that count upwards (modulo 256) as the first of them, and refuses
+/// all else. Its history is ignored.
+#[cfg(test)]
+pub(crate) struct Counting;
+
+#[cfg(test)]
+impl ChunkModel for Counting {
+    fn fingerprint(&self) -> [u8; 32] {
+        [0xc0; 32]
+    }
+
+    fn name(&self) -> &str {
+        "counting"
+    }
+
+    fn encode(&self, jobs: &[EncodeJob<'_>]) -> Vec<Option<Vec<u8>>> {
+        let counts = |raw: &[u8]| raw.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(1));
+        jobs.iter().map(|job| counts(job.raw).then(|| job.raw[..1].to_vec())).collect()
+    }
+
+    fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+        jobs.iter()
+            .map(|job| match job.payload {
+                &[first] => Ok((0..job.raw_len).map(|i| first.wrapping_add(i as u8)).collect()),
+                _ => Err(super::damaged("its payload has another length")),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,193 @@
+//! Decodes chunks together with those that they refer to.
+//!
+//! References point backwards only, so rounds come to an end: in each, all chunks are decoded
+//! whose references are there. Each chunk passes its check before anybody sees it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{Archive, ChunkCache, ChunkId};
+use crate::codec::{self, Codec, DecodeJob, Models};
+use crate::error::{Error, Result};
+use crate::wire::chunk::{ChunkFrame, ChunkHead, plain_check};
+use crate::wire::limits;
+use crate::wire::models::ModelRef;
+
+/// A chunk that was read and waits to be decoded.
+pub(super) struct Pending {
+    pub head: ChunkHead,
+    pub payload: Vec<u8>,
+    pub check: [u8; 4],
+    pub refs: Vec<ChunkId>,
+    /// Where its frame lies.
+    pub offset: u64,
+}
+
+impl Pending {
+    /// `group_models` are the group's models by their number in the archive.
+    pub fn new(id: ChunkId, frame: ChunkFrame<'_>, offset: u64, group_models: &[u8], ref_window: u32) -> Result<Self> {
+        let bad = |rule| Error::BadChunk { chunk: id.0, offset, rule };
+        let mut head = frame.head;
+        if head.codec == Codec::Neural {
+            let model = group_models.get(usize::from(head.model));
+            head.model = *model.ok_or_else(|| bad("it names a model that its group does not"))?;
+        }
+        let mut refs = Vec::new();
+        for &distance in &head.refs {
+            let target = id.0.checked_sub(distance).filter(|_| distance <= ref_window);
+            refs.push(ChunkId(target.ok_or_else(|| bad("it refers to a chunk out of reach"))?));
+        }
+        Ok(Self { head, payload: frame.payload.to_vec(), check: frame.check, refs, offset })
+    }
+}
+
+pub(super) type Done = HashMap<ChunkId, Result<Arc<[u8]>>>;
+
+/// Decodes all of `pending`; `done` has, or gets, what they refer to.
+pub(super) fn decode_all(
+    models: &Models,
+    refs: &[ModelRef],
+    ref_depth: u8,
+    mut pending: BTreeMap<ChunkId, Pending>,
+    done: &mut Done,
+    decoded: &mut dyn FnMut(ChunkId, &Arc<[u8]>),
+) {
+    let mut depths: HashMap<ChunkId, u8> = HashMap::new();
+    while !pending.is_empty() {
+        let ready: Vec<ChunkId> = pending
+            .iter()
+            .filter(|(_, chunk)| chunk.refs.iter().all(|id| !pending.contains_key(id)))
+            .map(|(&id, _)| id)
+            .collect();
+        let mut round = Vec::new();
+        for id in ready {
+            let Some(chunk) = pending.remove(&id) else { continue };
+            let deepest = chunk.refs.iter().map(|id| depths.get(id).map_or(1, |depth| depth + 1)).max();
+            depths.insert(id, deepest.unwrap_or(0));
+            match history(&chunk, done) {
+                _ if deepest > Some(ref_depth) => {
+                    done.insert(id, Err(bad(id, &chunk, "its references chain too deep")));
+                }
+                None => {
+                    done.insert(id, Err(bad(id, &chunk, "a chunk that it refers to is damaged")));
+                }
+                Some(_) if chunk.head.codec == Codec::Neural && models.get(chunk.head.model).is_none() => {
+                    done.insert(id, Err(missing(refs, chunk.head.model)));
+                }
+                Some(history) => round.push((id, chunk, history)),
+            }
+        }
+        for (id, result) in decode_round(models, round) {
+            if let Ok(bytes) = &result {
+                decoded(id, bytes);
+            }
+            done.insert(id, result);
+        }
+    }
+}
+
+fn bad(id: ChunkId, chunk: &Pending, rule: &'static str) -> Error {
+    Error::BadChunk { chunk: id.0, offset: chunk.offset, rule }
+}
+
+fn missing(refs: &[ModelRef], model: u8) -> Error {
+    let named = refs.get(usize::from(model));
+    Error::ModelMissing {
+        fingerprint: named.map_or_else(String::new, ModelRef::hex),
+        name: named.map_or_else(String::new, |named| named.name.clone()),
+    }
+}
+
+fn history(chunk: &Pending, done: &Done) -> Option<Vec<Arc<[u8]>>> {
+    chunk.refs.iter().map(|id| done.get(id)?.as_ref().ok().cloned()).collect()
+}
+
+type Ready = (ChunkId, Pending, Vec<Arc<[u8]>>);
+
+/// Decodes chunks that wait for nothing, shared out among the threads in equal parts.
+fn decode_round(models: &Models, round: Vec<Ready>) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
+    let share = round.len().div_ceil(rayon::current_num_threads()).max(1);
+    if share >= round.len() {
+        return decode_share(models, &round);
+    }
+    let shares: Vec<_> = round.par_chunks(share).map(|share| decode_share(models, share)).collect();
+    shares.into_iter().flatten().collect()
+}
+
+fn decode_share(models: &Models, share: &[Ready]) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
+    let jobs: Vec<DecodeJob<'_>> = share
+        .iter()
+        .map(|(_, chunk, history)| DecodeJob {
+            codec: chunk.head.codec,
+            model: chunk.head.model,
+            payload: &chunk.payload,
+            raw_len: chunk.head.raw_len as usize,
+            history: history.clone(),
+        })
+        .collect();
+    let results = codec::decode(models, &jobs);
+    let checked = share.iter().zip(results).map(|((id, chunk, _), result)| {
+        let result = match result {
+            Ok(raw) if plain_check(&raw) == chunk.check => Ok(raw.into()),
+            Ok(_) => Err(bad(*id, chunk, "it decodes to other bytes than were packed")),
+            Err(Error::Corrupt { rule, .. }) => Err(bad(*id, chunk, rule)),
+            Err(other) => Err(other),
+        };
+        (*id, result)
+    });
+    checked.collect()
+}
+
+impl Archive {
+    /// Plain bytes of the chunks, in the order asked for, each checked. All that are not in `cache`
+    /// are decoded, with those they refer to, and put there.
+    pub fn read_chunks(&self, ids: &[ChunkId], cache: &dyn ChunkCache) -> Vec<Result<Arc<[u8]>>> {
+        let mut done = Done::new();
+        let mut pending = BTreeMap::new();
+        let mut wanted: Vec<ChunkId> = ids.to_vec();
+        while let Some(id) = wanted.pop() {
+            if done.contains_key(&id) || pending.contains_key(&id) {
+                continue;
+            }
+            if let Some(bytes) = cache.get(id) {
+                done.insert(id, Ok(bytes));
+                continue;
+            }
+            if pending.len() >= ids.len() * limits::CLOSURE {
+                let rule = "it and others need too many chunks to be decoded";
+                done.insert(id, Err(Error::BadChunk { chunk: id.0, offset: 0, rule }));
+                continue;
+            }
+            match self.load(id) {
+                Ok(chunk) => {
+                    wanted.extend(&chunk.refs);
+                    pending.insert(id, chunk);
+                }
+                Err(error) => {
+                    done.insert(id, Err(error));
+                }
+            }
+        }
+        let put = &mut |id, bytes: &Arc<[u8]>| cache.put(id, bytes);
+        decode_all(&self.models, &self.index.models, self.header.ref_depth, pending, &mut done, put);
+        ids.iter().map(|id| done.get(id).map_or(Err(Error::Internal("a chunk was lost")), again)).collect()
+    }
+}
+
+/// A result once more; errors cannot be cloned.
+fn again(result: &Result<Arc<[u8]>>) -> Result<Arc<[u8]>> {
+    Err(match result {
+        Ok(bytes) => return Ok(Arc::clone(bytes)),
+        Err(Error::BadChunk { chunk, offset, rule }) => Error::BadChunk { chunk: *chunk, offset: *offset, rule },
+        Err(Error::Corrupt { offset, rule }) => Error::Corrupt { offset: *offset, rule },
+        Err(Error::Truncated { offset, needed }) => Error::Truncated { offset: *offset, needed: *needed },
+        Err(Error::ModelMissing { fingerprint, name }) => {
+            Error::ModelMissing { fingerprint: fingerprint.clone(), name: name.clone() }
+        }
+        Err(Error::BadModel { name, rule }) => Error::BadModel { name: name.clone(), rule: rule.clone() },
+        Err(Error::Io { path, source }) => Error::io(path, std::io::Error::new(source.kind(), source.to_string())),
+        Err(_) => Error::Internal("a chunk could not be decoded"),
+    })
+}

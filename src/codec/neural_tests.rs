@@ -1,0 +1,193 @@
+//! One result whatever the kernels, the number of lanes, and the way positions are computed.
+
+use super::models::ChunkModel;
+use super::neural::{LANES, Neural};
+use super::{Codec, DecodeJob, EncodeJob};
+use crate::error::Result;
+use crate::kernels::Backend;
+use crate::model::Model;
+use crate::model::config::{Activation, Config, Latent};
+use crate::model::sample::{Draw, Random, model_file};
+use std::sync::Arc;
+
+fn model(config: Config, draw: Draw) -> Arc<Model> {
+    Arc::new(Model::from_bytes(&model_file(config, draw, 7).unwrap()).unwrap())
+}
+
+fn small() -> Config {
+    let mut config = Config::new("small", 40, 2, 300);
+    config.heads = 3;
+    config.head_size = 16;
+    config.ff = 72;
+    config.window = 19;
+    config.orders = vec![1, 2, 4];
+    config.seconds = vec![2];
+    config.ngrams = vec![(2, 8), (3, 6)];
+    config.copy = true;
+    config
+}
+
+fn with_latent() -> Config {
+    let mut config = small();
+    config.kv_heads = 3;
+    config.activation = Activation::Relu;
+    config.window = 0;
+    config.latent = Some(Latent { symbols: 20, max: 9, layers: 2, ff: 50 });
+    config
+}
+
+/// Text with repeats, some of it bytes that no longer token holds.
+fn text(len: usize, random: &mut Random) -> Vec<u8> {
+    let mut bytes: Vec<u8> = vec![];
+    while bytes.len() < len {
+        if random.below(3) == 0 && bytes.len() > 40 {
+            let from = random.below(bytes.len() as u32 - 30) as usize;
+            bytes.extend_from_within(from..from + 30);
+        } else if random.below(8) == 0 {
+            bytes.push(random.below(256) as u8);
+        } else {
+            bytes.push(b"etaoinshr dlu"[random.below(13) as usize]);
+        }
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+fn history(random: &mut Random) -> Vec<Arc<[u8]>> {
+    (0..random.below(3)).map(|_| text(1 + random.below(400) as usize, random).into()).collect()
+}
+
+fn job<'a>(payload: &'a [u8], raw_len: usize, history: &[Arc<[u8]>]) -> DecodeJob<'a> {
+    DecodeJob { codec: Codec::Neural, model: 0, payload, raw_len, history: history.to_vec() }
+}
+
+fn decode(neural: &Neural, jobs: &[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+    neural.decode(&jobs.iter().collect::<Vec<_>>())
+}
+
+/// Payloads of all backends are equal, and all of them decode, alone and together.
+fn round_trip(model: &Arc<Model>, raws: &[Vec<u8>], histories: &[Vec<Arc<[u8]>>], c: &[u16]) {
+    let mut expected: Option<Vec<Vec<u8>>> = None;
+    for backend in Backend::available() {
+        let neural = Neural::with_backend(model.clone(), backend);
+        let encode = |(raw, history): (&Vec<u8>, &Vec<Arc<[u8]>>)| neural.encode_with(raw, history, c).unwrap();
+        let coded: Vec<_> = raws.iter().zip(histories).map(encode).collect();
+        for coded in &coded {
+            let bits = coded.latent_bits + coded.residual_bits;
+            assert!(bits.abs_diff(8 * coded.payload.len() as u64) <= 72);
+        }
+        let payloads: Vec<Vec<u8>> = coded.into_iter().map(|coded| coded.payload).collect();
+        assert!(expected.get_or_insert_with(|| payloads.clone()) == &payloads, "{backend:?}");
+        let entries = payloads.iter().zip(raws).zip(histories);
+        let jobs: Vec<_> = entries.map(|((payload, raw), history)| job(payload, raw.len(), history)).collect();
+        for together in [1, 8, jobs.len()] {
+            for (jobs, raws) in jobs.chunks(together).zip(raws.chunks(together)) {
+                for (result, raw) in decode(&neural, jobs).into_iter().zip(raws) {
+                    assert!(result.unwrap() == *raw, "{backend:?}, {together} together");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn chunks_survive_on_any_backend_alone_and_in_lockstep() {
+    let mut random = Random::new(1);
+    let lens = (0..LANES + 20).map(|i| 1 + (i * i) % 190 + i);
+    let raws: Vec<_> = lens.map(|len| text(len, &mut random)).collect();
+    let histories: Vec<_> = raws.iter().map(|_| history(&mut random)).collect();
+    round_trip(&model(small(), Draw::Even), &raws, &histories, &[]);
+}
+
+#[test]
+fn every_shape_of_model_codes_exactly() {
+    let mut random = Random::new(2);
+    let raws: Vec<_> = [1, 30, 500].map(|len| text(len, &mut random)).to_vec();
+    let histories: Vec<_> = raws.iter().map(|_| history(&mut random)).collect();
+    let mut plain = Config::new("plain", 17, 1, 256);
+    plain.ff = 5;
+    plain.window = 1;
+    let mut wide = small();
+    (wide.width, wide.heads, wide.kv_heads, wide.head_size) = (130, 4, 2, 8);
+    wide.orders = vec![];
+    wide.seconds = vec![];
+    wide.copy = false;
+    wide.window = 300;
+    for config in [plain, wide, with_latent()] {
+        round_trip(&model(config, Draw::Even), &raws, &histories, &[]);
+    }
+}
+
+#[test]
+fn learned_sequences_of_any_length_are_coded_and_change_the_slots() {
+    let mut random = Random::new(3);
+    let model = model(with_latent(), Draw::Even);
+    let raws: Vec<_> = [60, 200].map(|len| text(len, &mut random)).to_vec();
+    let histories = vec![vec![]; 2];
+    for c in [&[][..], &[3], &[19, 0, 0, 5], &[1; 9]] {
+        round_trip(&model, &raws, &histories, c);
+    }
+    let neural = Neural::new(model);
+    let size = |c: &[u16]| neural.encode_with(&raws[1], &[], c).unwrap().residual_bits;
+    assert_ne!(size(&[]), size(&[7, 7]));
+    assert!(neural.encode_with(&raws[1], &[], &[20]).is_err());
+    assert!(neural.encode_with(&raws[1], &[], &[0; 10]).is_err());
+}
+
+#[test]
+fn chunks_with_and_without_c_decode_together() {
+    let mut random = Random::new(4);
+    let neural = Neural::new(model(with_latent(), Draw::Even));
+    let raws: Vec<_> = (0..7).map(|i| text(40 + 9 * i, &mut random)).collect();
+    let encode = |(i, raw): (usize, &Vec<u8>)| neural.encode_with(raw, &[], &[4, 2, 11][..i % 4]).unwrap().payload;
+    let payloads: Vec<_> = raws.iter().enumerate().map(encode).collect();
+    let jobs: Vec<_> = payloads.iter().zip(&raws).map(|(payload, raw)| job(payload, raw.len(), &[])).collect();
+    for (result, raw) in decode(&neural, &jobs).into_iter().zip(&raws) {
+        assert_eq!(&result.unwrap(), raw);
+    }
+}
+
+#[test]
+fn extreme_weights_overflow_nothing() {
+    let mut random = Random::new(5);
+    let raws = [text(300, &mut random)];
+    for config in [small(), with_latent()] {
+        let c: &[u16] = if config.latent.is_some() { &[1, 2] } else { &[] };
+        round_trip(&model(config, Draw::Extreme), &raws, &[vec![text(100, &mut random).into()]], c);
+    }
+}
+
+#[test]
+fn a_model_without_window_takes_4096_tokens_and_no_more() {
+    let mut config = Config::new("no-window", 8, 1, 256);
+    (config.head_size, config.ff, config.window) = (8, 8, 0);
+    let neural = Neural::new(model(config, Draw::Even));
+    let raw = vec![5; 4097];
+    let coded = neural.encode_with(&raw[..4096], &[], &[]).unwrap();
+    assert_eq!(decode(&neural, &[job(&coded.payload, 4096, &[])])[0].as_ref().unwrap(), &raw[..4096]);
+    assert!(decode(&neural, &[job(&coded.payload, 4097, &[])])[0].is_err());
+    assert!(neural.encode(&[EncodeJob { raw: &raw, history: vec![] }])[0].is_none());
+}
+
+#[test]
+fn damaged_payloads_end_in_bytes_of_the_right_length_or_an_error() {
+    let mut random = Random::new(6);
+    let neural = Neural::new(model(with_latent(), Draw::Even));
+    let raw = text(120, &mut random);
+    let payload = neural.encode_with(&raw, &[], &[1]).unwrap().payload;
+    let mut cases: Vec<Vec<u8>> = (0..payload.len()).map(|len| payload[..len].to_vec()).collect();
+    for bit in (0..8 * payload.len()).step_by(3) {
+        let mut flipped = payload.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        cases.push(flipped);
+    }
+    cases.push(vec![255; 40]);
+    let jobs: Vec<_> = cases.iter().map(|case| job(case, raw.len(), &[])).collect();
+    for result in decode(&neural, &jobs).into_iter().flatten() {
+        assert_eq!(result.len(), raw.len());
+    }
+    let mut longer = payload.clone();
+    longer.push(0);
+    assert!(decode(&neural, &[job(&longer, raw.len(), &[])])[0].is_err());
+    assert!(decode(&neural, &[job(&[], 0, &[])])[0].as_ref().unwrap().is_empty());
+}

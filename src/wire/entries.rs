@@ -1,0 +1,265 @@
+//! The entries of a group, in columns (spec/format.md, section 7).
+//!
+//! Paths are front-coded against the entry before. Owners and times are differences to the entry
+//! before. Files follow in `files`; what only few entries have comes last.
+
+use super::cursor::{Cursor, put_varint, put_zigzag};
+use super::entry::{ContentHash, Entry, EntryId, Kind, Timestamp};
+use super::files::{FileColumns, read_files, write_files};
+use super::limits;
+use crate::error::Result;
+
+const ENDED: u8 = 1;
+const OPEN: u8 = 2;
+
+/// Numbers of a group's first entry and first raw byte in the archive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Base {
+    pub entry: u32,
+    pub raw: u64,
+}
+
+/// Content of an ENTRIES frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// The salt of the group.
+    pub salt: u32,
+    /// Hash of the file that an earlier group left open, if it ends in this one.
+    pub ended: Option<ContentHash>,
+    /// The last entry is a file that goes on beyond this group; its hash comes later.
+    pub open: bool,
+    /// Where in the group's raw bytes the first file of this group begins.
+    pub first_raw: u32,
+    pub entries: Vec<Entry>,
+}
+
+impl Entries {
+    pub fn write(&self, base: Base, out: &mut Vec<u8>) {
+        out.extend(self.salt.to_le_bytes());
+        out.push(if self.ended.is_some() { ENDED } else { 0 } | if self.open { OPEN } else { 0 });
+        out.extend(self.ended.iter().flatten());
+        put_varint(out, self.first_raw.into());
+        put_varint(out, self.entries.len() as u64);
+        write_paths(&self.entries, out);
+        out.extend(self.entries.iter().map(|entry| kind_code(&entry.kind)));
+        self.entries.iter().for_each(|entry| put_varint(out, entry.mode.into()));
+        write_deltas(self.entries.iter().map(|entry| entry.uid.into()), out);
+        write_deltas(self.entries.iter().map(|entry| entry.gid.into()), out);
+        write_deltas(self.entries.iter().map(|entry| entry.mtime.secs), out);
+        self.entries.iter().for_each(|entry| out.extend(entry.mtime.nanos.to_le_bytes()));
+        write_files(&self.entries, &self.columns(base), out);
+        self.write_rare(base, out);
+    }
+
+    pub fn read(input: &mut Cursor<'_>, base: Base) -> Result<Self> {
+        let salt = input.u32()?;
+        let flags = input.u8()?;
+        if flags & !(ENDED | OPEN) != 0 {
+            return Err(input.corrupt("an entries frame has unknown flags"));
+        }
+        let ended = if flags & ENDED != 0 { Some(input.array()?) } else { None };
+        let first_raw = input.bounded_u32(limits::GROUP_LEN, "a group's first file lies beyond it")?;
+        let count = input.bounded_len(limits::GROUP_ENTRIES as usize, "a group has too many entries")?;
+        let mut entries = read_paths(input, count)?;
+        for entry in &mut entries {
+            entry.kind = kind_of(input)?;
+        }
+        for entry in &mut entries {
+            entry.mode = input.bounded_u32(0o7777, "a mode has more than twelve bits")? as u16;
+        }
+        let owner = "an owner exceeds 32 bits";
+        read_deltas(input, &mut entries, |entry, id| u32::try_from(id).map(|id| entry.uid = id).map_err(|_| owner))?;
+        read_deltas(input, &mut entries, |entry, id| u32::try_from(id).map(|id| entry.gid = id).map_err(|_| owner))?;
+        read_deltas(input, &mut entries, |entry, secs| {
+            entry.mtime.secs = secs;
+            Ok(())
+        })?;
+        for entry in &mut entries {
+            entry.mtime.nanos = input.u32()?;
+            if entry.mtime.nanos >= 1_000_000_000 {
+                return Err(input.corrupt("a time has more than 999,999,999 nanoseconds"));
+            }
+        }
+        let mut frame = Self { salt, ended, open: flags & OPEN != 0, first_raw, entries };
+        let columns = frame.columns(base);
+        read_files(input, &mut frame.entries, &columns)?;
+        frame.read_rare(input, base)?;
+        Ok(frame)
+    }
+
+    fn columns(&self, base: Base) -> FileColumns {
+        FileColumns { raw: base.raw, first_raw: self.first_raw, open: self.open }
+    }
+
+    /// Link targets, devices and extended attributes.
+    fn write_rare(&self, base: Base, out: &mut Vec<u8>) {
+        for (id, entry) in (base.entry..).zip(&self.entries) {
+            match &entry.kind {
+                Kind::Symlink { target } => put_bytes(out, target),
+                Kind::Hardlink { target } => put_varint(out, (id - target.0).into()),
+                Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
+                    put_varint(out, (*major).into());
+                    put_varint(out, (*minor).into());
+                }
+                Kind::Directory | Kind::File { .. } | Kind::Fifo | Kind::Socket => {}
+            }
+        }
+        let with_xattrs = || self.entries.iter().enumerate().filter(|(_, entry)| !entry.xattrs.is_empty());
+        put_varint(out, with_xattrs().count() as u64);
+        let mut before = 0;
+        for (i, entry) in with_xattrs() {
+            put_varint(out, (i - before) as u64);
+            before = i;
+            put_varint(out, entry.xattrs.len() as u64);
+            for (name, value) in &entry.xattrs {
+                put_bytes(out, name);
+                put_bytes(out, value);
+            }
+        }
+    }
+
+    fn read_rare(&mut self, input: &mut Cursor<'_>, base: Base) -> Result<()> {
+        for (id, entry) in (u64::from(base.entry)..).zip(&mut self.entries) {
+            match &mut entry.kind {
+                Kind::Symlink { target } => {
+                    *target = get_bytes(input, limits::TARGET_LEN, "a link's target is too long")?;
+                    if target.is_empty() || target.contains(&0) {
+                        return Err(input.corrupt("a link's target is empty or holds a NUL byte"));
+                    }
+                }
+                Kind::Hardlink { target } => {
+                    let distance = input.bounded(id, "a hardlink's target lies before the first entry")?;
+                    if distance == 0 {
+                        return Err(input.corrupt("a hardlink is its own target"));
+                    }
+                    *target = EntryId((id - distance) as u32);
+                }
+                Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
+                    *major = input.bounded_u32(u32::MAX, "a device number exceeds 32 bits")?;
+                    *minor = input.bounded_u32(u32::MAX, "a device number exceeds 32 bits")?;
+                }
+                Kind::Directory | Kind::File { .. } | Kind::Fifo | Kind::Socket => {}
+            }
+        }
+        let mut at = 0;
+        for nth in 0..input.varint()? {
+            let step = input.bounded_len(self.entries.len(), "attributes of an entry that is not there")?;
+            at += step;
+            if nth > 0 && step == 0 || at >= self.entries.len() {
+                return Err(input.corrupt("attributes of an entry that is not there"));
+            }
+            let count = input.varint()?;
+            if count == 0 {
+                return Err(input.corrupt("an entry is listed with no attributes"));
+            }
+            let xattrs = &mut self.entries[at].xattrs;
+            for _ in 0..count {
+                let name = get_bytes(input, limits::XATTR_NAME, "an attribute's name is too long")?;
+                let value = get_bytes(input, limits::XATTR_VALUE, "an attribute's value is too long")?;
+                if name.is_empty() || name.contains(&0) || xattrs.last().is_some_and(|(last, _)| *last >= name) {
+                    return Err(input.corrupt("attributes are not sorted, or a name is empty or holds a NUL byte"));
+                }
+                xattrs.push((name, value));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn kind_code(kind: &Kind) -> u8 {
+    match kind {
+        Kind::Directory => 0,
+        Kind::File { .. } => 1,
+        Kind::Symlink { .. } => 2,
+        Kind::Hardlink { .. } => 3,
+        Kind::Fifo => 4,
+        Kind::Socket => 5,
+        Kind::CharDevice { .. } => 6,
+        Kind::BlockDevice { .. } => 7,
+    }
+}
+
+/// A kind whose particulars are read later.
+fn kind_of(input: &mut Cursor<'_>) -> Result<Kind> {
+    Ok(match input.u8()? {
+        0 => Kind::Directory,
+        1 => Kind::File { size: 0, extents: Vec::new(), hash: [0; 16] },
+        2 => Kind::Symlink { target: Vec::new() },
+        3 => Kind::Hardlink { target: EntryId(0) },
+        4 => Kind::Fifo,
+        5 => Kind::Socket,
+        6 => Kind::CharDevice { major: 0, minor: 0 },
+        7 => Kind::BlockDevice { major: 0, minor: 0 },
+        _ => return Err(input.corrupt("an entry has an unknown kind")),
+    })
+}
+
+fn write_paths(entries: &[Entry], out: &mut Vec<u8>) {
+    let mut before: &[u8] = &[];
+    let mut suffixes = Vec::new();
+    for entry in entries {
+        let shared = before.iter().zip(&entry.path).take_while(|(a, b)| a == b).count();
+        put_varint(out, shared as u64);
+        suffixes.push(&entry.path[shared..]);
+        before = &entry.path;
+    }
+    suffixes.iter().for_each(|suffix| put_varint(out, suffix.len() as u64));
+    suffixes.iter().for_each(|suffix| out.extend_from_slice(suffix));
+}
+
+/// Entries that have their paths and nothing else yet.
+fn read_paths(input: &mut Cursor<'_>, count: usize) -> Result<Vec<Entry>> {
+    let long = "a path is longer than the limit";
+    let mut shared = Vec::new();
+    for _ in 0..count {
+        shared.push(input.bounded_len(limits::PATH_LEN, long)?);
+    }
+    let mut own = Vec::new();
+    for _ in 0..count {
+        own.push(input.bounded_len(limits::PATH_LEN, long)?);
+    }
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut total = 0;
+    for (&shared, &own) in shared.iter().zip(&own) {
+        let before = entries.last().map_or(&[][..], |entry| &entry.path);
+        total += shared + own;
+        if shared > before.len() || shared + own > limits::PATH_LEN || total > limits::GROUP_PATH_BYTES {
+            return Err(input.corrupt("a path shares more than there is, or is too long"));
+        }
+        let path = [&before[..shared], input.bytes(own)?].concat();
+        let (mode, uid, gid, mtime) = (0, 0, 0, Timestamp::default());
+        entries.push(Entry { path, kind: Kind::Directory, mode, uid, gid, mtime, xattrs: Vec::new() });
+    }
+    Ok(entries)
+}
+
+fn write_deltas(values: impl Iterator<Item = i64>, out: &mut Vec<u8>) {
+    let mut before = 0i64;
+    for value in values {
+        put_zigzag(out, value.wrapping_sub(before));
+        before = value;
+    }
+}
+
+fn read_deltas(
+    input: &mut Cursor<'_>,
+    entries: &mut [Entry],
+    set: impl Fn(&mut Entry, i64) -> Result<(), &'static str>,
+) -> Result<()> {
+    let mut value = 0i64;
+    for entry in entries {
+        value = value.wrapping_add(input.zigzag()?);
+        set(entry, value).map_err(|rule| input.corrupt(rule))?;
+    }
+    Ok(())
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn get_bytes(input: &mut Cursor<'_>, max: usize, rule: &'static str) -> Result<Vec<u8>> {
+    let len = input.bounded_len(max, rule)?;
+    Ok(input.bytes(len)?.to_vec())
+}
