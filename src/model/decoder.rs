@@ -42,7 +42,7 @@ impl<'m> Decoder<'m> {
     pub fn new(model: &'m Model, backend: Backend, lanes: usize, rows: usize) -> Self {
         let config = model.config();
         let caches = || vec![vec![KeyValues::default(); lanes]; config.layers];
-        let gates = padded(config.orders.len().max(1));
+        let gates = padded(config.slots().max(1));
         Self {
             model,
             scratch: Scratch::new(model, backend, rows, config.ff),

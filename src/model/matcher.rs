@@ -98,6 +98,11 @@ impl Matcher {
         &self.elements
     }
 
+    /// Memory of the tables.
+    pub fn table_bytes(&self) -> usize {
+        size_of_val(&self.tables[..]) + size_of_val(&self.followers[..])
+    }
+
     /// What each slot finds for the next element, in the order of `orders`.
     pub fn look_up(&mut self) -> &[Slot] {
         if !self.looked_up {
@@ -138,7 +143,7 @@ impl Matcher {
         (Slot { candidate, class: 1 + hits.min(3) + 4 * length }, found)
     }
 
-    /// How far the elements before two equal contexts agree: 0 below 4, 1 below 16, 2 below 32, 3.
+    /// What a second slot finds beside the first candidate of its order.
     fn second_slot(&self, found: Found) -> Slot {
         match found.hits {
             Some(hits) if found.second != self.separator => {
@@ -148,6 +153,7 @@ impl Matcher {
         }
     }
 
+    /// How far the elements before two equal contexts agree: 0 below 4, 1 below 16, 2 below 32, 3.
     fn length_class(&self, there: usize, here: usize) -> u8 {
         let before = |at: usize| self.elements[at.saturating_sub(MAX_ORDER)..at].iter().rev();
         let len = before(there).zip(before(here)).take_while(|(a, b)| a == b).count();
@@ -209,6 +215,7 @@ impl Matcher {
             done = order;
             self.index[k] = ((k as u32) << self.bits) + (hash >> (32 - self.bits));
             prefetch(&self.tables, self.index[k] as usize);
+            prefetch(&self.followers, self.index[k] as usize);
         }
     }
 }

@@ -87,7 +87,7 @@ pub fn model_file(mut config: Config, draw: Draw, seed: u64) -> Result<Vec<u8>> 
         bias(format!("decoder.{layer}.bias"), config.heads, 20);
     }
     if config.copy {
-        bias("copy.bias".into(), config.orders.len(), CLASSES);
+        bias("copy.bias".into(), config.slots(), CLASSES);
     }
     if let Some(latent) = &config.latent {
         for layer in 0..latent.layers {

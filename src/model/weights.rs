@@ -129,7 +129,7 @@ impl Reader<'_> {
     fn model(&mut self) -> Result<Model> {
         let config = self.config;
         let vocabulary = self.vocabulary()?;
-        let matches = (0..config.orders.len())
+        let matches = (0..config.slots())
             .map(|k| Ok((self.table(&format!("embed.match.{k}"))?, self.table(&format!("embed.class.{k}"))?)));
         let matches = matches.collect::<Result<_>>()?;
         let ngrams = (0..config.ngrams.len()).map(|n| self.table(&format!("embed.ngram.{n}")));
@@ -254,7 +254,7 @@ impl Reader<'_> {
     }
 
     fn copy(&mut self) -> Result<Copy> {
-        let (values, _) = self.bias("copy.bias", self.config.orders.len(), Some(CLASSES))?;
+        let (values, _) = self.bias("copy.bias", self.config.slots(), Some(CLASSES))?;
         Ok(Copy { gates: self.product("copy")?, bias: values.as_chunks().0.to_vec() })
     }
 
