@@ -4,6 +4,9 @@
 //! bytes; which chunks they are is the archive's business.
 
 mod models;
+pub mod neural;
+#[cfg(test)]
+mod neural_tests;
 mod stored;
 mod zstd_chunk;
 
