@@ -73,6 +73,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     console.about(&output);
     // Told before the scan, which may take long.
     let existing = std::fs::metadata(&output).ok().filter(|_| !to_stdout);
+    if existing.as_ref().is_some_and(std::fs::Metadata::is_dir) {
+        return Err(Error::Usage(format!("{} is a folder; -o names a file", output.display())));
+    }
     let is_pipe = existing.as_ref().is_some_and(|m| m.file_type().is_fifo() || m.file_type().is_char_device());
     if !args.force && !is_pipe && existing.is_some() {
         return Err(Error::Exists(output));
