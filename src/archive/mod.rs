@@ -4,20 +4,39 @@
 //! (spec/format.md).
 
 pub mod cache;
+mod catalog;
+mod check;
+mod content;
+mod encode;
 pub mod entry;
 pub mod events;
+pub mod extract;
+pub mod extract_stream;
+mod fetch;
+mod file;
+mod fill;
+mod input;
+mod layout;
+pub mod meta;
+pub mod order;
+pub mod pack;
+pub mod partial;
 pub mod paths;
 pub mod reader;
 pub mod salvage;
 pub mod scan;
 pub mod select;
 pub mod stream;
+mod source;
+mod target;
 pub mod verify;
 mod walk;
 pub mod writer;
+mod writer_options;
 mod xattr;
 
 pub use cache::{ChunkCache, NoCache, RecentChunks};
+pub use encode::References;
 pub use entry::{ChunkId, ContentHash, Entry, EntryId, Extent, Kind, Timestamp};
 pub use events::{Observer, Warning};
 pub use reader::{Archive, ChunkInfo, OpenOptions};

@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use super::encode::{ChunkEncoder, Coded, References};
+use super::encode::{ChunkEncoder, Coded};
 use super::events::Observer;
 use super::input::{Input, Stop};
 use super::{ContentHash, Entry, EntryId, Extent, Kind};
-use crate::codec::Models;
+use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::wire::chunk::{Place, write_chunk};
 use crate::wire::entries::{Base, Entries};
@@ -24,108 +24,13 @@ use crate::wire::index::{GroupRecord, Index, TRAILER_LEN, Trailer};
 use crate::wire::limits;
 use crate::wire::models::{ModelRef, write_model, write_models};
 
-/// Raw bytes, entries and bytes of metadata after which a group is written.
-const GROUP_LEN: u32 = 16 << 20;
+pub use super::writer_options::{Added, CodecStats, Content, ContentWarning, Stats, WriterOptions};
+
+/// Entries and bytes of metadata after which a group is written though its raw bytes are few.
 const GROUP_ENTRIES: usize = 16 << 10;
 const GROUP_METADATA: usize = 2 << 20;
 /// Raw bytes that references may reach back.
 const REF_BYTES: u32 = 32 << 20;
-
-/// How an archive is written. The bytes depend on everything here but `threads` and `observer`.
-#[derive(Clone)]
-pub struct WriterOptions {
-    /// Raw bytes of a chunk, 4 KiB to 1 MiB.
-    pub chunk_size: u32,
-    /// Raw bytes of a group, at least a chunk and at most 64 MiB: what is held while packing, and
-    /// how far a reader of a stream goes between names and data.
-    pub group_len: u32,
-    /// Worker threads; 0 takes all.
-    pub threads: usize,
-    /// Models by number, without empty slots.
-    pub models: Models,
-    /// Model files to carry in the archive, by model number: the bytes of each file.
-    pub embed: Vec<(u8, Arc<[u8]>)>,
-    /// Decode each neural chunk again before it is accepted.
-    pub check: bool,
-    /// Chooses earlier chunks as history; without, chunks stand alone.
-    pub references: Option<Arc<dyn References>>,
-    pub observer: Arc<dyn Observer + Send + Sync>,
-}
-
-impl Default for WriterOptions {
-    fn default() -> Self {
-        Self {
-            chunk_size: 16 << 10,
-            group_len: GROUP_LEN,
-            threads: 0,
-            models: Models::none(),
-            embed: Vec::new(),
-            check: true,
-            references: None,
-            observer: Arc::new(()),
-        }
-    }
-}
-
-/// Where the bytes of a new entry come from.
-pub enum Content<'a> {
-    /// Not a file, or an empty one.
-    None,
-    /// The whole file, `size` bytes.
-    Data(&'a mut dyn Read),
-    /// A file with holes: the reader yields the bytes of the segments (file_offset, len) in order.
-    Sparse { segments: Vec<(u64, u64)>, data: &'a mut dyn Read },
-    /// The content of an earlier file entry, known to be equal. (Equal files that begin and end
-    /// within one group are found by the writer itself.)
-    SameAs(EntryId),
-}
-
-/// What became of an added entry.
-#[derive(Debug)]
-pub struct Added {
-    pub id: EntryId,
-    /// The content was not as declared; the user should hear of it.
-    pub warning: Option<ContentWarning>,
-}
-
-#[derive(Debug)]
-pub enum ContentWarning {
-    /// The reader ended early; zeros stand for the missing bytes.
-    Shrunk { missing: u64 },
-    /// The reader had more than the declared size; the rest was left out.
-    Grown,
-    /// The reader failed; zeros stand for the missing bytes.
-    Failed { missing: u64, source: std::io::Error },
-}
-
-/// Figures of a finished archive.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Bytes of the archive.
-    pub archive_len: u64,
-    pub entries: u64,
-    pub chunks: u64,
-    pub groups: u64,
-    /// Sum of the sizes of all files.
-    pub file_bytes: u64,
-    /// Raw bytes after equal files were merged.
-    pub raw_bytes: u64,
-    /// By codec (stored, zstd, neural): chunks, raw bytes, payload bytes.
-    pub codecs: [CodecStats; 3],
-    /// Chunk heads, checks, tables, index.
-    pub chunk_overhead: u64,
-    /// Bytes of the ENTRIES frames.
-    pub metadata: u64,
-    /// Neural chunks that did not decode to what was packed and were coded otherwise.
-    pub rejected: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CodecStats {
-    pub chunks: u64,
-    pub raw_bytes: u64,
-    pub payload_bytes: u64,
-}
 
 /// What is kept of a file that was added.
 struct Known {
@@ -344,7 +249,7 @@ impl<W: Write> Writer<W> {
         plain[..4].copy_from_slice(&salt);
         let salt = u32::from_le_bytes(salt);
 
-        let mut models: Vec<u8> = coded.iter().filter(|c| c.head.codec == crate::codec::Codec::Neural).map(|c| c.head.model).collect();
+        let mut models: Vec<u8> = coded.iter().filter(|c| c.head.codec == Codec::Neural).map(|c| c.head.model).collect();
         models.sort_unstable();
         models.dedup();
         let (body, frame_lens) = self.write_chunks(coded, salt, &models);

@@ -58,19 +58,20 @@ impl Header {
         }
         let mut input = Cursor::at(&data[..HEADER_LEN], 0);
         input.bytes(MAGIC.len())?;
-        let major = input.u16()?;
-        if major != MAJOR {
+        let (major, minor, header_len) = (input.u16()?, input.u16()?, input.u16()?);
+        let crc = u32::from_le_bytes(Cursor::at(&data[HEADER_LEN - 4..], 36).array()?);
+        let crc_differs = crc != crc32fast::hash(&data[..HEADER_LEN - 4]);
+        // A header of another length is from another version: its CRC lies elsewhere.
+        if major != MAJOR && !(usize::from(header_len) == HEADER_LEN && crc_differs) {
             return Err(Error::UnsupportedVersion { got: major, max: MAJOR });
         }
-        let minor = input.u16()?;
-        let header_len = input.u16()?;
+        if crc_differs {
+            return Err(Error::Corrupt { offset: 0, rule: "the header's CRC differs" });
+        }
         let ref_depth = input.u8()?;
         let reserved = input.u8()?;
         let (required, optional) = (input.u32()?, input.u32()?);
         let (chunk_size, ref_window, group_len) = (input.u32()?, input.u32()?, input.u32()?);
-        if input.u32()? != crc32fast::hash(&data[..HEADER_LEN - 4]) {
-            return Err(Error::Corrupt { offset: 0, rule: "the header's CRC differs" });
-        }
         if required & !KNOWN_FEATURES != 0 {
             return Err(Error::UnsupportedFeature { bits: required & !KNOWN_FEATURES });
         }

@@ -91,7 +91,8 @@ mod tests {
         for len in [500, 4000, 4096, 70_000, 1 << 20] {
             let mut prefix = vec![0; len];
             blake3::Hasher::new().finalize_xof().fill(&mut prefix);
-            let packed = compress(&prefix, &prefix).unwrap();
+            // Not the same memory: libzstd takes a prefix away where the input overlaps it.
+            let packed = compress(&prefix.clone(), &prefix).unwrap();
             assert!(packed.len() < 200, "{len}: {}", packed.len());
             assert_eq!(decompress(&packed, &prefix, prefix.len()).unwrap(), prefix);
         }

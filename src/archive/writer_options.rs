@@ -1,0 +1,108 @@
+//! What a writer is given, and what it tells.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use super::encode::References;
+use super::events::Observer;
+use super::EntryId;
+use crate::codec::Models;
+
+/// Raw bytes after which a group is written.
+const GROUP_LEN: u32 = 16 << 20;
+
+/// How an archive is written. The bytes depend on everything here but `threads` and `observer`.
+#[derive(Clone)]
+pub struct WriterOptions {
+    /// Raw bytes of a chunk, 4 KiB to 1 MiB.
+    pub chunk_size: u32,
+    /// Raw bytes of a group, at least a chunk and at most 64 MiB: what is held while packing, and
+    /// how far a reader of a stream goes between names and data.
+    pub group_len: u32,
+    /// Worker threads; 0 takes all.
+    pub threads: usize,
+    /// Models by number, without empty slots.
+    pub models: Models,
+    /// Model files to carry in the archive, by model number: the bytes of each file.
+    pub embed: Vec<(u8, Arc<[u8]>)>,
+    /// Decode each neural chunk again before it is accepted.
+    pub check: bool,
+    /// Chooses earlier chunks as history; without, chunks stand alone.
+    pub references: Option<Arc<dyn References>>,
+    pub observer: Arc<dyn Observer + Send + Sync>,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self {
+            chunk_size: 16 << 10,
+            group_len: GROUP_LEN,
+            threads: 0,
+            models: Models::none(),
+            embed: Vec::new(),
+            check: true,
+            references: None,
+            observer: Arc::new(()),
+        }
+    }
+}
+
+/// Where the bytes of a new entry come from.
+pub enum Content<'a> {
+    /// Not a file, or an empty one.
+    None,
+    /// The whole file, `size` bytes.
+    Data(&'a mut dyn Read),
+    /// A file with holes: the reader yields the bytes of the segments (file_offset, len) in order.
+    Sparse { segments: Vec<(u64, u64)>, data: &'a mut dyn Read },
+    /// The content of an earlier file entry, known to be equal. (Equal files that begin and end
+    /// within one group are found by the writer itself.)
+    SameAs(EntryId),
+}
+
+/// What became of an added entry.
+#[derive(Debug)]
+pub struct Added {
+    pub id: EntryId,
+    /// The content was not as declared; the user should hear of it.
+    pub warning: Option<ContentWarning>,
+}
+
+#[derive(Debug)]
+pub enum ContentWarning {
+    /// The reader ended early; zeros stand for the missing bytes.
+    Shrunk { missing: u64 },
+    /// The reader had more than the declared size; the rest was left out.
+    Grown,
+    /// The reader failed; zeros stand for the missing bytes.
+    Failed { missing: u64, source: std::io::Error },
+}
+
+/// Figures of a finished archive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes of the archive.
+    pub archive_len: u64,
+    pub entries: u64,
+    pub chunks: u64,
+    pub groups: u64,
+    /// Sum of the sizes of all files.
+    pub file_bytes: u64,
+    /// Raw bytes after equal files were merged.
+    pub raw_bytes: u64,
+    /// By codec (stored, zstd, neural): chunks, raw bytes, payload bytes.
+    pub codecs: [CodecStats; 3],
+    /// Chunk heads, checks, tables, index.
+    pub chunk_overhead: u64,
+    /// Bytes of the ENTRIES frames.
+    pub metadata: u64,
+    /// Neural chunks that did not decode to what was packed and were coded otherwise.
+    pub rejected: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CodecStats {
+    pub chunks: u64,
+    pub raw_bytes: u64,
+    pub payload_bytes: u64,
+}
