@@ -184,6 +184,10 @@ impl Sample {
 
     /// The same kinds of records in few bytes.
     pub fn tiny() -> Self {
+        Self::tiny_with(Some(Arc::new(Before)))
+    }
+
+    pub fn tiny_with(references: Option<Arc<dyn References>>) -> Self {
         let fill = |w: &mut SampleWriter| {
             w.other("", Kind::Directory);
             let text = text(5000, 1);
@@ -196,7 +200,7 @@ impl Sample {
         };
         Self::with_options(fill, |options| {
             options.group_len = 2 * 4096;
-            options.references = Some(Arc::new(Before));
+            options.references = references;
         })
     }
 }
