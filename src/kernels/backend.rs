@@ -57,6 +57,16 @@ impl Backend {
         }
     }
 
+    /// Does 8-bit multiply-adds as fast as this backend's instructions allow, operands in the
+    /// first-level cache, and gives their number. What products are measured against.
+    pub fn peak(self, rounds: usize) -> u64 {
+        match self {
+            Self::Scalar => scalar::peak(rounds),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(proof) => avx2::peak(proof, rounds),
+        }
+    }
+
     /// `quantise`, or with `normalise` also `normalise`, of each row of `x`; rows are padded.
     pub fn quantise(self, x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
         let stride = super::padded(act.len());

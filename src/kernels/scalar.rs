@@ -182,3 +182,13 @@ pub fn slots(z: &[i32], slots: &mut Slots) {
         slots.total += u64::from(*sum);
     }
 }
+
+/// Multiply-adds for measurements; their number.
+pub fn peak(rounds: usize) -> u64 {
+    let (x, y) = (std::hint::black_box([3i8; 1024]), std::hint::black_box([5i8; 1024]));
+    for _ in 0..rounds {
+        let products = std::hint::black_box(&x).iter().zip(&y).map(|(&x, &y)| i32::from(x) * i32::from(y));
+        std::hint::black_box(products.sum::<i32>());
+    }
+    1024 * rounds as u64
+}

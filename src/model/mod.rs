@@ -9,6 +9,7 @@ pub mod config;
 pub mod decoder;
 pub mod latent;
 pub mod matcher;
+pub mod registry;
 #[doc(hidden)]
 pub mod sample;
 mod stack;

@@ -54,17 +54,22 @@ pub fn vocabulary(size: usize, random: &mut Random) -> Result<Vocabulary> {
 }
 
 /// The file of a random model of this architecture; shifts are set to values that keep signals alive.
-pub fn model_file(mut config: Config, draw: Draw, seed: u64) -> Result<Vec<u8>> {
+pub fn model_file(config: Config, draw: Draw, seed: u64) -> Result<Vec<u8>> {
     let mut random = Random::new(seed);
     let vocabulary = vocabulary(config.vocab, &mut random)?;
+    model_file_of(config, &vocabulary, draw, &mut random)
+}
+
+/// As `model_file`, with a vocabulary of the size that `config` says.
+pub fn model_file_of(mut config: Config, vocabulary: &Vocabulary, draw: Draw, random: &mut Random) -> Result<Vec<u8>> {
     let mut tensors = vec![];
     for (name, rows) in config.tables() {
-        let (weights, scale) = matrix(rows, config.width, draw, &mut random);
+        let (weights, scale) = matrix(rows, config.width, draw, random);
         tensors.push(Tensor::i8(format!("{name}.weight"), &[rows, config.width], weights));
         tensors.push(Tensor::u16(format!("{name}.scale"), &[rows], scale));
     }
     for product in config.products() {
-        let (weights, scale) = matrix(product.rows, product.cols, draw, &mut random);
+        let (weights, scale) = matrix(product.rows, product.cols, draw, random);
         let pre = least_pre(&weights, product.cols);
         config.shifts.insert(product.name.clone(), Shift::Linear { pre, shift: shift(&product.name, pre, draw) });
         tensors.push(Tensor::i8(format!("{}.weight", product.name), &[product.rows, product.cols], weights));
@@ -97,7 +102,7 @@ pub fn model_file(mut config: Config, draw: Draw, seed: u64) -> Result<Vec<u8>> 
         let prior = (0..side * side).map(|_| 1 + random.below(1 << 16)).collect();
         tensors.push(Tensor::u32("latent.prior", &[side, side], prior));
     }
-    write_model(&config, &vocabulary, &tensors)
+    write_model(&config, vocabulary, &tensors)
 }
 
 /// A shift with which a product's results have useful magnitudes: logits of some bits, queries and

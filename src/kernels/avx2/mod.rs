@@ -5,12 +5,14 @@
 
 mod attention;
 mod linear;
+mod peak;
 mod rows;
 
 use std::arch::x86_64::*;
 
 pub use attention::attend;
 pub use linear::linear;
+pub use peak::peak;
 pub use rows::{add_residual, embed, quantise, queries, relu, relu2, slots};
 
 /// Proof that this CPU has AVX2. Holding one makes the kernels safe to call.

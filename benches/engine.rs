@@ -1,0 +1,141 @@
+//! Speed of the integer engine on one core, and its share of the CPU's own peak in the same run.
+//!
+//! `cargo bench --bench engine -- [FOLDER]`: codes the files of FOLDER (the sources, if none is given)
+//! in chunks under a random model of a realistic shape. Time is the thread's CPU time where the system
+//! tells it, so that a busy machine disturbs little.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use s3a::codec::neural::{LANES, Neural};
+use s3a::codec::{ChunkModel, Codec, DecodeJob, EncodeJob};
+use s3a::kernels::Backend;
+use s3a::model::Model;
+use s3a::model::config::Config;
+use s3a::model::sample::{Draw, Random, model_file_of};
+use s3a::model::tokens::Vocabulary;
+
+const CHUNK_LEN: usize = 16 << 10;
+const RUNS: usize = 3;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let mut text = vec![];
+    let want = LANES * CHUNK_LEN;
+    read_files(Path::new(&folder.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/src").into())), want, &mut text)?;
+    let model = Arc::new(Model::from_bytes(&model_file_of(config(), &vocabulary(&text)?, Draw::Even, &mut Random::new(1))?)?);
+    let chunks: Vec<&[u8]> = text.chunks(CHUNK_LEN).collect();
+    let tokens: usize = chunks.iter().map(|chunk| model.vocabulary().tokenise(chunk).len()).sum();
+    let products = model.multiply_adds();
+    println!("{} bytes in {} chunks, {:.2} bytes a token", text.len(), chunks.len(), text.len() as f64 / tokens as f64);
+    println!("{products} multiply-adds a token in products, {} in attention", attention(model.config()));
+    let (_, time) = best(|| (0..20).map(|_| model.vocabulary().tokenise(&text).len()).sum::<usize>());
+    println!("tokenise {:.1} MB/s", 20.0 * text.len() as f64 / time.as_secs_f64() / 1e6);
+
+    for backend in Backend::available().into_iter().rev() {
+        let rounds = if backend.name() == "scalar" { 1_000_000 } else { 2_000_000 };
+        let (done, time) = best(|| backend.peak(rounds));
+        let peak = done as f64 / time.as_secs_f64();
+        println!("{}: peak {:.1} G multiply-adds/s", backend.name(), peak / 1e9);
+        let neural = Neural::with_backend(model.clone(), backend);
+        // The scalar kernels are slow: a few chunks tell.
+        let few = if backend.name() == "scalar" { 1 } else { chunks.len() };
+        let report = |what: &str, bytes: usize, time: Duration| {
+            let tokens = tokens as f64 * bytes as f64 / text.len() as f64 / time.as_secs_f64();
+            println!(
+                "  {what:<18} {:8.1} KB/s  {:6.2} us/token  {:5.1} % of peak, {:5.1} % with attention",
+                bytes as f64 / time.as_secs_f64() / 1e3,
+                1e6 / tokens,
+                100.0 * tokens * products as f64 / peak,
+                100.0 * tokens * (products + attention(model.config())) as f64 / peak,
+            );
+        };
+        let jobs: Vec<_> = chunks[..few].iter().map(|&raw| EncodeJob { raw, history: vec![] }).collect();
+        let (payloads, time) = best(|| neural.encode(&jobs));
+        let payloads: Vec<Vec<u8>> = payloads.into_iter().flatten().collect();
+        let bytes = jobs.iter().map(|job| job.raw.len()).sum();
+        report("encode", bytes, time);
+        let jobs: Vec<_> = payloads.iter().zip(&chunks).map(|(payload, raw)| job(payload, raw.len())).collect();
+        for lanes in [1, 4, 16, LANES / 2, LANES] {
+            let jobs: Vec<&DecodeJob<'_>> = jobs.iter().take(lanes).collect();
+            let (results, time) = best(|| neural.decode(&jobs));
+            let equal = results.iter().zip(&chunks).all(|(result, &raw)| result.as_deref().is_ok_and(|bytes| bytes == raw));
+            assert!(equal, "decoded other bytes");
+            report(&format!("decode, {lanes} lanes"), jobs.iter().map(|job| job.raw_len).sum(), time);
+            if jobs.len() < lanes {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn config() -> Config {
+    let mut config = Config::new("bench", 128, 2, 1024);
+    (config.heads, config.kv_heads, config.head_size) = (4, 1, 32);
+    (config.ff, config.window) = (384, 128);
+    config.orders = vec![1, 2, 3, 4, 6];
+    config.ngrams = vec![(2, 14)];
+    config.copy = true;
+    config
+}
+
+fn attention(config: &Config) -> usize {
+    2 * config.layers * config.heads * config.head_size * config.window
+}
+
+fn job(payload: &[u8], raw_len: usize) -> DecodeJob<'_> {
+    DecodeJob { codec: Codec::Neural, model: 0, payload, raw_len, history: vec![] }
+}
+
+/// A vocabulary that fits the text: the substrings that save most, taken at once.
+fn vocabulary(text: &[u8]) -> s3a::Result<Vocabulary> {
+    let mut counts: HashMap<&[u8], usize> = HashMap::new();
+    for len in 2..=6 {
+        for place in text.windows(len) {
+            *counts.entry(place).or_default() += 1;
+        }
+    }
+    let mut best: Vec<(usize, &[u8])> = counts.into_iter().map(|(token, count)| (count * (token.len() - 1), token)).collect();
+    best.sort_unstable_by(|a, b| b.cmp(a));
+    let singles = (0..=255u8).map(|byte| vec![byte]);
+    Vocabulary::new(singles.chain(best.iter().take(768).map(|(_, token)| token.to_vec())))
+}
+
+fn read_files(folder: &Path, want: usize, text: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut entries: Vec<_> = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
+    entries.sort();
+    for path in entries {
+        if text.len() >= want {
+            text.truncate(want);
+            return Ok(());
+        }
+        if path.is_dir() {
+            read_files(&path, want, text)?;
+        } else {
+            text.extend(std::fs::read(&path)?);
+        }
+    }
+    Ok(())
+}
+
+/// The result of a function and the shortest of some times that it took.
+fn best<T>(mut function: impl FnMut() -> T) -> (T, Duration) {
+    let mut time = |_| {
+        let (cpu, wall) = (cpu_time(), Instant::now());
+        let result = function();
+        let cpu = cpu_time().zip(cpu).map(|(after, before)| after - before);
+        (result, cpu.unwrap_or_else(|| wall.elapsed()))
+    };
+    let first = time(0);
+    (1..RUNS).map(&mut time).fold(first, |best, next| if next.1 < best.1 { next } else { best })
+}
+
+/// CPU time of this thread, where the system tells it.
+fn cpu_time() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(Duration::from_nanos(stat.split_whitespace().next()?.parse().ok()?))
+}

@@ -1,0 +1,159 @@
+//! Finding models: the one inside the binary, and files by fingerprint or name.
+//!
+//! Files are looked for in the folders of `S3A_MODEL_PATH`, beside the archive, and in the user's data
+//! folder (`$XDG_DATA_HOME/s3a/models`, or `~/.local/share/s3a/models`), in this order. A file counts
+//! by its contents: its fingerprint is computed, its name says nothing.
+
+use std::env;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use super::Model;
+use crate::error::{Error, Result};
+
+/// The default model, part of the binary.
+static DEFAULT: &[u8] = include_bytes!("../../models/default.safetensors");
+
+/// Longest model file that is read.
+const MAX_FILE_LEN: u64 = 1 << 30;
+
+/// A model at hand and where it was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub model: Arc<Model>,
+    /// The file; `None` for the model inside the binary.
+    pub path: Option<PathBuf>,
+}
+
+/// The model inside the binary.
+pub fn default_model() -> Result<Arc<Model>> {
+    static LOADED: OnceLock<Option<Arc<Model>>> = OnceLock::new();
+    let load = || Model::from_bytes(DEFAULT).ok().map(Arc::new);
+    LOADED.get_or_init(load).clone().ok_or(Error::Internal("the model inside the binary is broken"))
+}
+
+/// The bytes of a model file: what an archive embeds.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let file = fs::File::open(path).map_err(|source| Error::io(path, source))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_LEN + 1).read_to_end(&mut bytes).map_err(|source| Error::io(path, source))?;
+    if bytes.len() as u64 > MAX_FILE_LEN {
+        return Err(Error::Limit { what: "bytes of a model file", got: bytes.len() as u64, max: MAX_FILE_LEN });
+    }
+    Ok(bytes)
+}
+
+/// The bytes of the file of a model at hand.
+pub fn file_bytes(found: &Found) -> Result<Vec<u8>> {
+    found.path.as_deref().map_or_else(|| Ok(DEFAULT.to_vec()), read_file)
+}
+
+/// Loads a model file.
+pub fn load(path: &Path) -> Result<Arc<Model>> {
+    Ok(Arc::new(Model::from_bytes(&read_file(path)?)?))
+}
+
+/// The model with this fingerprint. `archive` is the file that names it, under `name`.
+///
+/// # Errors
+/// `ModelMissing` if it is nowhere; `BadModel` if the file with that fingerprint breaks a rule.
+pub fn by_fingerprint(fingerprint: &[u8; 32], name: &str, archive: Option<&Path>) -> Result<Found> {
+    let default = default_model()?;
+    if default.fingerprint() == *fingerprint {
+        return Ok(Found { model: default, path: None });
+    }
+    for path in candidates(archive) {
+        // A file that cannot be read is not the one.
+        let Ok(bytes) = read_file(&path) else { continue };
+        if blake3::hash(&bytes).as_bytes() == fingerprint {
+            return Ok(Found { model: Arc::new(Model::from_bytes(&bytes)?), path: Some(path) });
+        }
+    }
+    let fingerprint = blake3::Hash::from_bytes(*fingerprint).to_hex().to_string();
+    Err(Error::ModelMissing { fingerprint, name: name.into() })
+}
+
+/// The model that a user names: `default`, the path of a file, or the name or the beginning of the
+/// fingerprint (at least 6 digits) of one at hand.
+pub fn by_name(name: &str) -> Result<Found> {
+    if name == "default" {
+        return Ok(Found { model: default_model()?, path: None });
+    }
+    let path = Path::new(name);
+    if path.is_file() {
+        return Ok(Found { model: load(path)?, path: Some(path.into()) });
+    }
+    let wanted = |found: &Found| {
+        let hex = blake3::Hash::from_bytes(found.model.fingerprint()).to_hex();
+        found.model.config().name == name || (name.len() >= 6 && hex.starts_with(name))
+    };
+    known(None).into_iter().find(wanted).ok_or_else(|| {
+        Error::Usage(format!("model {name:?} is neither a file nor known; `s3a model ls` lists those at hand"))
+    })
+}
+
+/// All models at hand that load, the default first.
+pub fn known(archive: Option<&Path>) -> Vec<Found> {
+    let default = default_model().ok().map(|model| Found { model, path: None });
+    let files = candidates(archive).into_iter().filter_map(|path| {
+        let model = load(&path).ok()?;
+        Some(Found { model, path: Some(path) })
+    });
+    default.into_iter().chain(files).collect()
+}
+
+/// Model files in the places where models are looked for.
+fn candidates(archive: Option<&Path>) -> Vec<PathBuf> {
+    let listed = env::var_os("S3A_MODEL_PATH").map(|list| env::split_paths(&list).collect());
+    let mut folders: Vec<PathBuf> = listed.unwrap_or_default();
+    if let Some(folder) = archive.and_then(Path::parent) {
+        folders.push(if folder.as_os_str().is_empty() { ".".into() } else { folder.into() });
+    }
+    let data = env::var_os("XDG_DATA_HOME").filter(|data| !data.is_empty()).map(PathBuf::from);
+    let data = data.or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
+    folders.extend(data.map(|data| data.join("s3a/models")));
+    folders.iter().flat_map(|folder| model_files(folder)).collect()
+}
+
+/// The `.safetensors` files of a folder, in the order of their names; none if it cannot be read.
+fn model_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_model = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
+    let mut files: Vec<PathBuf> = entries.filter(is_model).filter(|path| path.is_file()).collect();
+    files.sort();
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::Config;
+    use crate::model::sample::{Draw, model_file};
+
+    #[test]
+    fn the_model_inside_the_binary_loads() {
+        let model = default_model().unwrap();
+        let found = by_fingerprint(&model.fingerprint(), "", None).unwrap();
+        assert!(found.path.is_none());
+        assert_eq!(blake3::hash(&file_bytes(&found).unwrap()).as_bytes(), &model.fingerprint());
+    }
+
+    #[test]
+    fn a_model_beside_the_archive_is_found_by_its_contents() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = folder.path().join("archive.s3a");
+        let bytes = model_file(Config::new("beside", 16, 1, 256), Draw::Even, 3).unwrap();
+        let fingerprint = *blake3::hash(&bytes).as_bytes();
+        let missing = by_fingerprint(&fingerprint, "beside", Some(&archive));
+        assert!(matches!(missing, Err(Error::ModelMissing { name, .. }) if name == "beside"));
+        fs::write(folder.path().join("a.safetensors"), b"not a model").unwrap();
+        fs::write(folder.path().join("b.safetensors"), &bytes).unwrap();
+        let found = by_fingerprint(&fingerprint, "beside", Some(&archive)).unwrap();
+        assert_eq!(found.path, Some(folder.path().join("b.safetensors")));
+        assert!(known(Some(&archive)).iter().any(|found| found.model.config().name == "beside"));
+        assert!(by_name(&folder.path().join("b.safetensors").to_string_lossy()).is_ok());
+        assert!(by_name("no such model").is_err());
+    }
+}
