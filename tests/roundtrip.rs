@@ -218,3 +218,19 @@ fn contents_are_written_to_standard_output() {
     assert_eq!(out.stdout, b"an island\0\0\0");
     assert!(path(dir.path(), b"tree.s3a").exists());
 }
+
+#[test]
+fn the_default_model_packs_and_unpacks_a_small_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), b"tree/a.txt", &prose(1, 20_000));
+    put(dir.path(), b"tree/b.bin", &noise(2, 5_000));
+    expect(&s3a(dir.path(), &["pack", "tree", "--model", "default", "--embed-model"]), 0);
+    expect(&s3a(dir.path(), &["unpack", "tree.s3a", "-C", "out"]), 0);
+    assert_same(&snapshot(&dir.path().join("tree")), &snapshot(&dir.path().join("out")));
+    let info = s3a(dir.path(), &["info", "--json", "tree.s3a"]).stdout;
+    let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
+    assert_eq!(info["models"][0]["embedded"], true);
+    let unpack = command(dir.path()).args(["unpack", "-", "-C", "piped"]).stdin(File::open(dir.path().join("tree.s3a")).unwrap()).output();
+    expect(&unpack.unwrap(), 0);
+    assert_same(&snapshot(&dir.path().join("tree")), &snapshot(&dir.path().join("piped")));
+}

@@ -21,7 +21,9 @@ use super::target::Target;
 use super::{Archive, RecentChunks, scan::cmp_paths};
 use crate::error::{Error, Result};
 
-/// Raw bytes that are decoded together.
+/// Chunks that a worker decodes together, and raw bytes that all workers do. Models decode many
+/// chunks in lockstep, but the user waits for a batch to see progress or to interrupt.
+const LOCKSTEP: usize = 64;
 const BATCH: u32 = 8 << 20;
 
 /// Raw bytes of chunks that are kept because later ones may refer to them.
@@ -142,7 +144,8 @@ fn fill(archive: &Archive, wanted: &[std::ops::Range<u32>], filler: &mut Filler<
     }
     let chunk_size = archive.header().chunk_size.max(1);
     observer.phase("unpacking", Some(ids.len() as u64 * u64::from(chunk_size)));
-    let batch = usize::try_from((BATCH / chunk_size).max(1)).unwrap_or(1);
+    let fits = usize::try_from(BATCH / chunk_size).unwrap_or(1);
+    let batch = (LOCKSTEP * rayon::current_num_threads()).min(fits).max(1);
     let cache = RecentChunks::new(RECENT);
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel::<Vec<(ChunkId, Result<Arc<[u8]>>)>>(1);

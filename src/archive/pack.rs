@@ -93,15 +93,18 @@ impl Packer {
             writer.add(entry, Content::None)?;
             return Ok(());
         }
-        let left_out = |e: std::io::Error| observer.warning(Warning::new(&path[..], format_args!("left out: {e}")));
+        let left_out = |e: std::io::Error| {
+            observer.warning(Warning::new(&path[..], format_args!("left out: {e}")));
+            Ok(())
+        };
         let mut file = match self.tree.open(found) {
             Ok(fd) => File::from(fd),
-            Err(e) => return Ok(left_out(e)),
+            Err(e) => return left_out(e),
         };
         let before = match fstat(&file) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => stat,
-            Ok(_) => return Ok(left_out(std::io::Error::other("it is no longer a file"))),
-            Err(e) => return Ok(left_out(e.into())),
+            Ok(_) => return left_out(std::io::Error::other("it is no longer a file")),
+            Err(e) => return left_out(e.into()),
         };
         // It may have changed since the scan; what is packed is what there is now.
         let size = u64::try_from(before.st_size).unwrap_or(0);
@@ -120,7 +123,7 @@ impl Packer {
         } else if repeats {
             let known = match hash(&mut file) {
                 Ok(digest) => written.by_content.get(&(size, digest)),
-                Err(e) => return Ok(left_out(e)),
+                Err(e) => return left_out(e),
             };
             if let Some(&same) = known {
                 writer.add(entry, Content::SameAs(same))?

@@ -10,7 +10,9 @@ use super::{Outcome, models};
 use crate::archive::{Archive, ChunkCache, EntryId, Kind, Observer, RecentChunks};
 use crate::error::{Error, Result};
 
-/// Bytes that are read at a time, so that many chunks are decoded together.
+/// Bytes that are read at first, to show something soon, and at most, so that many chunks are
+/// decoded together.
+const FIRST: usize = 64 << 10;
 const READ: usize = 4 << 20;
 
 /// Write files of an archive to standard output
@@ -57,12 +59,13 @@ pub(crate) fn copy_out(
     observer: &dyn Observer,
 ) -> Result<()> {
     let mut buf = vec![0; usize::try_from(len).unwrap_or(READ).min(READ)];
-    let (mut at, mut left) = (offset, len);
+    let (mut at, mut left, mut most) = (offset, len, FIRST);
     while left > 0 {
         if observer.interrupted() {
             return Err(Error::Interrupted);
         }
-        let want = usize::try_from(left).unwrap_or(READ).min(READ);
+        let want = usize::try_from(left).unwrap_or(READ).min(most);
+        most = (most * 2).min(READ);
         let got = archive.read_at(id, at, &mut buf[..want], cache)?;
         if got == 0 {
             break;

@@ -1,8 +1,9 @@
 //! `s3a model`: the models at hand.
 
-use super::output::Out;
+use super::output::{Out, human_bytes};
 use super::{Outcome, models};
-use crate::error::{Error, Result};
+use crate::archive::paths::escape;
+use crate::error::Result;
 
 /// Show the models at hand
 #[derive(Debug, clap::Args)]
@@ -22,7 +23,7 @@ enum Command {
     },
     /// Show one model
     Info {
-        /// Its name or the first digits of its fingerprint
+        /// Its file, name or the first digits of its fingerprint
         #[arg(value_name = "NAME")]
         name: String,
         /// Print a JSON object
@@ -32,23 +33,23 @@ enum Command {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
-    let known = models::list()?;
     let mut out = Out::new();
     match &args.command {
-        Command::Ls { json: true } => out.json(&known)?,
+        Command::Ls { json: true } => out.json(&models::list()?)?,
         Command::Ls { json: false } => {
-            for model in &known {
-                out.line(format_args!("{}  {}  {}", model.fingerprint, model.name, model.origin))?;
+            for model in models::list()? {
+                let name = escape(model.name.as_bytes());
+                out.line(format_args!("{}  {name}  {}", model.fingerprint, model.origin))?;
             }
         }
         Command::Info { name, json } => {
-            let found = known.iter().find(|model| model.name == *name || model.fingerprint.starts_with(name.as_str()));
-            let model = found.ok_or_else(|| Error::ModelMissing { fingerprint: name.clone(), name: "as named".into() })?;
+            let model = models::by_name(name)?;
             if *json {
-                out.json(model)?;
+                out.json(&model)?;
             } else {
-                out.line(format_args!("name        {}", model.name))?;
+                out.line(format_args!("name        {}", escape(model.name.as_bytes())))?;
                 out.line(format_args!("fingerprint {}", model.fingerprint))?;
+                out.line(format_args!("size        {}", human_bytes(model.bytes)))?;
                 out.line(format_args!("origin      {}", model.origin))?;
             }
         }

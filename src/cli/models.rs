@@ -1,33 +1,69 @@
 //! Which models a command works with: the seam between flags and the model registry.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::archive::Archive;
-use crate::codec::Models;
-use crate::error::{Error, Result};
-use crate::wire::models::ModelRef;
+use serde::Serialize;
 
 use super::args::open_options;
+use super::output::hex;
+use crate::archive::Archive;
+use crate::codec::neural::Neural;
+use crate::codec::{ChunkModel, Models};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::registry::{self, Found};
+use crate::wire::models::ModelRef;
 
 /// The name that stands for packing without a model.
 pub(crate) const NO_MODEL: &str = "none";
 
-/// The models for a new archive: the one named, or else the default.
-pub(crate) fn for_packing(name: Option<&str>) -> Result<Models> {
-    match name {
-        None | Some(NO_MODEL) => Ok(Models::none()),
-        Some(name) => Err(Error::Usage(format!("model {name:?} is not known; `s3a model ls` lists those at hand"))),
-    }
+/// The name of the model inside the binary.
+const DEFAULT: &str = "default";
+
+/// Models for a new archive, and the files of those that it is to carry.
+pub(crate) struct Chosen {
+    pub models: Models,
+    pub embed: Vec<(u8, Arc<[u8]>)>,
 }
 
-/// The models that an archive names, as far as they are found. `embedded` gives the file of one
-/// that the archive carries; others are looked for beside the archive too.
+/// The models for a new archive: the one named, or else the default.
+pub(crate) fn for_packing(name: Option<&str>, embed: bool) -> Result<Chosen> {
+    let name = name.unwrap_or(DEFAULT);
+    if name == NO_MODEL {
+        return Ok(Chosen { models: Models::none(), embed: Vec::new() });
+    }
+    let found = registry::by_name(name)?;
+    let embed = if embed { vec![(0, registry::file_bytes(&found)?.into())] } else { Vec::new() };
+    Ok(Chosen { models: Models::one(neural(found.model)), embed })
+}
+
+/// The models that an archive names. `embedded` gives the file of one that the archive carries;
+/// others are looked for, beside the archive too. One that is missing is an error only when a
+/// chunk needs it.
 pub(crate) fn for_reading(
     refs: &[ModelRef],
-    _embedded: impl Fn(u8) -> Result<Option<Vec<u8>>>,
-    _archive: Option<&Path>,
+    embedded: impl Fn(u8) -> Result<Option<Vec<u8>>>,
+    archive: Option<&Path>,
 ) -> Result<Models> {
-    Ok(Models::new(refs.iter().map(|_| None).collect()))
+    let mut slots: Vec<Option<Arc<dyn ChunkModel>>> = Vec::with_capacity(refs.len());
+    for (index, wanted) in (0..=u8::MAX).zip(refs) {
+        let carried = if wanted.embedded { embedded(index)? } else { None };
+        let model = match carried.filter(|file| *blake3::hash(file).as_bytes() == wanted.fingerprint) {
+            Some(file) => Some(Arc::new(Model::from_bytes(&file)?)),
+            None => match registry::by_fingerprint(&wanted.fingerprint, &wanted.name, archive) {
+                Ok(found) => Some(found.model),
+                Err(Error::ModelMissing { .. }) => None,
+                Err(e) => return Err(e),
+            },
+        };
+        slots.push(model.map(neural));
+    }
+    Ok(Models::new(slots))
+}
+
+fn neural(model: Arc<Model>) -> Arc<dyn ChunkModel> {
+    Arc::new(Neural::new(model))
 }
 
 /// Opens an archive with its models.
@@ -38,15 +74,33 @@ pub(crate) fn open(path: &Path) -> Result<Archive> {
     Ok(archive)
 }
 
-/// A model at hand.
-#[derive(Debug, serde::Serialize)]
-pub(crate) struct Known {
+/// A model at hand, as it is shown.
+#[derive(Debug, Serialize)]
+pub(crate) struct Shown {
     pub name: String,
     pub fingerprint: String,
+    /// Bytes of its file.
+    pub bytes: u64,
     pub origin: String,
 }
 
+impl Shown {
+    fn of(found: &Found) -> Result<Self> {
+        Ok(Self {
+            name: found.model.config().name.clone(),
+            fingerprint: hex(&found.model.fingerprint()),
+            bytes: registry::file_bytes(found)?.len() as u64,
+            origin: found.path.as_ref().map_or_else(|| "in this program".into(), |path| path.display().to_string()),
+        })
+    }
+}
+
 /// All models at hand.
-pub(crate) fn list() -> Result<Vec<Known>> {
-    Ok(Vec::new())
+pub(crate) fn list() -> Result<Vec<Shown>> {
+    registry::known(None).iter().map(Shown::of).collect()
+}
+
+/// The model that the user names.
+pub(crate) fn by_name(name: &str) -> Result<Shown> {
+    Shown::of(&registry::by_name(name)?)
 }

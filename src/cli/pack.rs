@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Name or file of the model to code with, or `none`
     #[arg(long, value_name = "NAME|FILE", env = "S3A_MODEL", hide_env_values = true)]
     model: Option<String>,
+    /// Carry the model's file in the archive, so that any s3a can read it
+    #[arg(long)]
+    embed_model: bool,
     /// Bytes of a chunk, the least that is decoded for a read: 4k to 1m
     #[arg(long, value_name = "SIZE", value_parser = chunk_size, default_value = "16k", env = "S3A_CHUNK_SIZE", hide_env_values = true)]
     chunk_size: u32,
@@ -80,10 +83,12 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     if !args.force && !is_pipe && existing.is_some() {
         return Err(Error::Exists(output));
     }
+    let chosen = models::for_packing(args.model.as_deref(), args.embed_model)?;
     let writer = WriterOptions {
         chunk_size: args.chunk_size,
         threads: global.threads,
-        models: models::for_packing(args.model.as_deref())?,
+        models: chosen.models,
+        embed: chosen.embed,
         check: !args.no_check,
         observer: Arc::new(console.clone()),
         ..WriterOptions::default()

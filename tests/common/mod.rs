@@ -107,10 +107,10 @@ pub fn s3a<S: AsRef<OsStr>>(folder: &Path, args: &[S]) -> Output {
     command(folder).args(args).output().unwrap()
 }
 
-/// The command, to be given arguments and pipes.
+/// The command, to be given arguments and pipes. Packs without a model unless told otherwise.
 pub fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_s3a"));
-    command.current_dir(folder).env_remove("SOURCE_DATE_EPOCH").env("NO_COLOR", "1");
+    command.current_dir(folder).env_remove("SOURCE_DATE_EPOCH").env("NO_COLOR", "1").env("S3A_MODEL", "none");
     command
 }
 
