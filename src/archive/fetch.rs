@@ -50,6 +50,7 @@ pub(super) fn decode_all(
     models: &Models,
     refs: &[ModelRef],
     ref_depth: u8,
+    threads: usize,
     mut pending: BTreeMap<ChunkId, Pending>,
     done: &mut Done,
     decoded: &mut dyn FnMut(ChunkId, &Arc<[u8]>),
@@ -79,7 +80,7 @@ pub(super) fn decode_all(
                 Some(history) => round.push((id, chunk, history)),
             }
         }
-        for (id, result) in decode_round(models, round) {
+        for (id, result) in decode_round(models, round, threads) {
             if let Ok(bytes) = &result {
                 decoded(id, bytes);
             }
@@ -107,8 +108,8 @@ fn history(chunk: &Pending, done: &Done) -> Option<Vec<Arc<[u8]>>> {
 type Ready = (ChunkId, Pending, Vec<Arc<[u8]>>);
 
 /// Decodes chunks that wait for nothing, shared out among the threads in equal parts.
-fn decode_round(models: &Models, round: Vec<Ready>) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
-    let share = round.len().div_ceil(rayon::current_num_threads()).max(1);
+fn decode_round(models: &Models, round: Vec<Ready>, threads: usize) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
+    let share = round.len().div_ceil(threads.max(1)).max(1);
     if share >= round.len() {
         return decode_share(models, &round);
     }
@@ -144,6 +145,11 @@ impl Archive {
     /// Plain bytes of the chunks, in the order asked for, each checked. All that are not in `cache`
     /// are decoded, with those they refer to, and put there.
     pub fn read_chunks(&self, ids: &[ChunkId], cache: &dyn ChunkCache) -> Vec<Result<Arc<[u8]>>> {
+        self.read_chunks_on(rayon::current_num_threads(), ids, cache)
+    }
+
+    /// The same on so many threads; one is the caller's own, for callers that have workers.
+    pub fn read_chunks_on(&self, threads: usize, ids: &[ChunkId], cache: &dyn ChunkCache) -> Vec<Result<Arc<[u8]>>> {
         let mut done = Done::new();
         let mut pending = BTreeMap::new();
         let mut wanted: Vec<ChunkId> = ids.to_vec();
@@ -171,7 +177,7 @@ impl Archive {
             }
         }
         let put = &mut |id, bytes: &Arc<[u8]>| cache.put(id, bytes);
-        decode_all(&self.models, &self.index.models, self.header.ref_depth, pending, &mut done, put);
+        decode_all(&self.models, &self.index.models, self.header.ref_depth, threads, pending, &mut done, put);
         ids.iter().map(|id| done.get(id).map_or(Err(Error::Internal("a chunk was lost")), again)).collect()
     }
 }

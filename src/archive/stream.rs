@@ -313,7 +313,8 @@ impl<R: Read> StreamReader<R> {
             ids.push(id);
             pending.insert(id, chunk);
         }
-        decode_all(&self.models, &self.index.models, self.header.ref_depth, pending, &mut done, &mut |_, _| {});
+        let threads = rayon::current_num_threads();
+        decode_all(&self.models, &self.index.models, self.header.ref_depth, threads, pending, &mut done, &mut |_, _| {});
         for id in ids {
             let bytes = done.remove(&id).unwrap_or(Err(Error::Internal("a chunk was lost")))?;
             if self.header.ref_window > 0 {

@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::session::{End, Mounted};
+use super::session::Mounted;
 use crate::error::{Error, Result};
 
 /// Holds the process number of the parent, so that no other process takes itself for the daemon.
@@ -105,7 +105,7 @@ pub fn serve(start: impl FnOnce() -> Result<Mounted>, ready: Ready) -> Result<()
     std::thread::spawn(move || {
         for _ in signals.forever() {
             // The mount may have ended meanwhile.
-            let _ = waker.send(End::Asked);
+            let _ = waker.send(());
         }
     });
     ready.tell().map_err(|error| Error::io("daemon of the mount", error))?;

@@ -22,7 +22,6 @@ use fuser::{
 use super::content::{self, Bytes, STORAGE, Seek};
 use super::fault::Fault;
 use super::options::MountOptions;
-use super::session::End;
 use super::view::{Attr, FileKind, Ino};
 use super::volume::Volume;
 use crate::archive::Timestamp;
@@ -47,12 +46,12 @@ pub struct Fuse {
     /// The kernel needs no answer to opendir and then keeps listings.
     skip_opendir: bool,
     /// Told when the session has ended.
-    ended: Sender<End>,
+    ended: Sender<()>,
 }
 
 impl Fuse {
     /// Adapts `volume`; `ended` hears when the kernel has let go of it.
-    pub fn new(volume: Arc<Volume>, options: &MountOptions, ended: Sender<End>) -> Self {
+    pub fn new(volume: Arc<Volume>, options: &MountOptions, ended: Sender<()>) -> Self {
         Self { volume, uid: options.uid, gid: options.gid, skip_opendir: false, ended }
     }
 
@@ -119,7 +118,7 @@ impl Filesystem for Fuse {
 
     fn destroy(&mut self) {
         // Nobody may be listening any more.
-        let _ = self.ended.send(End::Unmounted);
+        let _ = self.ended.send(());
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -15,8 +15,8 @@ const FIRST: u64 = 2;
 pub struct Limits {
     /// Plain bytes of a usual chunk, never zero.
     pub chunk: u64,
-    /// Most bytes ahead of a reader.
-    pub window: u64,
+    /// Most chunks ahead of a reader; 0 decodes nothing ahead.
+    pub most: u64,
 }
 
 /// A window that grows as it is used. Positions are bytes, of a file or of the raw stream.
@@ -35,8 +35,7 @@ impl Window {
         if self.len > 0 && start - at > self.len.saturating_mul(limits.chunk) / 2 {
             return None;
         }
-        let most = (limits.window / limits.chunk).max(1);
-        self.len = if self.len == 0 { FIRST.min(most) } else { (self.len * 2).min(most) };
+        self.len = if self.len == 0 { FIRST } else { self.len * 2 }.min(limits.most);
         let end = at.saturating_add(self.len * limits.chunk);
         self.ahead = end.max(start);
         (end > start).then_some(start..end)
@@ -117,7 +116,7 @@ impl Walk {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { chunk: 100, window: 6400 };
+    const LIMITS: Limits = Limits { chunk: 100, most: 64 };
 
     #[test]
     fn the_window_of_a_sequential_reader_doubles_and_has_no_gaps() {
@@ -130,7 +129,7 @@ mod tests {
         assert_eq!(asked[0], 100..300);
         assert_eq!(asked[1].end - asked[1].start, 300);
         assert!(asked.windows(2).all(|pair| pair[0].end == pair[1].start));
-        assert!(asked.iter().all(|range| range.end - range.start <= LIMITS.window));
+        assert!(asked.iter().all(|range| range.end - range.start <= 6400));
         assert!(asked.last().is_some_and(|range| range.end >= 2000 * 50));
     }
 
@@ -185,10 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn a_window_smaller_than_a_chunk_is_one_chunk() {
-        let mut reads = Sequence::default();
-        let limits = Limits { chunk: 100, window: 1 };
-        reads.note(0, 100, limits);
-        assert_eq!(reads.note(100, 100, limits), Some(200..300));
+    fn the_window_keeps_to_its_bound() {
+        for (most, expected) in [(0, None), (1, Some(200..300)), (2, Some(200..400)), (9, Some(200..400))] {
+            let mut reads = Sequence::default();
+            let limits = Limits { chunk: 100, most };
+            reads.note(0, 100, limits);
+            assert_eq!(reads.note(100, 100, limits), expected);
+        }
     }
 }

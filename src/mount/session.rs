@@ -1,10 +1,12 @@
 //! A mount while it lives: from fuser's session to its end.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 
@@ -15,75 +17,83 @@ use super::source::Source;
 use super::volume::Volume;
 use crate::error::{Error, Result};
 
-/// Why a mount ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The kernel has let go of it.
-    Unmounted,
-    /// This process is to let go of it.
-    Asked,
-}
+/// How long the loops may take to end after an unmount.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A mounted archive. Dropping it unmounts.
 pub struct Mounted {
     /// `None` once it was let go of.
     session: Option<BackgroundSession>,
     target: PathBuf,
-    ended: Receiver<End>,
+    /// Device number of the mount, by which it is told from others at the same place.
+    device: u64,
+    ended: Receiver<()>,
     /// Wakes `wait`, as the end of the session does.
-    wake: Sender<End>,
+    wake: Sender<()>,
 }
 
 impl Mounted {
-    /// Mounts an archive at `target`, whose full path this is. It answers when this returns.
+    /// Mounts an archive at `target`. It answers when this returns.
     pub fn start(source: Arc<dyn Source>, target: &Path, options: &MountOptions) -> Result<Self> {
+        if options.auto_unmount && !options.allow_other {
+            return Err(Error::Usage("mount option auto_unmount needs allow_other too".to_owned()));
+        }
         let target = point::check(target, options.nonempty)?;
         let volume = Volume::new(source, options)?;
         let (wake, ended) = channel();
         let fuse = Fuse::new(volume, options, wake.clone());
         let session = Session::new(fuse, &target, &config(options)).and_then(Session::spawn);
         let session = session.map_err(|error| failed(&target, error))?;
-        Ok(Self { session: Some(session), target, ended, wake })
+        let mut mounted = Self { session: Some(session), target, device: 0, ended, wake };
+        mounted.device = device(&mounted.target).map_err(|error| Error::io(&mounted.target, error))?;
+        Ok(mounted)
     }
 
     /// What ends `wait`.
-    pub fn waker(&self) -> Sender<End> {
+    pub fn waker(&self) -> Sender<()> {
         self.wake.clone()
     }
 
     /// Waits until someone else unmounted it or the waker was used; then unmounts if need be.
     pub fn wait(mut self) -> Result<()> {
-        // Receiving cannot fail, since `self` holds a sender.
-        let end = self.ended.recv().unwrap_or(End::Asked);
-        self.end(end)
+        // Cannot fail, since `self` holds a sender.
+        let _ = self.ended.recv();
+        self.end()
     }
 
-    /// Unmounts. What still uses it gets errors once this process has ended.
+    /// Unmounts. What still uses it keeps it, out of sight, until this process ends.
     pub fn unmount(mut self) -> Result<()> {
-        self.end(self.ended.try_recv().unwrap_or(End::Asked))
+        self.end()
     }
 
-    fn end(&mut self, end: End) -> Result<()> {
+    fn end(&mut self) -> Result<()> {
         let Some(session) = self.session.take() else { return Ok(()) };
-        if end == End::Unmounted {
-            // Already unmounted. fuser 0.18 would unmount the path again, and by now that may be
-            // another mount; so its handle is leaked: one file descriptor that leads nowhere.
-            std::mem::forget(session);
+        // When this is dropped, fuser 0.18 unmounts the path even if that was done before, and by
+        // now it may be the place of another mount. So it is leaked: a thread handle, and a file
+        // descriptor that leads nowhere.
+        std::mem::forget(session);
+        if !device(&self.target).is_ok_and(|now| now == self.device) {
             return Ok(());
         }
-        match session.umount_and_join() {
-            Ok(()) => Ok(()),
-            // In use: out of sight at once, gone with the last that uses it or with this process.
-            Err(_) => point::release(&self.target, true),
+        if point::release(&self.target, false).is_err() {
+            return point::release(&self.target, true);
         }
+        // The loops end soon after; if they do not, the process ends without them.
+        let _ = self.ended.recv_timeout(LAST_WORDS);
+        Ok(())
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
         // Nobody is left to be told.
-        let _ = self.end(self.ended.try_recv().unwrap_or(End::Asked));
+        let _ = self.end();
     }
+}
+
+/// The number of the file system that is seen at a path.
+fn device(path: &Path) -> io::Result<u64> {
+    std::fs::metadata(path).map(|metadata| metadata.dev())
 }
 
 fn config(options: &MountOptions) -> Config {

@@ -27,7 +27,7 @@ pub trait Source: Send + Sync + 'static {
     /// The chunks that hold `len` bytes of the raw stream from `raw_offset` on; fewer where it ends.
     fn chunks_of(&self, raw_offset: u64, len: u64) -> Range<u32>;
 
-    /// Decodes chunks, in lockstep where that is faster. One result for each id, in their order;
+    /// Decodes chunks on the calling thread, in lockstep where that is faster. One result for each id, in their order;
     /// one that fails leaves the others whole. Chunks that others refer to are looked for in
     /// `known` and put there.
     fn decode(&self, ids: &[ChunkId], known: &dyn ChunkCache) -> Vec<Result<Arc<[u8]>>>;
@@ -55,6 +55,7 @@ impl Source for Archive {
     }
 
     fn decode(&self, ids: &[ChunkId], known: &dyn ChunkCache) -> Vec<Result<Arc<[u8]>>> {
-        self.read_chunks(ids, known)
+        // The pool shares batches out among its own workers.
+        self.read_chunks_on(1, ids, known)
     }
 }

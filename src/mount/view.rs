@@ -217,11 +217,11 @@ impl View {
         let dots = dots.into_iter().skip(from);
         let children = children.skip(from.saturating_sub(2));
         let first = from as u64;
-        Ok(dots.chain(children).zip(first + 1..).map(|((node, name), next)| DirEntry {
+        Ok(dots.chain(children).zip(first..).map(|((node, name), at)| DirEntry {
             ino: self.ino(node),
             kind: self.kind(node),
             name,
-            next,
+            next: at + 1,
         }))
     }
 

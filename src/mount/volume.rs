@@ -157,12 +157,14 @@ impl Volume {
 
     /// How far ahead to decode, by the options, the cache, and the speed seen so far.
     fn limits(&self) -> Limits {
-        let asked = self.readahead.unwrap_or(WINDOW * self.chunk);
+        let asked = self.readahead.map_or(WINDOW, |bytes| bytes.div_ceil(self.chunk));
+        // What is decoded ahead must not push out what others read.
+        let most = asked.min(self.cache.capacity() / 4 / self.chunk);
         let in_time = match self.cache.cost() {
             0 => u64::MAX,
-            nanos => (WINDOW_NANOS / nanos).saturating_mul(1024 * self.pool.workers() as u64),
+            nanos => (WINDOW_NANOS / nanos).saturating_mul(1024 * self.pool.workers() as u64) / self.chunk,
         };
-        Limits { chunk: self.chunk, window: asked.min(self.cache.capacity() / 4).min(in_time) }
+        Limits { chunk: self.chunk, most: most.min(in_time.max(1)) }
     }
 }
 
@@ -186,11 +188,17 @@ mod tests {
     /// What the adapter does for one read.
     fn read(volume: &Volume, ino: Ino, handle: u64, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
         let plan = volume.plan(ino, offset, len)?;
-        let bytes = volume.kept(&plan).unwrap_or_else(|| {
-            let future = volume.fetch(plan);
-            volume.look_ahead(ino, handle, offset, len as u64);
-            volume.pool().block_on(future)
-        });
+        let bytes = match volume.kept(&plan) {
+            Some(bytes) => {
+                volume.look_ahead(ino, handle, offset, len as u64);
+                bytes
+            }
+            None => {
+                let future = volume.fetch(plan);
+                volume.look_ahead(ino, handle, offset, len as u64);
+                volume.pool().block_on(future)
+            }
+        };
         Ok(bytes?.to_vec())
     }
 
