@@ -39,9 +39,8 @@ pub const ZSTD_WINDOW_LOG: u32 = 23;
 pub const MODELS: usize = 255;
 pub const MODEL_NAME: usize = 255;
 
-/// Bytes of a path, components of a path, bytes of a link target.
+/// Bytes of a path, and of a link's target.
 pub const PATH_LEN: usize = 16 << 10;
-pub const PATH_DEPTH: usize = 4096;
 pub const TARGET_LEN: usize = 16 << 10;
 /// Bytes of the name and the value of an extended attribute (Linux has 255 and 65,536).
 pub const XATTR_NAME: usize = 1 << 10;

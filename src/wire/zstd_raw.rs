@@ -66,7 +66,10 @@ pub fn decompress_growing(packed: &[u8], len: usize) -> Option<Vec<u8>> {
 
 /// The frame as libzstd wants it, if `packed` is exactly one frame with the header prescribed.
 fn with_magic(packed: &[u8]) -> Option<Vec<u8>> {
-    if packed.first() != Some(&0) {
+    let &[0, window, ..] = packed else { return None };
+    // Window_Descriptor: 2^(10 + its upper five bits), and so many eighths more as the lower three.
+    let eighths = (8 + u64::from(window & 7)) << (7 + (window >> 3));
+    if eighths > 1 << ZSTD_WINDOW_LOG {
         return None;
     }
     let frame = [&MAGIC, packed].concat();
@@ -96,6 +99,15 @@ mod tests {
             assert!(packed.len() < 200, "{len}: {}", packed.len());
             assert_eq!(decompress(&packed, &prefix, prefix.len()).unwrap(), prefix);
         }
+    }
+
+    #[test]
+    fn large_windows_are_refused() {
+        let mut packed = compress(b"some text some text some text", &[]).unwrap();
+        packed[1] = 13 << 3;
+        assert!(decompress(&packed, &[], 29).is_some());
+        packed[1] += 1;
+        assert_eq!(decompress(&packed, &[], 29), None);
     }
 
     #[test]
