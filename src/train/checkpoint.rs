@@ -1,0 +1,89 @@
+//! Checkpoints: parameters, optimiser state, vocabulary and where training stands, in one file.
+//!
+//! A safetensors file written beside its final name and renamed, so a failed write leaves the last good
+//! one in place.
+
+use super::net::{Net, NetConfig};
+use super::optimiser::{Optimiser, OptimiserConfig};
+use crate::error::{Error, Result};
+use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// What a checkpoint knows besides tensors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Head {
+    pub net: NetConfig,
+    pub optimiser: OptimiserConfig,
+    pub step: usize,
+    /// Tokens trained on so far.
+    pub tokens: u64,
+    pub seed: u64,
+    pub seconds: f64,
+    /// What the network was trained on.
+    pub data: String,
+    pub data_bytes: u64,
+    pub vocabulary: Vec<Vec<u8>>,
+}
+
+const KEY: &str = "s3a-checkpoint";
+
+fn bad(path: &Path, rule: impl ToString) -> Error {
+    Error::BadModel { name: path.display().to_string(), rule: rule.to_string() }
+}
+
+/// Writes a checkpoint.
+pub fn save(path: &Path, head: &Head, net: &Net, optimiser: &Optimiser) -> Result<()> {
+    let mut tensors: HashMap<String, Tensor> = HashMap::new();
+    for param in &net.params {
+        tensors.insert(format!("param.{}", param.name), param.var.as_tensor().clone());
+    }
+    for (name, var) in optimiser.tensors(net) {
+        tensors.insert(name, var.as_tensor().clone());
+    }
+    let json = serde_json::to_string(head).map_err(|e| bad(path, e))?;
+    let meta = HashMap::from([(KEY.to_owned(), json)]);
+    let partial = path.with_extension("partial");
+    let data = safetensors::serialize(&tensors, Some(meta)).map_err(|e| bad(path, e))?;
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&partial)?;
+        std::io::Write::write_all(&mut file, &data)?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    };
+    write().map_err(|e| {
+        let _ = std::fs::remove_file(&partial);
+        Error::io(path, e)
+    })
+}
+
+/// Reads what a checkpoint knows besides tensors.
+pub fn head(path: &Path) -> Result<Head> {
+    let data = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let (_, meta) = safetensors::SafeTensors::read_metadata(&data).map_err(|e| bad(path, e))?;
+    let json = meta.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| bad(path, "not a checkpoint"))?;
+    serde_json::from_str(json).map_err(|e| bad(path, e))
+}
+
+/// Loads tensors into a network of the same sizes, and into its optimiser.
+pub fn load(path: &Path, net: &Net, optimiser: Option<&mut Optimiser>, step: usize) -> Result<()> {
+    let tensors = candle_core::safetensors::load(path, &net.device).map_err(|e| bad(path, e))?;
+    let set = |name: &str, var: &candle_core::Var| -> Result<()> {
+        let tensor = tensors.get(name).ok_or_else(|| bad(path, format!("lacks {name}")))?;
+        if tensor.shape() != var.shape() || tensor.dtype() != DType::F32 {
+            return Err(bad(path, format!("{name} has another shape: the checkpoint is of another network")));
+        }
+        var.set(tensor).map_err(|e| bad(path, e))
+    };
+    for param in &net.params {
+        set(&format!("param.{}", param.name), &param.var)?;
+    }
+    if let Some(optimiser) = optimiser {
+        for (name, var) in optimiser.tensors(net) {
+            set(&name, &var)?;
+        }
+        optimiser.step = step;
+    }
+    Ok(())
+}

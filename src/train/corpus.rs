@@ -1,0 +1,254 @@
+//! Training data: files to chunks as an archive would cut them, chunks to batches of windows.
+//!
+//! Files are concatenated in path order and cut in blocks of 64 KiB; each time a block is used it is
+//! cut anew into chunks of 4, 16 or 64 KiB, and a chunk may look back on earlier ones of its block as
+//! its references. Match features come from the product's own matcher over the whole chunk; the
+//! network sees windows of it. Some blocks are held out to measure on.
+
+use super::net::{Batch, NetConfig, table_row};
+use super::ops::embed::NONE;
+use super::ops::loss::Targets;
+use super::random::Random;
+use crate::error::{Error, Result};
+use crate::model::matcher::Matcher;
+use crate::model::tokens::Vocabulary;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const BLOCK: usize = 64 << 10;
+/// One block in this many is held out.
+const HELD_OUT: usize = 256;
+/// Windows that are mixed with one another.
+const POOL: usize = 2048;
+
+/// Text to train on.
+pub struct Corpus {
+    bytes: Vec<u8>,
+    pub files: usize,
+}
+
+impl Corpus {
+    /// Reads all files below the given files and folders.
+    pub fn read(sources: &[PathBuf]) -> Result<Self> {
+        let mut paths = Vec::new();
+        for source in sources {
+            walk(source, Path::new(""), &mut paths)?;
+        }
+        paths.sort();
+        let mut bytes = Vec::new();
+        for (_, path) in &paths {
+            let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+            std::io::Read::read_to_end(&mut file, &mut bytes).map_err(|e| Error::io(path, e))?;
+        }
+        if bytes.len() < 2 * BLOCK {
+            return Err(Error::Usage("training needs at least 128 KiB of files".to_owned()));
+        }
+        Ok(Self { bytes, files: paths.len() })
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn blocks(&self) -> usize {
+        self.bytes.len().div_ceil(BLOCK)
+    }
+
+    fn block(&self, i: usize) -> &[u8] {
+        &self.bytes[i * BLOCK..((i + 1) * BLOCK).min(self.bytes.len())]
+    }
+
+    /// About `total` bytes, spread evenly, to learn a vocabulary from.
+    pub fn sample(&self, total: usize) -> Vec<&[u8]> {
+        let step = (self.len() / total.max(1)).max(1);
+        (0..self.blocks()).step_by(step).map(|i| self.block(i)).collect()
+    }
+}
+
+fn walk(path: &Path, relative: &Path, out: &mut Vec<(PathBuf, PathBuf)>) -> Result<()> {
+    let meta = std::fs::symlink_metadata(path).map_err(|e| Error::io(path, e))?;
+    if meta.is_file() {
+        out.push((relative.to_owned(), path.to_owned()));
+    } else if meta.is_dir() {
+        for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, e))? {
+            let entry = entry.map_err(|e| Error::io(path, e))?;
+            walk(&entry.path(), &relative.join(entry.file_name()), out)?;
+        }
+    }
+    Ok(())
+}
+
+/// A stretch of a chunk with its features.
+struct Window {
+    rows: Vec<u32>,
+    targets: Targets,
+    bytes: usize,
+}
+
+/// How chunks become windows.
+pub struct Featuriser<'a> {
+    pub config: &'a NetConfig,
+    pub vocabulary: &'a Vocabulary,
+    /// Positions of a window.
+    pub len: usize,
+}
+
+impl Featuriser<'_> {
+    /// Windows of one chunk given the plain bytes of its references.
+    fn windows(&self, raw: &[u8], references: &[&[u8]], out: &mut Vec<Window>) -> Result<()> {
+        let c = self.config;
+        let tables = c.tables();
+        let capacity = raw.len() + references.iter().map(|r| r.len()).sum::<usize>();
+        let separator = self.vocabulary.separator();
+        let mut matcher = Matcher::new(&c.orders, &c.seconds, capacity, separator)?;
+        for reference in references {
+            matcher.extend(&self.vocabulary.tokenise(reference));
+        }
+        matcher.update(separator);
+        let tokens = self.vocabulary.tokenise(raw);
+        let mut rows = Vec::with_capacity(tokens.len() * c.rows_per_position());
+        let mut targets = Targets::default();
+        let mut before = separator;
+        for &token in &tokens {
+            rows.push(u32::from(before));
+            let slots = matcher.look_up();
+            for (k, slot) in slots.iter().enumerate() {
+                let candidate = (slot.class > 0).then_some(usize::from(slot.candidate));
+                rows.push(table_row(tables.matches + k * c.vocab, candidate));
+                rows.push(table_row(tables.classes + k * 17, Some(usize::from(slot.class))));
+                if c.copy {
+                    targets.candidates.push(candidate.map_or(NONE, |v| v as u32));
+                    targets.classes.push(slot.class);
+                }
+            }
+            for (&(order, bits), &first) in c.ngrams.iter().zip(&tables.ngrams) {
+                let hash = matcher.hash(usize::from(order)) >> (32 - u32::from(bits));
+                rows.push(table_row(first, Some(hash as usize)));
+            }
+            targets.tokens.push(u32::from(token));
+            matcher.update(token);
+            before = token;
+        }
+        let mut start = 0;
+        while start < tokens.len() {
+            // The last window reaches back to be whole; one that would be mostly a repetition is left out.
+            let mut from = start;
+            if from + self.len > tokens.len() {
+                if tokens.len() < self.len || tokens.len() - start < self.len / 4 {
+                    break;
+                }
+                from = tokens.len() - self.len;
+            }
+            out.push(self.window(&tokens, &rows, &targets, from));
+            start += self.len;
+        }
+        Ok(())
+    }
+
+    fn window(&self, tokens: &[u16], rows: &[u32], targets: &Targets, from: usize) -> Window {
+        let (per, gates) = (self.config.rows_per_position(), self.config.gates());
+        let range = from..from + self.len;
+        Window {
+            rows: rows[range.start * per..range.end * per].to_vec(),
+            bytes: tokens[range.clone()].iter().map(|&t| self.vocabulary.token(t).len()).sum(),
+            targets: Targets {
+                tokens: targets.tokens[range.clone()].to_vec(),
+                candidates: targets.candidates[range.start * gates..range.end * gates].to_vec(),
+                classes: targets.classes[range.start * gates..range.end * gates].to_vec(),
+            },
+        }
+    }
+
+    fn block(&self, block: &[u8], random: &mut Random, out: &mut Vec<Window>) -> Result<()> {
+        let size = match random.below(16) {
+            0 => 4 << 10,
+            1..=12 => 16 << 10,
+            _ => 64 << 10,
+        };
+        let chunks: Vec<&[u8]> = block.chunks(size).collect();
+        for (i, chunk) in chunks.iter().enumerate() {
+            let mut references = Vec::new();
+            if i > 0 && random.below(2) == 0 {
+                references.push(chunks[random.below(i)]);
+                if i > 1 && random.below(2) == 0 {
+                    references.push(chunks[random.below(i)]);
+                }
+            }
+            self.windows(chunk, &references, out)?;
+        }
+        Ok(())
+    }
+}
+
+/// Joins windows into a batch.
+fn join(len: usize, windows: Vec<Window>) -> Batch {
+    let mut rows = Vec::new();
+    let mut targets = Targets::default();
+    let mut bytes = 0;
+    for window in windows {
+        rows.extend(window.rows);
+        targets.tokens.extend(window.targets.tokens);
+        targets.candidates.extend(window.targets.candidates);
+        targets.classes.extend(window.targets.classes);
+        bytes += window.bytes;
+    }
+    Batch { len, rows: Arc::new(rows), targets: Arc::new(targets), bytes }
+}
+
+/// An endless stream of batches in a random order that the seed decides.
+pub struct Batches<'a> {
+    corpus: &'a Corpus,
+    featuriser: Featuriser<'a>,
+    random: Random,
+    order: Vec<usize>,
+    pool: Vec<Window>,
+}
+
+impl<'a> Batches<'a> {
+    pub fn new(corpus: &'a Corpus, featuriser: Featuriser<'a>, seed: u64) -> Self {
+        Self { corpus, featuriser, random: Random::new(seed), order: Vec::new(), pool: Vec::new() }
+    }
+
+    /// The next batch of `sequences` windows.
+    pub fn next(&mut self, sequences: usize) -> Result<Batch> {
+        while self.pool.len() < POOL.max(sequences) {
+            if self.order.is_empty() {
+                self.order = (0..self.corpus.blocks()).filter(|i| i % HELD_OUT != HELD_OUT / 2).collect();
+                self.random.shuffle(&mut self.order);
+            }
+            if let Some(block) = self.order.pop() {
+                self.featuriser.block(self.corpus.block(block), &mut self.random, &mut self.pool)?;
+            }
+        }
+        let mut windows = Vec::with_capacity(sequences);
+        for _ in 0..sequences {
+            let i = self.random.below(self.pool.len());
+            windows.push(self.pool.swap_remove(i));
+        }
+        Ok(join(self.featuriser.len, windows))
+    }
+}
+
+/// Batches of the blocks that are never trained on, at most `limit` windows, cut in 16 KiB chunks.
+pub fn held_out(corpus: &Corpus, featuriser: &Featuriser<'_>, sequences: usize, limit: usize) -> Result<Vec<Batch>> {
+    let mut windows = Vec::new();
+    let blocks: Vec<usize> = (0..corpus.blocks()).filter(|i| i % HELD_OUT == HELD_OUT / 2).collect();
+    for block in blocks {
+        for chunk in corpus.block(block).chunks(16 << 10) {
+            featuriser.windows(chunk, &[], &mut windows)?;
+        }
+    }
+    let step = windows.len().div_ceil(limit.max(1)).max(1);
+    let mut kept: Vec<Window> = windows.into_iter().step_by(step).collect();
+    let mut batches = Vec::new();
+    while !kept.is_empty() {
+        let rest = kept.split_off(sequences.min(kept.len()));
+        batches.push(join(featuriser.len, kept));
+        kept = rest;
+    }
+    Ok(batches)
+}

@@ -1,0 +1,22 @@
+//! Training a decompressor: `s3a train`.
+//!
+//! The only home of floats. A network (`net`) is trained on chunks with their match features
+//! (`corpus`) by `optimiser`, kept in checkpoints, and quantised into a model file for the integer
+//! engine (`export`). `docs/training.md` tells what was tried.
+
+pub mod checkpoint;
+pub mod corpus;
+pub mod export;
+pub mod net;
+pub mod ops;
+pub mod optimiser;
+pub mod random;
+pub mod run;
+pub mod vocabulary;
+
+pub use run::{Options, Progress, run};
+
+/// An error of candle, as this crate reports it.
+pub(crate) fn failed(error: candle_core::Error) -> crate::Error {
+    crate::Error::Usage(format!("training failed: {error}"))
+}

@@ -1,0 +1,288 @@
+//! The decompressor as a network of floats: parameters, initial values and the loss of a batch.
+//!
+//! Each sublayer's weights stand in one packed tensor (see `ops`); `Segment`s name the matrices within,
+//! for the optimiser, checkpoints and the export. Normalisation has no gains: the products that follow
+//! absorb them.
+
+use super::ops::attention::{Dims, SelfAttention};
+use super::ops::embed::{EmbedSum, NONE};
+use super::ops::feed_forward::FeedForward;
+use super::ops::loss::{CLASSES, HeadLoss, Targets};
+use super::ops::compose;
+use candle_core::{Device, Result, Tensor, Var};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Sizes of a decompressor (spec/numerics.md, section 11).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetConfig {
+    pub vocab: usize,
+    pub width: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_size: usize,
+    pub ff: usize,
+    pub window: usize,
+    /// Match orders, one slot each, and those whose second candidate has a slot too.
+    pub orders: Vec<u8>,
+    pub seconds: Vec<u8>,
+    /// Hashed n-gram tables: order and binary logarithm of the rows.
+    pub ngrams: Vec<(u8, u8)>,
+    pub copy: bool,
+}
+
+impl NetConfig {
+    /// Multiply-adds per token in matrix products and attention (full window).
+    pub fn macs_per_token(&self) -> usize {
+        let inner = self.heads * self.head_size;
+        let qkv = (self.heads + 2 * self.kv_heads) * self.head_size;
+        let layer = self.width * (qkv + inner + 2 * self.ff) + 2 * self.window * inner;
+        self.layers * layer + self.width * (self.vocab + self.gates())
+    }
+
+    /// Rows that are summed for one position.
+    pub fn rows_per_position(&self) -> usize {
+        1 + 2 * self.slots() + self.ngrams.len()
+    }
+
+    /// Match slots.
+    pub fn slots(&self) -> usize {
+        self.orders.len() + self.seconds.len()
+    }
+
+    /// Copy gates, one per slot, if there are any.
+    pub fn gates(&self) -> usize {
+        if self.copy { self.slots() } else { 0 }
+    }
+
+    /// First row of each table in the embedding tensor, and the number of all rows.
+    pub fn tables(&self) -> Tables {
+        let matches = self.vocab + 1;
+        let classes = matches + self.slots() * self.vocab;
+        let mut end = classes + self.slots() * CLASSES;
+        let mut ngrams = Vec::new();
+        for &(_, bits) in &self.ngrams {
+            ngrams.push(end);
+            end += 1 << bits;
+        }
+        Tables { matches, classes, ngrams, rows: end }
+    }
+
+    /// Sizes of the attention over sequences of `len` positions.
+    pub fn dims(&self, len: usize) -> Dims {
+        Dims {
+            len,
+            d: self.width,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_size: self.head_size,
+            window: self.window,
+        }
+    }
+}
+
+/// Where the embedding tables stand in the embedding tensor.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    pub matches: usize,
+    pub classes: usize,
+    pub ngrams: Vec<usize>,
+    pub rows: usize,
+}
+
+/// How the optimiser treats a part of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A hidden matrix.
+    Matrix,
+    /// Rows that are looked up.
+    Embedding,
+    /// The output head.
+    Head,
+    /// Biases and gates.
+    Bias,
+}
+
+/// A named matrix within a packed tensor.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub name: String,
+    pub offset: usize,
+    pub rows: usize,
+    pub cols: usize,
+    pub role: Role,
+    pub init: Init,
+}
+
+/// Initial values of a segment.
+#[derive(Clone, Copy, Debug)]
+pub enum Init {
+    /// Independent normal values of this standard deviation.
+    Normal(f32),
+    /// This value everywhere.
+    Constant(f32),
+}
+
+/// One packed parameter tensor.
+pub struct Param {
+    pub name: String,
+    pub var: Var,
+    pub segments: Vec<Segment>,
+}
+
+/// One batch: whole sequences of equal length, one after the other.
+pub struct Batch {
+    /// Positions of a sequence.
+    pub len: usize,
+    /// Embedding rows, `rows_per_position` each.
+    pub rows: Arc<Vec<u32>>,
+    pub targets: Arc<Targets>,
+    /// Plain bytes that the targets stand for.
+    pub bytes: usize,
+}
+
+/// The network.
+pub struct Net {
+    pub config: NetConfig,
+    pub params: Vec<Param>,
+    pub device: Device,
+    /// Use the fused operations (CPU only).
+    pub fused: bool,
+}
+
+impl Net {
+    /// A network with initial values from `seed`.
+    pub fn new(config: NetConfig, seed: u64, device: &Device) -> Result<Self> {
+        let mut random = super::random::Random::new(seed);
+        let mut params = Vec::new();
+        for (name, shape, segments) in layout(&config) {
+            let mut values = Vec::with_capacity(shape.iter().product());
+            for segment in &segments {
+                for _ in 0..segment.rows * segment.cols {
+                    values.push(match segment.init {
+                        Init::Normal(deviation) => random.normal() * deviation,
+                        Init::Constant(value) => value,
+                    });
+                }
+            }
+            let var = Var::from_tensor(&Tensor::from_vec(values, shape, device)?)?;
+            params.push(Param { name, var, segments });
+        }
+        Ok(Self { config, params, device: device.clone(), fused: device.is_cpu() })
+    }
+
+    fn embed_table(&self) -> &Tensor {
+        self.params[0].var.as_tensor()
+    }
+
+    fn head(&self) -> &Tensor {
+        self.params[self.params.len() - 1].var.as_tensor()
+    }
+
+    /// The residual stream before the output head, `[n][width]`.
+    pub fn hidden(&self, batch: &Batch) -> Result<Tensor> {
+        let c = &self.config;
+        let per = c.rows_per_position();
+        let table = self.embed_table();
+        let mut x = if self.fused {
+            table.apply_op1(EmbedSum { d: c.width, per, rows: batch.rows.clone() })?
+        } else {
+            compose::embed(table, &batch.rows, per)?
+        };
+        let dims = c.dims(batch.len);
+        for layer in 0..c.layers {
+            let attention = self.params[1 + 2 * layer].var.as_tensor();
+            let feed_forward = self.params[2 + 2 * layer].var.as_tensor();
+            x = if self.fused {
+                let x = x.apply_op2(attention, SelfAttention::new(dims))?;
+                x.apply_op2(feed_forward, FeedForward::new(c.width, c.ff))?
+            } else {
+                let x = compose::attention(&x, attention, dims)?;
+                compose::feed_forward(&x, feed_forward, c.width, c.ff)?
+            };
+        }
+        Ok(x)
+    }
+
+    /// Mean cross-entropy of a batch in nats a token, `[1]`.
+    pub fn loss(&self, batch: &Batch) -> Result<Tensor> {
+        let x = self.hidden(batch)?;
+        let (width, vocab, gates) = (self.config.width, self.config.vocab, self.config.gates());
+        if self.fused {
+            x.apply_op2(self.head(), HeadLoss::new(width, vocab, gates, batch.targets.clone()))
+        } else {
+            compose::loss(&x, self.head(), vocab, gates, &batch.targets)
+        }
+    }
+
+    /// The values of a named segment, row-major.
+    pub fn segment(&self, name: &str) -> Result<Vec<f32>> {
+        for param in &self.params {
+            if let Some(s) = param.segments.iter().find(|s| s.name == name) {
+                return param.var.flatten_all()?.narrow(0, s.offset, s.rows * s.cols)?.to_vec1();
+            }
+        }
+        candle_core::bail!("the network has no part {name}")
+    }
+}
+
+/// Names, shapes and segments of all parameter tensors, in the order of `Net::params`.
+fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
+    let tables = c.tables();
+    let (d, inner) = (c.width, c.heads * c.head_size);
+    let qkv = (c.heads + 2 * c.kv_heads) * c.head_size;
+    let mut out = Vec::new();
+    let mut embed = Packer::default();
+    embed.add("embed.token", c.vocab + 1, d, Role::Embedding, Init::Normal(0.1));
+    for k in 0..c.slots() {
+        embed.add(&format!("embed.match.{k}"), c.vocab, d, Role::Embedding, Init::Normal(0.1));
+    }
+    for k in 0..c.slots() {
+        embed.add(&format!("embed.class.{k}"), CLASSES, d, Role::Embedding, Init::Normal(0.1));
+    }
+    for (n, &(_, bits)) in c.ngrams.iter().enumerate() {
+        embed.add(&format!("embed.ngram.{n}"), 1 << bits, d, Role::Embedding, Init::Constant(0.0));
+    }
+    out.push(("embed".to_owned(), vec![tables.rows, d], embed.segments));
+    let fan = |n: usize| Init::Normal(1.0 / (n as f32).sqrt());
+    let zero = Init::Constant(0.0);
+    for l in 0..c.layers {
+        let mut a = Packer::default();
+        a.add(&format!("decoder.{l}.qkv"), qkv, d, Role::Matrix, fan(d));
+        a.add(&format!("decoder.{l}.out"), d, inner, Role::Matrix, zero);
+        a.add(&format!("decoder.{l}.bias"), c.heads, c.window, Role::Bias, zero);
+        out.push((format!("decoder.{l}.attention"), vec![a.len], a.segments));
+        let mut f = Packer::default();
+        f.add(&format!("decoder.{l}.up"), c.ff, d, Role::Matrix, fan(d));
+        f.add(&format!("decoder.{l}.down"), d, c.ff, Role::Matrix, zero);
+        out.push((format!("decoder.{l}.feed_forward"), vec![f.len], f.segments));
+    }
+    let mut head = Packer::default();
+    head.add("head", c.vocab, d, Role::Head, zero);
+    if c.copy {
+        head.add("copy", c.gates(), d, Role::Bias, zero);
+        // Candidates are likely from the start.
+        head.add("copy.bias", c.gates(), CLASSES, Role::Bias, Init::Constant(1.0));
+    }
+    out.push(("head".to_owned(), vec![head.len], head.segments));
+    out
+}
+
+#[derive(Default)]
+struct Packer {
+    segments: Vec<Segment>,
+    len: usize,
+}
+
+impl Packer {
+    fn add(&mut self, name: &str, rows: usize, cols: usize, role: Role, init: Init) {
+        self.segments.push(Segment { name: name.to_owned(), offset: self.len, rows, cols, role, init });
+        self.len += rows * cols;
+    }
+}
+
+/// A row number, or `NONE`, as the embedding tensor counts rows.
+pub fn table_row(first: usize, row: Option<usize>) -> u32 {
+    row.map_or(NONE, |r| (first + r) as u32)
+}

@@ -1,0 +1,95 @@
+//! Fused operations against the same sublayers composed of candle's own, values and gradients.
+
+use super::loss::Targets;
+use crate::train::net::{Batch, Net, NetConfig};
+use crate::train::ops::embed::NONE;
+use crate::train::random::Random;
+use candle_core::Device;
+use std::sync::Arc;
+
+fn config() -> NetConfig {
+    NetConfig {
+        vocab: 300,
+        width: 24,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_size: 8,
+        ff: 40,
+        window: 9,
+        orders: vec![1, 3],
+        seconds: vec![3],
+        ngrams: vec![(2, 5)],
+        copy: true,
+    }
+}
+
+fn batch(config: &NetConfig, sequences: usize, len: usize) -> Batch {
+    let mut random = Random::new(5);
+    let n = sequences * len;
+    let tables = config.tables();
+    let rows = (0..n * config.rows_per_position())
+        .map(|_| if random.below(4) == 0 { NONE } else { random.below(tables.rows) as u32 })
+        .collect();
+    let slots = config.slots();
+    let targets = Targets {
+        tokens: (0..n).map(|_| random.below(config.vocab) as u32).collect(),
+        // Few candidates, so that some coincide.
+        candidates: (0..n * slots)
+            .map(|_| if random.below(3) == 0 { NONE } else { random.below(5) as u32 })
+            .collect(),
+        classes: (0..n * slots).map(|_| random.below(17) as u8).collect(),
+    };
+    Batch { len, rows: Arc::new(rows), targets: Arc::new(targets), bytes: n }
+}
+
+/// A network none of whose parameters is zero.
+fn net() -> Net {
+    let net = Net::new(config(), 3, &Device::Cpu).unwrap();
+    let mut random = Random::new(9);
+    for param in &net.params {
+        let values: Vec<f32> = (0..param.var.elem_count()).map(|_| random.normal() * 0.3).collect();
+        let tensor = candle_core::Tensor::from_vec(values, param.var.shape(), &Device::Cpu).unwrap();
+        param.var.set(&tensor).unwrap();
+    }
+    net
+}
+
+#[test]
+fn fused_operations_equal_the_composed_ones() {
+    let mut net = net();
+    // 150 positions: blocks of queries and of rows end in the middle.
+    let batch = batch(&net.config, 5, 150);
+    let fused = net.loss(&batch).unwrap();
+    let fused_grads = fused.backward().unwrap();
+    net.fused = false;
+    let composed = net.loss(&batch).unwrap();
+    let composed_grads = composed.backward().unwrap();
+    let (a, b) = (fused.to_vec1::<f32>().unwrap()[0], composed.to_vec1::<f32>().unwrap()[0]);
+    assert!((a - b).abs() < 1e-4, "loss {a} and {b}");
+    for param in &net.params {
+        let flat = |g: &candle_core::backprop::GradStore| -> Vec<f32> {
+            g.get(param.var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let (f, c) = (flat(&fused_grads), flat(&composed_grads));
+        let top = c.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        for (i, (f, c)) in f.iter().zip(&c).enumerate() {
+            assert!((f - c).abs() < 1e-4 * top + 1e-7, "{} element {i}: {f} and {c}", param.name);
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let batch = batch(&config(), 5, 64);
+    let run = |threads: usize| -> Vec<f32> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let net = net();
+            let grads = net.loss(&batch).unwrap().backward().unwrap();
+            let all = net.params.iter().map(|p| grads.get(p.var.as_tensor()).unwrap().flatten_all().unwrap());
+            all.flat_map(|g| g.to_vec1::<f32>().unwrap()).collect()
+        })
+    };
+    assert_eq!(run(1), run(3));
+}
