@@ -230,3 +230,32 @@ fn a_writer_refuses_what_no_reader_takes() {
     });
     assert!(result.is_err());
 }
+
+#[test]
+fn a_file_whose_middle_is_lost_reads_up_to_there_and_no_further() {
+    let content = noise(4096 * 9, 1);
+    let sample = Sample::new(|w| {
+        w.file("large", &content);
+        w.file("after", &text(4096, 2));
+        w.file("again", &text(500, 3));
+    });
+    // All of the second group, from its GROUP frame to its TABLE.
+    let group = [&b"\xf5S3F"[..], &[3]].concat();
+    let groups: Vec<usize> = (0..sample.bytes.len()).filter(|&at| sample.bytes[at..].starts_with(&group)).collect();
+    let mut bytes = sample.bytes.clone();
+    bytes.drain(groups[1]..groups[2]);
+    let (archive, damages) = salvage(file(&bytes), Path::new("bad"), &OpenOptions::default()).unwrap();
+    // The trailer tells that something is missing, not what; the hash tells which file is hit.
+    assert_eq!((damages.len(), archive.chunk_count()), (1, 8));
+    assert_eq!(check_salvaged(archive, &sample), 2);
+    // With a byte of the group left, reads know.
+    bytes.splice(groups[1]..groups[1], *b"left over");
+    let (archive, damages) = salvage(file(&bytes), Path::new("bad"), &OpenOptions::default()).unwrap();
+    assert_eq!(damages.len(), 2);
+    let mut buf = [0; 4096];
+    for page in 0..9 {
+        let result = archive.read_at(EntryId(0), page * 4096, &mut buf, &NoCache);
+        assert_eq!(result.is_ok(), page < 3, "page {page}");
+    }
+    assert_eq!(check_salvaged(archive, &sample), 2);
+}

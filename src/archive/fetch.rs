@@ -26,8 +26,9 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// `group_models` are the group's models by their number in the archive.
-    pub fn new(id: ChunkId, frame: ChunkFrame<'_>, offset: u64, group_models: &[u8], ref_window: u32) -> Result<Self> {
+    /// `group_models` are the group's models by their number in the archive; references reach back
+    /// `reach` chunks at most.
+    pub fn new(id: ChunkId, frame: ChunkFrame<'_>, offset: u64, group_models: &[u8], reach: u32) -> Result<Self> {
         let bad = |rule| Error::BadChunk { chunk: id.0, offset, rule };
         let mut head = frame.head;
         if head.codec == Codec::Neural {
@@ -36,7 +37,7 @@ impl Pending {
         }
         let mut refs = Vec::new();
         for &distance in &head.refs {
-            let target = id.0.checked_sub(distance).filter(|_| distance <= ref_window);
+            let target = id.0.checked_sub(distance).filter(|_| distance <= reach);
             refs.push(ChunkId(target.ok_or_else(|| bad("it refers to a chunk out of reach"))?));
         }
         Ok(Self { head, payload: frame.payload.to_vec(), check: frame.check, refs, offset })

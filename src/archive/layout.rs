@@ -1,7 +1,8 @@
 //! Where the groups of an archive lie, and the chunks in them.
 //!
-//! Groups are sorted by their first chunk and first raw byte. Of an undamaged archive they leave
-//! no holes; salvage leaves holes where a group is lost, and what lies there cannot be read.
+//! Groups are sorted by their first chunk and first raw byte. Chunks are numbered without holes. So
+//! are the raw bytes of an undamaged archive; salvage leaves a hole where a group may be lost, and
+//! what lies there cannot be read.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -21,6 +22,8 @@ pub(super) struct GroupAt {
     pub group: Group,
     pub first_chunk: u32,
     pub first_raw: u64,
+    /// The first chunk that references may name: the archive's, or the first after a loss.
+    pub reach: u32,
     chunks: OnceLock<Chunks>,
 }
 
@@ -33,8 +36,8 @@ pub(super) struct Chunks {
 }
 
 impl GroupAt {
-    pub fn new(record: GroupRecord, group: Group, first_chunk: u32, first_raw: u64) -> Self {
-        Self { record, group, first_chunk, first_raw, chunks: OnceLock::new() }
+    pub fn new(record: GroupRecord, group: Group, first_chunk: u32, first_raw: u64, reach: u32) -> Self {
+        Self { record, group, first_chunk, first_raw, reach, chunks: OnceLock::new() }
     }
 
     pub fn raw(&self) -> Range<u64> {

@@ -74,7 +74,7 @@ impl Archive {
                 check_model(&index, model, record.offset)?;
             }
             catalog.add(entries, base.entry, record.offset)?;
-            layout.groups.push(GroupAt::new(record.clone(), group, chunks, base.raw));
+            layout.groups.push(GroupAt::new(record.clone(), group, chunks, base.raw, 0));
             let corrupt = |rule| Error::Corrupt { offset: index_offset, rule };
             base.entry = base.entry.checked_add(record.entry_count).ok_or(corrupt("there are more than 2^32 entries"))?;
             chunks = chunks.checked_add(record.chunk_count).ok_or(corrupt("there are more than 2^32 chunks"))?;
@@ -214,7 +214,8 @@ impl Archive {
         if frame.len != data.len() || frame.head.raw_len != info.raw_len {
             return Err(bad("its length differs from the table's"));
         }
-        Pending::new(id, frame, info.offset, &group.group.models, self.header.ref_window)
+        let reach = self.header.ref_window.min(id.0.saturating_sub(group.reach));
+        Pending::new(id, frame, info.offset, &group.group.models, reach)
     }
 
     /// Fills `buf` with a file's bytes from `offset` on; fewer only at the end of the file. Follows

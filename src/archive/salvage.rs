@@ -2,8 +2,8 @@
 //!
 //! The file is searched for frames. A group is known from its GROUP frame or, where that is
 //! damaged, from its TABLE frame, which repeats it. Where bytes are left over between groups, a
-//! whole group may be lost: raw offsets and chunk numbers then go on after a gap that no
-//! reference and no extent within the limits reaches across by mistake.
+//! whole group may be lost: raw offsets then go on after a gap into which what refers to the lost
+//! bytes leads, and references do not reach across.
 
 use std::fs::File;
 use std::path::Path;
@@ -23,9 +23,8 @@ use crate::wire::index::{GroupRecord, Index, TRAILER_LEN, TRAILER_MARKER, Traile
 use crate::wire::limits;
 use crate::wire::models::{read_model, read_models};
 
-/// Where numbers go on after a loss: beyond what references and files of the lost group reach.
+/// How far numbers go on after a loss.
 const RAW_GAP: u64 = 1 << 44;
-const CHUNK_GAP: u32 = 1 << 20;
 const ENTRY_GAP: u32 = 1 << 20;
 /// Bytes searched at a time.
 const PIECE: u64 = 1 << 20;
@@ -71,8 +70,12 @@ struct Scan<'a> {
     index: Index,
     base: Base,
     next_chunk: u32,
+    /// The first chunk since something was lost.
+    reach: u32,
     /// Bytes from here on are not accounted for.
     lost_from: Option<u64>,
+    /// Something was lost since the last group.
+    gap_due: bool,
 }
 
 impl<'a> Scan<'a> {
@@ -86,7 +89,9 @@ impl<'a> Scan<'a> {
             index: Index::default(),
             base: Base::default(),
             next_chunk: 0,
+            reach: 0,
             lost_from: None,
+            gap_due: false,
         }
     }
 
@@ -153,6 +158,7 @@ impl<'a> Scan<'a> {
 
     fn report_lost(&mut self) {
         if let Some(offset) = self.lost_from.take() {
+            self.gap_due = true;
             let error = Error::Corrupt { offset, rule: "nothing that belongs here can be read" };
             self.damages.push(Damage { offset, len: self.at - offset, chunk: None, error });
         }
@@ -253,18 +259,18 @@ impl<'a> Scan<'a> {
 
     /// Before a group: if something was lost, numbers go on after a gap.
     fn gap(&mut self) {
-        if self.lost_from.is_some() {
-            self.report_lost();
+        self.report_lost();
+        if std::mem::take(&mut self.gap_due) {
             self.base.raw = self.base.raw.saturating_add(RAW_GAP);
             self.base.entry = self.base.entry.saturating_add(ENTRY_GAP);
-            self.next_chunk = self.next_chunk.saturating_add(CHUNK_GAP);
+            self.reach = self.next_chunk;
         }
     }
 
     fn push(&mut self, group: Group, record: GroupRecord) {
         self.at = record.end();
         let (chunks, entries, raw) = (group.chunk_count, group.entry_count, u64::from(group.raw_len));
-        self.layout.groups.push(GroupAt::new(record, group, self.next_chunk, self.base.raw));
+        self.layout.groups.push(GroupAt::new(record, group, self.next_chunk, self.base.raw, self.reach));
         self.next_chunk = self.next_chunk.saturating_add(chunks);
         self.base.entry = self.base.entry.saturating_add(entries);
         self.base.raw = self.base.raw.saturating_add(raw);

@@ -229,7 +229,7 @@ impl Check<'_> {
         self.report.files_hashed = hashed;
         for id in wrong {
             let Some(Kind::File { size, .. }) = self.archive.entry(id).map(|entry| &entry.kind) else { continue };
-            self.report.files.push(HitFile { id, ranges: vec![0..*size] });
+            self.report.files.push(HitFile { id, ranges: std::iter::once(0..*size).collect() });
         }
         Ok(())
     }
