@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2::{self, Avx2};
-use super::cache::{Bias, KeyValues, Reach, Scores};
+use super::cache::{Bias, KeyValues, Next, Reach, Scores};
 use super::pack::{Activations, Product};
 use super::scalar;
 use super::slots::Slots;
@@ -111,7 +111,8 @@ impl Backend {
         dispatch!(self, queries(x, out));
     }
 
-    /// Attention of all heads at one position: `query` and `out` hold `heads * size` elements.
+    /// Attention of all heads at one position: `query` and `out` hold `heads * size` elements. `next` is
+    /// what the call after this one will need; it changes the speed alone.
     #[expect(clippy::too_many_arguments, reason = "each is a distinct operand")]
     pub fn attend(
         self,
@@ -120,12 +121,14 @@ impl Backend {
         reach: Reach,
         bias: Option<&Bias>,
         score_shift: u32,
+        next: Option<Next<'_>>,
         scores: &mut Scores,
         out: &mut [i32],
     ) {
         assert_eq!(query.len(), out.len());
+        assert!(next.is_none_or(|next| (next.kv.heads(), next.kv.size()) == (kv.heads(), kv.size())));
         assert!(reach.first <= reach.last && query.len().is_multiple_of(kv.heads() * kv.size()));
-        dispatch!(self, attend(kv, query, reach, bias, score_shift, scores, out));
+        dispatch!(self, attend(kv, query, reach, bias, score_shift, next, scores, out));
     }
 
     /// Slots of the scores of all symbols.

@@ -54,6 +54,13 @@ impl KeyValues {
         (head * self.blocks + block) * (POSITIONS * self.size)
     }
 
+    /// The blocks of a head from that of a position on, one after the other around the ring.
+    #[inline]
+    pub(super) fn ring(&self, head: usize, position: usize) -> Ring {
+        let block = position / POSITIONS % self.blocks;
+        Ring { from: head * self.blocks, block, blocks: self.blocks, len: POSITIONS * self.size }
+    }
+
     /// Sets a position's keys and values, `heads * size` each, clamped to `KV_MAX`.
     pub fn store(&mut self, position: usize, keys: &[i32], values: &[i32]) {
         let place = position % POSITIONS;
@@ -88,6 +95,26 @@ impl KeyValues {
         let pair = position % POSITIONS / 2;
         let at = self.block(head, position) + pair * 2 * self.size + element * 2 + position % 2;
         self.values[at].into()
+    }
+}
+
+/// A walk over the blocks of one head.
+pub(super) struct Ring {
+    /// The head's first block, and the next one's place among the head's `blocks`.
+    from: usize,
+    block: usize,
+    blocks: usize,
+    /// Values of a block.
+    len: usize,
+}
+
+impl Ring {
+    /// The next block of `keys` or `values`.
+    #[inline]
+    pub fn next_block<'a>(&mut self, values: &'a [i16]) -> &'a [i16] {
+        let at = (self.from + self.block) * self.len;
+        self.block = if self.block + 1 == self.blocks { 0 } else { self.block + 1 };
+        &values[at..at + self.len]
     }
 }
 
@@ -131,6 +158,13 @@ pub struct Reach {
     /// First and last position attended to.
     pub first: usize,
     pub last: usize,
+}
+
+/// The caches that the next call of attention will read, from position `first` on.
+#[derive(Clone, Copy, Debug)]
+pub struct Next<'a> {
+    pub kv: &'a KeyValues,
+    pub first: usize,
 }
 
 /// Scores and attention weights of a few heads, for the longest reach.

@@ -19,7 +19,7 @@ mod tests;
 
 pub use backend::Backend;
 pub use buffer::{Buffer, PAD, padded};
-pub use cache::{Bias, KV_MAX, KeyValues, Reach, Scores};
+pub use cache::{Bias, KV_MAX, KeyValues, Next, Reach, Scores};
 pub use pack::{Activations, Product, Table};
 pub use slots::Slots;
 

@@ -6,8 +6,8 @@
 #![deny(clippy::float_arithmetic)]
 
 use super::buffer::padded;
-use super::cache::{Bias, KeyValues, Reach, Scores};
-use super::pack::{Activations, Product};
+use super::cache::{Bias, KeyValues, Next, Reach, Scores};
+use super::pack::{Activations, BLOCK, Product, QUAD};
 use super::slots::{Slots, SUM_SPAN};
 
 /// `(a + 2^(n-1)) >> n`, and `a` for `n = 0`: round half up.
@@ -63,18 +63,34 @@ pub fn quantise(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
 
 /// `linear` of the first `rows` rows of `act`; row `r` of the result starts at `r * padded(outputs)`.
 pub fn linear(product: &Product, act: &mut Activations, rows: usize, out: &mut [i32]) {
-    let outputs = padded(product.rows());
+    let (outputs, stride) = (padded(product.rows()), padded(act.len()));
     for (row, out) in out.chunks_exact_mut(outputs).take(rows).enumerate() {
         let (q, m, e) = act.row(row);
         let s = (product.shift as i32 - e).clamp(1, 31) as u32;
-        for (j, y) in out.iter_mut().enumerate() {
-            let weights = q.iter().enumerate().map(|(i, &q)| (product.weights[product.place(j, i)], q));
-            let acc: i32 = weights.map(|(w, q)| i32::from(w) * i32::from(q)).sum();
-            let t = rshift(acc, product.pre);
-            let c = ((product.scale[j] as u32 * m as u32) >> 15) as i32;
-            *y = rshift(t * c, s);
+        let blocks = product.weights.chunks_exact(BLOCK * stride).zip(product.scale.chunks_exact(BLOCK));
+        for (out, (weights, scale)) in out.chunks_exact_mut(BLOCK).zip(blocks) {
+            for ((y, acc), &scale) in out.iter_mut().zip(sums(weights, q)).zip(scale) {
+                let t = rshift(acc, product.pre);
+                let c = ((scale as u32 * m as u32) >> 15) as i32;
+                *y = rshift(t * c, s);
+            }
         }
     }
+}
+
+/// The sums of products of a block's outputs, in its layout.
+#[inline]
+fn sums(weights: &[i8], q: &[i8]) -> [i32; BLOCK] {
+    let mut acc = [0; BLOCK];
+    let quads = q.as_chunks::<QUAD>().0;
+    for (weights, q) in weights.as_chunks::<{ BLOCK * QUAD }>().0.iter().zip(quads) {
+        for (acc, weights) in acc.iter_mut().zip(weights.as_chunks::<QUAD>().0) {
+            for (&w, &q) in weights.iter().zip(q) {
+                *acc += i32::from(w) * i32::from(q);
+            }
+        }
+    }
+    acc
 }
 
 /// About `2^(15+up) * 2^(-d/1024)` for `d >= 0`.
@@ -124,12 +140,14 @@ pub fn queries(x: &[i32], out: &mut [i16]) {
 }
 
 /// Attention of all heads at one position (spec section 6, steps 2 to 4).
+#[expect(clippy::too_many_arguments, reason = "each is a distinct operand")]
 pub fn attend(
     kv: &KeyValues,
     query: &[i16],
     reach: Reach,
     bias: Option<&Bias>,
     score_shift: u32,
+    _next: Option<Next<'_>>,
     scores: &mut Scores,
     out: &mut [i32],
 ) {

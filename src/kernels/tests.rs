@@ -142,10 +142,11 @@ fn attention_is_equal_for_any_heads_and_reach() {
                 kv.store(t, &keys, &numbers(kv_heads * size, top, &mut random));
                 let query: Vec<i16> = numbers(heads * size, top.min(2047), &mut random).iter().map(|&q| q as i16).collect();
                 let reach = Reach { t, first: (t + 1).saturating_sub(window), last: t };
+                let next = (t % 2 == 0).then_some(Next { kv: &kv, first: reach.first });
                 for bias in [Some(&bias), None] {
                     let mut run = |backend: Backend| {
                         let mut out = vec![-1; heads * size];
-                        backend.attend(&kv, &query, reach, bias, score_shift, &mut scores, &mut out);
+                        backend.attend(&kv, &query, reach, bias, score_shift, next, &mut scores, &mut out);
                         out
                     };
                     let expected = run(Backend::Scalar);

@@ -25,6 +25,8 @@ pub struct Decoder<'m> {
     model: &'m Model,
     scratch: Scratch,
     rows: usize,
+    /// Rows of one lane that are computed at once.
+    depth: usize,
     /// Self-attention's keys and values by layer, then lane.
     caches: Vec<Vec<KeyValues>>,
     /// Those of c, by layer, then lane; and the length of each lane's c.
@@ -38,7 +40,7 @@ pub struct Decoder<'m> {
 }
 
 impl<'m> Decoder<'m> {
-    /// A decoder of `lanes` chunks that computes up to `rows` rows at once.
+    /// A decoder of `lanes` chunks that computes up to `rows` rows at once, evenly many of each lane.
     pub fn new(model: &'m Model, backend: Backend, lanes: usize, rows: usize) -> Self {
         let config = model.config();
         let caches = || vec![vec![KeyValues::default(); lanes]; config.layers];
@@ -47,6 +49,7 @@ impl<'m> Decoder<'m> {
             model,
             scratch: Scratch::new(model, backend, rows, config.ff),
             rows,
+            depth: rows.div_ceil(lanes),
             caches: caches(),
             cross: if config.latent.is_some() { caches() } else { vec![] },
             latent_len: vec![0; lanes],
@@ -76,7 +79,7 @@ impl<'m> Decoder<'m> {
     pub fn begin(&mut self, lane: usize, tokens: usize, latent: &[u16]) {
         let config = self.model.config();
         let window = if config.window == 0 { MAX_WINDOW } else { config.window };
-        let reach = window.min(tokens) + self.rows.min(tokens);
+        let reach = window.min(tokens) + self.depth;
         for layer in &mut self.caches {
             layer[lane].reserve(config.kv_heads, config.head_size, reach);
         }
@@ -118,6 +121,7 @@ impl<'m> Decoder<'m> {
         for row in rows {
             let t = row.position;
             let first = if window == 0 { 0 } else { (t + 1).saturating_sub(window) };
+            debug_assert!(t < self.max_tokens());
             self.at.push(RowAt { cache: row.lane, reach: Reach { t, first, last: t } });
             let last = self.latent_len[row.lane].checked_sub(1);
             let reach = last.map(|last| RowAt { cache: row.lane, reach: Reach { t: 0, first: 0, last } });

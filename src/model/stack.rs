@@ -1,7 +1,7 @@
 //! Layers over rows: what decoder and latent encoder have in common (spec/numerics.md section 6).
 
 use super::weights::{Cross, Layer, Model};
-use crate::kernels::{Activations, Backend, Buffer, KeyValues, Product, Reach, Scores, padded};
+use crate::kernels::{Activations, Backend, Buffer, KeyValues, Next, Product, Reach, Scores, padded};
 
 /// Where a row's keys and values lie, and what it attends to.
 #[derive(Clone, Copy, Debug)]
@@ -99,11 +99,13 @@ impl Scratch {
             caches[at.cache].store(at.reach.t, keys, values);
         }
         let pairs = self.y.chunks_exact(stride).zip(self.o.chunks_exact_mut(padded(inner)));
-        for (at, (y, o)) in rows.iter().zip(pairs) {
+        for (row, (at, (y, o))) in rows.iter().zip(pairs).enumerate() {
+            let next = rows.get(row + 1).filter(|next| next.cache != at.cache);
+            let next = next.map(|next| Next { kv: &caches[next.cache], first: next.reach.first });
             self.backend.queries(&y[..inner], &mut self.query);
             let (cache, bias) = (&caches[at.cache], Some(&layer.bias));
             let (scores, o) = (&mut self.scores, &mut o[..inner]);
-            self.backend.attend(cache, &self.query, at.reach, bias, layer.score_shift, scores, o);
+            self.backend.attend(cache, &self.query, at.reach, bias, layer.score_shift, next, scores, o);
         }
         self.project(&layer.out, rows.len(), |_| true);
     }
@@ -122,7 +124,7 @@ impl Scratch {
             };
             self.backend.queries(&y[..self.inner], &mut self.query);
             let (cache, scores) = (&caches[at.cache], &mut self.scores);
-            self.backend.attend(cache, &self.query, at.reach, None, cross.score_shift, scores, o);
+            self.backend.attend(cache, &self.query, at.reach, None, cross.score_shift, None, scores, o);
         }
         self.project(&cross.out, rows.len(), |row| rows[row].is_some());
     }

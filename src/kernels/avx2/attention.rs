@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{Avx2, exp2neg, load, max_element, pack_i16, store, store_i16, sum_elements};
-use crate::kernels::cache::{Bias, KeyValues, POSITIONS, Reach, Scores};
-use crate::kernels::scalar;
+use crate::kernels::cache::{Bias, KeyValues, Next, POSITIONS, Reach, Scores};
+use crate::kernels::{prefetch, scalar};
 
 /// A score that leaves no attention weight: it is at least 2^28 below any other, whose magnitude is at
 /// most 2^29 + 2^20, and the difference to any other fits an i32.
@@ -19,6 +19,7 @@ struct Work<'a> {
     to: usize,
     score_shift: u32,
     bias: Option<&'a Bias>,
+    next: Option<Next<'a>>,
 }
 
 #[expect(clippy::too_many_arguments, reason = "as the scalar kernel")]
@@ -29,13 +30,14 @@ pub fn attend(
     reach: Reach,
     bias: Option<&Bias>,
     score_shift: u32,
+    next: Option<Next<'_>>,
     scores: &mut Scores,
     out: &mut [i32],
 ) {
     let share = query.len() / kv.size() / kv.heads();
     let from = reach.first / POSITIONS * POSITIONS;
     let to = (reach.last + 1).next_multiple_of(POSITIONS);
-    let work = Work { kv, reach, from, to, score_shift, bias };
+    let work = Work { kv, reach, from, to, score_shift, bias, next };
     let mut head = 0;
     while head < query.len() / kv.size() {
         // Heads that share keys, four, two or one at a time.
@@ -52,12 +54,23 @@ pub fn attend(
     }
 }
 
+/// Asks for the cache lines of a block.
+#[inline]
+fn ask_for(block: &[i16]) {
+    for place in (0..block.len()).step_by(32) {
+        prefetch(block, place);
+    }
+}
+
 /// A pair of values in every element.
+///
+/// # Safety
+/// Two values can be read at `pair`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn spread(pair: &[i16; 2]) -> __m256i {
-    // SAFETY: the array is 4 bytes, and the read needs no alignment.
-    _mm256_set1_epi32(unsafe { pair.as_ptr().cast::<i32>().read_unaligned() })
+unsafe fn spread(pair: *const i16) -> __m256i {
+    // SAFETY: the caller's promise; the read needs no alignment.
+    _mm256_set1_epi32(unsafe { pair.cast::<i32>().read_unaligned() })
 }
 
 impl Work<'_> {
@@ -82,36 +95,63 @@ impl Work<'_> {
         H
     }
 
+    /// Scores of `H` heads, two blocks of positions at a time.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn scores<const H: usize>(&self, head: usize, kv_head: usize, query: &[i16], scores: &mut Scores) {
-        let size = self.kv.size();
-        let (stride, span) = (scores.stride, self.to - self.from);
-        let round = if self.score_shift > 0 { 1 << (self.score_shift - 1) } else { 0 };
-        let (round, count) = (_mm256_set1_epi32(round), _mm_cvtsi32_si128(self.score_shift as i32));
-        let query: [&[[i16; 2]]; H] = std::array::from_fn(|h| query[h * size..(h + 1) * size].as_chunks().0);
-        let bias = self.bias.map(|bias| {
-            std::array::from_fn::<_, H, _>(|h| bias.from(head + h, self.reach.t, self.from)[..span].as_chunks().0)
-        });
-        for block in 0..span / POSITIONS {
-            let at = self.kv.block(kv_head, self.from + block * POSITIONS);
-            let keys = self.kv.keys[at..at + POSITIONS * size].as_chunks::<16>().0;
-            let mut sums = [round; H];
-            for (pair, keys) in keys.iter().enumerate() {
-                // SAFETY: the array is 32 bytes, and the load needs no alignment.
-                let keys = unsafe { _mm256_loadu_si256(keys.as_ptr().cast()) };
-                for (sum, query) in sums.iter_mut().zip(query) {
-                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(spread(&query[pair]), keys));
-                }
+        let mut ring = self.kv.ring(kv_head, self.from);
+        let mut next = self.next.map(|next| next.kv.ring(kv_head, next.first));
+        let blocks = (self.to - self.from) / POSITIONS;
+        for block in (0..blocks).step_by(2) {
+            if let (Some(ring), Some(next)) = (&mut next, self.next) {
+                ask_for(ring.next_block(&next.kv.keys));
+                ask_for(ring.next_block(&next.kv.keys));
             }
-            for (h, sum) in sums.into_iter().enumerate() {
-                let mut z = _mm256_sra_epi32(sum, count);
-                if let Some(bias) = &bias {
-                    z = _mm256_add_epi32(z, load(&bias[h][block]));
+            let keys = [ring.next_block(&self.kv.keys), ring.next_block(&self.kv.keys)];
+            let sums = if block + 1 < blocks {
+                self.sums::<H, 2>(query, keys)
+            } else {
+                self.sums::<H, 1>(query, [keys[0]])
+            };
+            for (h, sums) in sums.iter().enumerate() {
+                let place = block * POSITIONS;
+                let z = scores.z[h * scores.stride + place..][..2 * POSITIONS].as_chunks_mut::<8>().0;
+                let bias = self.bias.map(|bias| &bias.from(head + h, self.reach.t, self.from)[place..]);
+                let bias = bias.map_or(&[][..], |bias| bias.as_chunks::<8>().0);
+                for (n, &sum) in sums.iter().enumerate() {
+                    let sum = _mm256_sra_epi32(sum, _mm_cvtsi32_si128(self.score_shift as i32));
+                    store(&mut z[n], bias.get(n).map_or(sum, |bias| _mm256_add_epi32(sum, load(bias))));
                 }
-                store(&mut scores.z[h * stride..h * stride + span].as_chunks_mut().0[block], z);
             }
         }
+    }
+
+    /// Products of `H` queries with `N` blocks of keys, and the rounding of their shift. Two vectors per
+    /// head whatever `N`.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn sums<const H: usize, const N: usize>(&self, query: &[i16], keys: [&[i16]; N]) -> [[__m256i; 2]; H] {
+        let size = self.kv.size();
+        let round = if self.score_shift > 0 { 1 << (self.score_shift - 1) } else { 0 };
+        let mut sums = [[_mm256_set1_epi32(round); 2]; H];
+        assert!(query.len() == H * size && keys.iter().all(|keys| keys.len() == POSITIONS * size));
+        for pair in 0..size / 2 {
+            // SAFETY: a block of keys holds 16 values for each of `size / 2` pairs, and `query` as many pairs
+            // for each of `H` heads; the loads need no alignment.
+            unsafe {
+                let mut vectors = [_mm256_setzero_si256(); N];
+                for (vector, keys) in vectors.iter_mut().zip(keys) {
+                    *vector = _mm256_loadu_si256(keys.as_ptr().add(16 * pair).cast());
+                }
+                for (h, sums) in sums.iter_mut().enumerate() {
+                    let query = spread(query.as_ptr().add(h * size + 2 * pair));
+                    for (sum, keys) in sums.iter_mut().zip(vectors) {
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(query, keys));
+                    }
+                }
+            }
+        }
+        sums
     }
 
     /// Attention weights of one head's scores, zero outside the reach.
@@ -171,24 +211,33 @@ impl Work<'_> {
         scores: &Scores,
         out: &mut [i32],
     ) {
-        let (size, span) = (self.kv.size(), self.to - self.from);
-        let p: [&[[i16; 2]]; H] =
-            std::array::from_fn(|h| scores.p[h * scores.stride..h * scores.stride + span].as_chunks().0);
+        let (size, stride, span) = (self.kv.size(), scores.stride, self.to - self.from);
         let mut sums = [[_mm256_setzero_si256(); N]; H];
+        let mut ring = self.kv.ring(kv_head, self.from);
+        assert!(element + 8 * N <= size && scores.p.len() >= (H - 1) * stride + span);
+        // The first columns ask for all values of the next position.
+        let mut next = self.next.filter(|_| element == 0).map(|next| next.kv.ring(kv_head, next.first));
         for block in 0..span / POSITIONS {
-            let at = self.kv.block(kv_head, self.from + block * POSITIONS);
-            let values = &self.kv.values[at..at + POSITIONS * size];
-            let p = p.map(|p| &p[block * POSITIONS / 2..(block + 1) * POSITIONS / 2]);
+            if let (Some(ring), Some(next)) = (&mut next, self.next) {
+                ask_for(ring.next_block(&next.kv.values));
+            }
+            let values = ring.next_block(&self.kv.values);
+            assert!(values.len() == POSITIONS * size);
             for pair in 0..POSITIONS / 2 {
-                let row = &values[pair * 2 * size + 2 * element..][..16 * N];
-                let rows = row.as_chunks::<16>().0;
-                // SAFETY: each array is 32 bytes, and the load needs no alignment.
-                let values: [__m256i; N] =
-                    std::array::from_fn(|n| unsafe { _mm256_loadu_si256(rows[n].as_ptr().cast()) });
-                for (sums, p) in sums.iter_mut().zip(&p) {
-                    let p = spread(&p[pair]);
-                    for (sum, value) in sums.iter_mut().zip(values) {
-                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(p, value));
+                // SAFETY: a block of values holds `2 * size` values for each of 4 pairs of positions, of which
+                // `16 * N` from `2 * element` on are within; each of `H` heads has `span` attention weights,
+                // `stride` apart; the loads need no alignment.
+                unsafe {
+                    let row = values.as_ptr().add(pair * 2 * size + 2 * element);
+                    let mut vectors = [_mm256_setzero_si256(); N];
+                    for (n, vector) in vectors.iter_mut().enumerate() {
+                        *vector = _mm256_loadu_si256(row.add(16 * n).cast());
+                    }
+                    for (h, sums) in sums.iter_mut().enumerate() {
+                        let p = spread(scores.p.as_ptr().add(h * stride + block * POSITIONS + 2 * pair));
+                        for (sum, values) in sums.iter_mut().zip(vectors) {
+                            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(p, values));
+                        }
                     }
                 }
             }

@@ -11,13 +11,14 @@ use std::arch::x86_64::*;
 use super::{Avx2, load, store};
 use crate::kernels::buffer::padded;
 use crate::kernels::pack::{Activations, BLOCK, Product, QUAD};
+use crate::kernels::prefetch;
 
 /// Rows of one register tile: 2 x 6 sums, 2 weight vectors, 2 temporaries.
 const TILE: usize = 6;
 /// Rows up to this number are multiplied one by one.
 const FEW: usize = 2;
-/// Bytes of widened activations that stay in the first-level cache beside the weights.
-const GROUP_BYTES: usize = 18 << 10;
+/// Bytes of widened activations that the weights of 16 outputs are widened for.
+const GROUP_BYTES: usize = 40 << 10;
 
 pub fn linear(_: Avx2, product: &Product, act: &mut Activations, rows: usize, out: &mut [i32]) {
     let stride = padded(act.len());
@@ -84,7 +85,7 @@ fn blocked(product: &Product, act: &mut Activations, from: usize, to: usize, out
     let stride = padded(act.len());
     let panels = product.weights.chunks_exact(2 * BLOCK * stride);
     for (number, panel) in panels.enumerate() {
-        widen(panel, &mut act.panel);
+        widen(panel, &product.weights[(number + 1) * panel.len()..], &mut act.panel);
         let place = number * 2 * BLOCK;
         let mut row = from;
         while row < to {
@@ -101,9 +102,10 @@ fn blocked(product: &Product, act: &mut Activations, from: usize, to: usize, out
     }
 }
 
-/// Two blocks of weights as 16-bit values: per pair of inputs, 8 outputs of each block.
+/// Two blocks of weights as 16-bit values: per pair of inputs, 8 outputs of each block. Those that come
+/// `next` are asked for, to arrive while these are multiplied.
 #[target_feature(enable = "avx2")]
-fn widen(panel: &[i8], wide: &mut [i16]) {
+fn widen(panel: &[i8], next: &[i8], wide: &mut [i16]) {
     let (first, second) = panel.split_at(panel.len() / 2);
     // Bytes 0 and 1 (or 2 and 3) of each 32-bit element, moved to the upper halves of its two words.
     let pick = |a: i8, b: i8| {
@@ -114,7 +116,8 @@ fn widen(panel: &[i8], wide: &mut [i16]) {
     };
     let (low, high) = (pick(0, 1), pick(2, 3));
     let quads = first.as_chunks::<32>().0.iter().zip(second.as_chunks::<32>().0);
-    for (wide, (first, second)) in wide.as_chunks_mut::<64>().0.iter_mut().zip(quads) {
+    for (line, (wide, (first, second))) in wide.as_chunks_mut::<64>().0.iter_mut().zip(quads).enumerate() {
+        prefetch(next, 64 * line);
         // SAFETY: both arrays are 32 bytes, and the loads need no alignment.
         let (first, second) = unsafe {
             (_mm256_loadu_si256(first.as_ptr().cast()), _mm256_loadu_si256(second.as_ptr().cast()))
@@ -132,26 +135,7 @@ fn widen(panel: &[i8], wide: &mut [i16]) {
 fn tile<const R: usize>(product: &Product, act: &Activations, row: usize, place: usize, out: &mut [i32]) {
     let stride = padded(act.len());
     let mut sums = [[first_sum(product); 2]; R];
-    let rows = &act.wide[row * stride..(row + R) * stride];
-    let panel = &act.panel[..2 * BLOCK * stride];
-    let (mut weights, mut inputs) = (panel.as_ptr(), rows.as_ptr());
-    for _ in 0..stride / 4 {
-        for _ in 0..2 {
-            // SAFETY: `weights` moves over the `stride / 2` groups of 32 values of `panel`, and `inputs`
-            // over the `stride / 2` pairs of a row, of which `R` lie `stride` apart in `rows`.
-            unsafe {
-                let first = _mm256_load_si256(weights.cast());
-                let second = _mm256_load_si256(weights.add(16).cast());
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let pair = _mm256_set1_epi32(inputs.add(r * stride).cast::<i32>().read_unaligned());
-                    sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(pair, first));
-                    sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(pair, second));
-                }
-                weights = weights.add(32);
-                inputs = inputs.add(2);
-            }
-        }
-    }
+    add_products(&act.wide[row * stride..(row + R) * stride], &act.panel[..2 * BLOCK * stride], &mut sums);
     let scale = product.scale[place..place + 16].as_chunks::<8>().0;
     let scale = [load(&scale[0]), load(&scale[1])];
     let outputs = padded(product.rows());
@@ -162,6 +146,34 @@ fn tile<const R: usize>(product: &Product, act: &Activations, row: usize, place:
         store(&mut out[0], requantise.apply(sums[0], scale[0]));
         store(&mut out[1], requantise.apply(sums[1], scale[1]));
     }
+}
+
+/// The inner loop: adds the products of `R` rows with 16 outputs. A function of its own, so that the
+/// compiler keeps all sums in registers.
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+fn add_products<const R: usize>(rows: &[i16], panel: &[i16], sums: &mut [[__m256i; 2]; R]) {
+    let stride = rows.len() / R;
+    assert!(panel.len() == 2 * BLOCK * stride);
+    let (mut weights, mut inputs) = (panel.as_ptr(), rows.as_ptr());
+    let mut local = *sums;
+    for _ in 0..stride / 2 {
+        // SAFETY: `weights` moves over the `stride / 2` groups of 32 values of `panel`, which is aligned
+        // as a `Buffer` is, and `inputs` over the `stride / 2` pairs of a row, of which `R` lie `stride`
+        // apart in `rows`.
+        unsafe {
+            let first = _mm256_load_si256(weights.cast());
+            let second = _mm256_load_si256(weights.add(16).cast());
+            for (r, sums) in local.iter_mut().enumerate() {
+                let pair = _mm256_set1_epi32(inputs.add(r * stride).cast::<i32>().read_unaligned());
+                sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(pair, first));
+                sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(pair, second));
+            }
+            weights = weights.add(32);
+            inputs = inputs.add(2);
+        }
+    }
+    *sums = local;
 }
 
 /// All outputs of one row.
