@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{command, expect, noise, prose, put, s3a};
+use s3a::wire::header::{HEADER_LEN, Header};
 
 /// A folder with a small tree and its archive.
 fn packed() -> tempfile::TempDir {
@@ -190,7 +191,7 @@ fn code_7_a_full_disk_leaves_nothing_behind() {
 fn code_7_a_limit_on_file_sizes_is_an_error_and_no_signal() {
     let dir = packed();
     put(dir.path(), b"big/noise", &noise(9, 3 << 20));
-    let script = format!("ulimit -f 512; exec {} pack big -o limited.s3a", env!("CARGO_BIN_EXE_s3a"));
+    let script = format!("ulimit -f 512; exec {} pack big --model none -o limited.s3a", env!("CARGO_BIN_EXE_s3a"));
     let output = Command::new("sh").args(["-c", &script]).current_dir(dir.path()).output().unwrap();
     assert!(expect(&output, 7).contains("limited.s3a"));
     assert_eq!(names(dir.path()), ["big", "tree", "tree.s3a"]);
@@ -200,10 +201,14 @@ fn code_7_a_limit_on_file_sizes_is_an_error_and_no_signal() {
 fn code_8_a_newer_format_is_named() {
     let dir = packed();
     let mut bytes = fs::read(dir.path().join("tree.s3a")).unwrap();
-    // The major version follows the magic; whatever else guards it, it is not this build's.
-    let magic = s3a::wire::header::MAGIC.len();
-    bytes[magic] = 0x7f;
-    fs::write(dir.path().join("newer.s3a"), bytes).unwrap();
+    let header = Header::read(&bytes).unwrap();
+    let newer = Header { major: header.major + 1, ..header.clone() };
+    bytes[..HEADER_LEN].copy_from_slice(&newer.write());
+    fs::write(dir.path().join("newer.s3a"), &bytes).unwrap();
+    let featured = Header { required: 1 << 31, ..header };
+    bytes[..HEADER_LEN].copy_from_slice(&featured.write());
+    fs::write(dir.path().join("featured.s3a"), &bytes).unwrap();
+    assert!(expect(&s3a(dir.path(), &["ls", "featured.s3a"]), 8).contains("0x80000000"));
     let output = s3a(dir.path(), &["ls", "newer.s3a"]);
     assert!(expect(&output, 8).contains("newer"));
 }
