@@ -89,6 +89,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         ff: args.ff,
         window: args.window,
         orders: vec![1, 2, 3, 4, 6],
+        seconds: vec![2, 3],
         ngrams: vec![(2, 14), (3, 15)],
         copy: true,
     };

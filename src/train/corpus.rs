@@ -149,6 +149,14 @@ impl Featuriser<'_> {
         Ok(())
     }
 
+    /// A whole chunk, without references, as a batch of one sequence.
+    pub fn whole(config: &NetConfig, vocabulary: &Vocabulary, raw: &[u8]) -> Result<Batch> {
+        let len = vocabulary.tokenise(raw).len();
+        let mut windows = Vec::new();
+        Featuriser { config, vocabulary, len }.windows(raw, &[], &mut windows)?;
+        Ok(join(len, windows))
+    }
+
     fn window(&self, tokens: &[u16], rows: &[u32], targets: &Targets, from: usize) -> Window {
         let (per, gates) = (self.config.rows_per_position(), self.config.gates());
         let range = from..from + self.len;

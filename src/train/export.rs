@@ -21,7 +21,7 @@ const QKV_TOP: f64 = 2047.0 / 1.15;
 /// Where the largest hidden value lies; the clamp is at 32,767.
 const HIDDEN_TOP: f64 = 20_000.0;
 /// Where the largest residual value lies; the clamp is at 2^29.
-const RESIDUAL_TOP: f64 = (1 << 24) as f64;
+const RESIDUAL_TOP: f64 = (1 << 19) as f64;
 
 /// Largest magnitudes of one layer.
 #[derive(Clone, Copy, Debug, Default)]
