@@ -1,3 +1,5 @@
+#![allow(clippy::float_arithmetic, reason = "code lengths are compared with entropies")]
+
 use super::*;
 use proptest::prelude::*;
 

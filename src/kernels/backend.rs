@@ -77,7 +77,7 @@ impl Backend {
     }
 
     /// `linear` of the first `rows` rows; row `r` of the result starts at `r * padded(outputs)`.
-    pub fn linear(self, product: &Product, act: &mut Activations, rows: usize, out: &mut [i32]) {
+    pub fn linear(self, product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
         assert_eq!(product.cols(), act.len());
         assert!(out.len() >= rows * super::padded(product.rows()));
         dispatch!(self, linear(product, act, rows, out));

@@ -71,10 +71,8 @@ pub struct Activations {
     pub(super) q: Buffer<i8>,
     pub(super) m: Vec<i32>,
     pub(super) e: Vec<i32>,
-    /// The rows as i16, for kernels that multiply at that width.
-    pub(super) wide: Buffer<i16>,
-    /// Room for the weights of 16 outputs at that width.
-    pub(super) panel: Buffer<i16>,
+    /// Whether an element may be below zero.
+    pub(super) signed: Vec<bool>,
 }
 
 impl Activations {
@@ -86,14 +84,13 @@ impl Activations {
             q: Buffer::zeroed(room),
             m: vec![0; rows],
             e: vec![0; rows],
-            wide: Buffer::zeroed(room),
-            panel: Buffer::zeroed(2 * BLOCK * padded(len)),
+            signed: vec![true; rows],
         }
     }
 
     /// Sets the length of the vectors; their contents are those of the next quantisation.
     pub fn set_len(&mut self, len: usize) {
-        assert!(self.m.len() * padded(len) <= self.q.len() && 2 * BLOCK * padded(len) <= self.panel.len());
+        assert!(self.m.len() * padded(len) <= self.q.len());
         self.len = len;
     }
 

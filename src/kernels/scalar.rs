@@ -42,6 +42,7 @@ pub(super) fn normalise_scale(n: usize, sum: u32) -> (i32, i32) {
 /// `x` and `act`'s row are padded with zeros.
 pub fn quantise(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
     let (len, stride) = (act.len(), padded(act.len()));
+    act.signed[row] = true;
     let q = &mut act.q[row * stride..(row + 1) * stride];
     let amax = x.iter().map(|x| x.abs()).max().unwrap_or(0);
     if amax == 0 {
@@ -62,7 +63,7 @@ pub fn quantise(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
 }
 
 /// `linear` of the first `rows` rows of `act`; row `r` of the result starts at `r * padded(outputs)`.
-pub fn linear(product: &Product, act: &mut Activations, rows: usize, out: &mut [i32]) {
+pub fn linear(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
     let (outputs, stride) = (padded(product.rows()), padded(act.len()));
     for (row, out) in out.chunks_exact_mut(outputs).take(rows).enumerate() {
         let (q, m, e) = act.row(row);

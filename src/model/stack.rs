@@ -61,8 +61,8 @@ impl Scratch {
     }
 
     /// A product of what was quantised last.
-    pub fn product_again(&mut self, product: &Product, rows: usize, out: &mut [i32]) {
-        self.backend.linear(product, &mut self.act, rows, out);
+    pub fn product_again(&self, product: &Product, rows: usize, out: &mut [i32]) {
+        self.backend.linear(product, &self.act, rows, out);
     }
 
     fn normalise(&mut self, rows: usize) {
@@ -74,7 +74,7 @@ impl Scratch {
     fn project(&mut self, product: &Product, rows: usize, with: impl Fn(usize) -> bool) {
         self.act.set_len(self.inner);
         self.backend.quantise(&self.o, rows, false, &mut self.act);
-        self.backend.linear(product, &mut self.act, rows, &mut self.y);
+        self.backend.linear(product, &self.act, rows, &mut self.y);
         self.add(rows, with);
     }
 
@@ -91,7 +91,7 @@ impl Scratch {
     /// Self-attention of rows: first all keys and values are stored, then each row attends.
     pub fn self_attention(&mut self, layer: &Layer, caches: &mut [KeyValues], rows: &[RowAt]) {
         self.normalise(rows.len());
-        self.backend.linear(&layer.qkv, &mut self.act, rows.len(), &mut self.y);
+        self.backend.linear(&layer.qkv, &self.act, rows.len(), &mut self.y);
         let (stride, inner) = (padded(layer.qkv.rows()), self.inner);
         let kv = (layer.qkv.rows() - inner) / 2;
         for (at, y) in rows.iter().zip(self.y.chunks_exact(stride)) {
@@ -113,7 +113,7 @@ impl Scratch {
     /// Attention to c of the rows that have one; the others stay as they are.
     pub fn cross_attention(&mut self, cross: &Cross, caches: &[KeyValues], rows: &[Option<RowAt>]) {
         self.normalise(rows.len());
-        self.backend.linear(&cross.q, &mut self.act, rows.len(), &mut self.y);
+        self.backend.linear(&cross.q, &self.act, rows.len(), &mut self.y);
         let stride = padded(self.inner);
         let pairs = self.y.chunks_exact(stride).zip(self.o.chunks_exact_mut(stride));
         for (at, (y, o)) in rows.iter().zip(pairs) {
@@ -132,7 +132,7 @@ impl Scratch {
     /// The feed-forward of the first `rows` rows.
     pub fn feed_forward(&mut self, layer: &Layer, rows: usize, squared: bool) {
         self.normalise(rows);
-        self.backend.linear(&layer.up, &mut self.act, rows, &mut self.y);
+        self.backend.linear(&layer.up, &self.act, rows, &mut self.y);
         let f = &mut self.y[..rows * padded(layer.up.rows())];
         if squared {
             self.backend.relu2(f);
@@ -141,7 +141,7 @@ impl Scratch {
         }
         self.act.set_len(layer.up.rows());
         self.backend.quantise(f, rows, false, &mut self.act);
-        self.backend.linear(&layer.down, &mut self.act, rows, &mut self.y);
+        self.backend.linear(&layer.down, &self.act, rows, &mut self.y);
         self.add(rows, |_| true);
     }
 }

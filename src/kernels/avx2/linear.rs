@@ -1,10 +1,11 @@
-//! Integer products. Many rows: weights of 16 outputs are widened to 16 bits once and multiplied with
-//! tiles of six rows whose sums stay in registers. Few rows: weights are streamed as they lie, 32 in
-//! one instruction.
+//! Integer products. Each vector of weights, 4 inputs of 8 outputs, is multiplied as it lies with the
+//! inputs of up to two rows; the weights of 32 outputs stay in the first-level cache for all rows.
 //!
-//! Both add exact 32-bit sums, so their order does not matter. In the streaming product a pair of
-//! 8-bit products is at most 2 * 127 * 127 < 2^15: the instruction's saturation is never reached, since
-//! the loader and `quantise` keep both sides within -127 to 127.
+//! Sums are exact 32-bit integers, so their order does not matter. The instruction multiplies unsigned
+//! by signed bytes: magnitudes of inputs by weights that take the inputs' signs. A pair of such products
+//! is at most 2 * 127 * 127 < 2^15, so its saturation is never reached: the loader and `quantise` keep
+//! both sides within -127 to 127. Two instructions of the multiplier per 32 products: as many as with
+//! 16-bit operands, without widening anything.
 
 use std::arch::x86_64::*;
 
@@ -13,29 +14,35 @@ use crate::kernels::buffer::padded;
 use crate::kernels::pack::{Activations, BLOCK, Product, QUAD};
 use crate::kernels::prefetch;
 
-/// Rows of one register tile: 2 x 6 sums, 2 weight vectors, 2 temporaries.
-const TILE: usize = 6;
-/// Rows up to this number are multiplied one by one.
-const FEW: usize = 2;
-/// Bytes of widened activations that the weights of 16 outputs are widened for.
-const GROUP_BYTES: usize = 40 << 10;
+/// Blocks whose weights are used for all rows before the next ones: 32 outputs.
+const BLOCKS: usize = 4;
+/// Rows of one register tile: 2 x 4 sums.
+const ROWS: usize = 2;
 
-pub fn linear(_: Avx2, product: &Product, act: &mut Activations, rows: usize, out: &mut [i32]) {
-    let stride = padded(act.len());
-    // The inner loops rely on these sizes.
-    assert!(stride == padded(product.cols()) && rows * stride <= act.q.len().min(act.wide.len()));
-    assert!(product.weights.len() == padded(product.rows()) * stride);
-    assert!(act.panel.len() >= 2 * BLOCK * stride);
+pub fn linear(_: Avx2, product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
     // SAFETY: the proof says that the CPU has AVX2.
-    unsafe {
-        if rows <= FEW {
-            for row in 0..rows {
-                stream(product, act, row, out);
+    unsafe { panels(product, act, rows, out) }
+}
+
+#[target_feature(enable = "avx2")]
+fn panels(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
+    let (stride, outputs) = (padded(act.len()), padded(product.rows()));
+    let panel = BLOCKS * BLOCK * stride;
+    // What comes next is asked for evenly while these weights are used.
+    let ahead = panel.div_ceil(rows.div_ceil(ROWS)).next_multiple_of(64);
+    for place in (0..outputs).step_by(BLOCKS * BLOCK) {
+        let next = &product.weights[((place + BLOCKS * BLOCK) * stride).min(product.weights.len())..];
+        for row in (0..rows).step_by(ROWS) {
+            let from = row / ROWS * ahead;
+            for line in (from..(from + ahead).min(panel)).step_by(64) {
+                prefetch(next, line);
             }
-        } else {
-            let group = (GROUP_BYTES / (2 * stride) / TILE * TILE).max(TILE);
-            for from in (0..rows).step_by(group) {
-                blocked(product, act, from, rows.min(from + group), out);
+            match (outputs - place >= BLOCKS * BLOCK, rows - row >= ROWS) {
+                (true, true) => tile::<ROWS, BLOCKS>(product, act, row, place, out),
+                (true, false) => tile::<1, BLOCKS>(product, act, row, place, out),
+                // Outputs are padded to two blocks.
+                (false, true) => tile::<ROWS, 2>(product, act, row, place, out),
+                (false, false) => tile::<1, 2>(product, act, row, place, out),
             }
         }
     }
@@ -79,154 +86,68 @@ fn first_sum(product: &Product) -> __m256i {
     _mm256_set1_epi32(if product.pre > 0 { 1 << (product.pre - 1) } else { 0 })
 }
 
-/// Rows `from` to `to`, 16 outputs at a time.
-#[target_feature(enable = "avx2")]
-fn blocked(product: &Product, act: &mut Activations, from: usize, to: usize, out: &mut [i32]) {
-    let stride = padded(act.len());
-    let panels = product.weights.chunks_exact(2 * BLOCK * stride);
-    for (number, panel) in panels.enumerate() {
-        widen(panel, &product.weights[(number + 1) * panel.len()..], &mut act.panel);
-        let place = number * 2 * BLOCK;
-        let mut row = from;
-        while row < to {
-            match to - row {
-                1 => tile::<1>(product, act, row, place, out),
-                2 => tile::<2>(product, act, row, place, out),
-                3 => tile::<3>(product, act, row, place, out),
-                4 => tile::<4>(product, act, row, place, out),
-                5 => tile::<5>(product, act, row, place, out),
-                _ => tile::<TILE>(product, act, row, place, out),
-            }
-            row += TILE;
-        }
-    }
-}
-
-/// Two blocks of weights as 16-bit values: per pair of inputs, 8 outputs of each block. Those that come
-/// `next` are asked for, to arrive while these are multiplied.
-#[target_feature(enable = "avx2")]
-fn widen(panel: &[i8], next: &[i8], wide: &mut [i16]) {
-    let (first, second) = panel.split_at(panel.len() / 2);
-    // Bytes 0 and 1 (or 2 and 3) of each 32-bit element, moved to the upper halves of its two words.
-    let pick = |a: i8, b: i8| {
-        _mm256_setr_epi8(
-            -1, a, -1, b, -1, a + 4, -1, b + 4, -1, a + 8, -1, b + 8, -1, a + 12, -1, b + 12, //
-            -1, a, -1, b, -1, a + 4, -1, b + 4, -1, a + 8, -1, b + 8, -1, a + 12, -1, b + 12,
-        )
-    };
-    let (low, high) = (pick(0, 1), pick(2, 3));
-    let quads = first.as_chunks::<32>().0.iter().zip(second.as_chunks::<32>().0);
-    for (line, (wide, (first, second))) in wide.as_chunks_mut::<64>().0.iter_mut().zip(quads).enumerate() {
-        prefetch(next, 64 * line);
-        // SAFETY: both arrays are 32 bytes, and the loads need no alignment.
-        let (first, second) = unsafe {
-            (_mm256_loadu_si256(first.as_ptr().cast()), _mm256_loadu_si256(second.as_ptr().cast()))
-        };
-        let parts = [(first, low), (second, low), (first, high), (second, high)];
-        for (to, (weights, pick)) in wide.as_chunks_mut::<16>().0.iter_mut().zip(parts) {
-            super::store_i16(to, _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(weights, pick)));
-        }
-    }
-}
-
-/// Outputs `place` to `place + 15` of rows `row` to `row + R - 1`.
+/// Outputs of `N` blocks from `place` on, of rows `row` to `row + R - 1`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn tile<const R: usize>(product: &Product, act: &Activations, row: usize, place: usize, out: &mut [i32]) {
-    let stride = padded(act.len());
-    let mut sums = [[first_sum(product); 2]; R];
-    add_products(&act.wide[row * stride..(row + R) * stride], &act.panel[..2 * BLOCK * stride], &mut sums);
-    let scale = product.scale[place..place + 16].as_chunks::<8>().0;
-    let scale = [load(&scale[0]), load(&scale[1])];
-    let outputs = padded(product.rows());
-    for (r, sums) in sums.iter().enumerate() {
-        let requantise = Requantise::new(product, act, row + r);
-        let at = (row + r) * outputs + place;
-        let out = out[at..at + 16].as_chunks_mut::<8>().0;
-        store(&mut out[0], requantise.apply(sums[0], scale[0]));
-        store(&mut out[1], requantise.apply(sums[1], scale[1]));
-    }
-}
-
-/// The inner loop: adds the products of `R` rows with 16 outputs. A function of its own, so that the
-/// compiler keeps all sums in registers.
-#[inline(never)]
-#[target_feature(enable = "avx2")]
-fn add_products<const R: usize>(rows: &[i16], panel: &[i16], sums: &mut [[__m256i; 2]; R]) {
-    let stride = rows.len() / R;
-    assert!(panel.len() == 2 * BLOCK * stride);
-    let (mut weights, mut inputs) = (panel.as_ptr(), rows.as_ptr());
-    let mut local = *sums;
-    for _ in 0..stride / 2 {
-        // SAFETY: `weights` moves over the `stride / 2` groups of 32 values of `panel`, which is aligned
-        // as a `Buffer` is, and `inputs` over the `stride / 2` pairs of a row, of which `R` lie `stride`
-        // apart in `rows`.
-        unsafe {
-            let first = _mm256_load_si256(weights.cast());
-            let second = _mm256_load_si256(weights.add(16).cast());
-            for (r, sums) in local.iter_mut().enumerate() {
-                let pair = _mm256_set1_epi32(inputs.add(r * stride).cast::<i32>().read_unaligned());
-                sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(pair, first));
-                sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(pair, second));
-            }
-            weights = weights.add(32);
-            inputs = inputs.add(2);
-        }
-    }
-    *sums = local;
-}
-
-/// All outputs of one row.
-#[target_feature(enable = "avx2")]
-fn stream(product: &Product, act: &Activations, row: usize, out: &mut [i32]) {
-    let outputs = padded(product.rows());
-    let out = &mut out[row * outputs..(row + 1) * outputs];
-    let requantise = Requantise::new(product, act, row);
-    let mut place = 0;
-    while place < outputs {
-        if outputs - place >= 4 * BLOCK {
-            stream_blocks::<4>(product, act, row, place, &requantise, out);
-            place += 4 * BLOCK;
-        } else {
-            stream_blocks::<2>(product, act, row, place, &requantise, out);
-            place += 2 * BLOCK;
-        }
-    }
-}
-
-/// Outputs of `N` blocks from `place` on.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn stream_blocks<const N: usize>(
+fn tile<const R: usize, const N: usize>(
     product: &Product,
     act: &Activations,
     row: usize,
     place: usize,
-    requantise: &Requantise,
     out: &mut [i32],
 ) {
     let stride = padded(act.len());
-    let q = &act.q[row * stride..(row + 1) * stride];
-    let block = BLOCK * stride;
-    let weights = &product.weights[place * stride..place * stride + N * block];
-    let ones = _mm256_set1_epi16(1);
-    let mut sums = [first_sum(product); N];
-    for (number, quad) in q.as_chunks::<QUAD>().0.iter().enumerate() {
-        let q = _mm256_set1_epi32(i32::from_le_bytes(quad.map(|q| q as u8)));
-        let magnitude = _mm256_abs_epi8(q);
-        for (n, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: `weights` holds `N` blocks of `stride / 4` vectors of 32 bytes.
-            let w = unsafe {
-                let at = weights.as_ptr().add(n * block + number * BLOCK * QUAD);
-                _mm256_load_si256(at.cast())
-            };
-            let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(w, q));
-            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
-        }
+    let q = &act.q[row * stride..(row + R) * stride];
+    let weights = &product.weights[place * stride..(place + N * BLOCK) * stride];
+    let mut sums = [[first_sum(product); N]; R];
+    if act.signed[row..row + R].contains(&true) {
+        add_products::<R, N, true>(q, weights, &mut sums);
+    } else {
+        add_products::<R, N, false>(q, weights, &mut sums);
     }
     let scale = product.scale[place..place + N * BLOCK].as_chunks::<8>().0;
-    let out = out[place..place + N * BLOCK].as_chunks_mut::<8>().0;
-    for ((out, &sums), scale) in out.iter_mut().zip(&sums).zip(scale) {
-        store(out, requantise.apply(sums, load(scale)));
+    let outputs = padded(product.rows());
+    for (r, sums) in sums.iter().enumerate() {
+        let requantise = Requantise::new(product, act, row + r);
+        let at = (row + r) * outputs + place;
+        let out = out[at..at + N * BLOCK].as_chunks_mut::<8>().0;
+        for ((out, &sums), scale) in out.iter_mut().zip(sums).zip(scale) {
+            store(out, requantise.apply(sums, load(scale)));
+        }
     }
+}
+
+/// The inner loop: adds the products of `R` rows with `N` blocks; signs are of no account where no input
+/// is below zero. A function of its own, so that the compiler keeps all sums in registers.
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+fn add_products<const R: usize, const N: usize, const SIGNED: bool>(
+    q: &[i8],
+    weights: &[i8],
+    sums: &mut [[__m256i; N]; R],
+) {
+    let stride = q.len() / R;
+    assert!(q.len() == R * stride && weights.len() == N * BLOCK * stride);
+    let ones = _mm256_set1_epi16(1);
+    let mut local = *sums;
+    for quad in 0..stride / QUAD {
+        for (r, sums) in local.iter_mut().enumerate() {
+            // SAFETY: each of `R` rows has `stride` bytes; the read needs no alignment.
+            let q = unsafe { q.as_ptr().add(r * stride + quad * QUAD).cast::<i32>().read_unaligned() };
+            let q = _mm256_set1_epi32(q);
+            let magnitude = if SIGNED { _mm256_abs_epi8(q) } else { q };
+            for (n, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: each of `N` blocks has `stride / 4` vectors of 32 bytes, and the weights are
+                // aligned as a `Buffer` is, in rows of a multiple of 16 inputs.
+                let w = unsafe {
+                    let at = weights.as_ptr().add((n * stride + quad * QUAD) * BLOCK);
+                    _mm256_load_si256(at.cast())
+                };
+                let w = if SIGNED { _mm256_sign_epi8(w, q) } else { w };
+                let pairs = _mm256_maddubs_epi16(magnitude, w);
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+            }
+        }
+    }
+    *sums = local;
 }

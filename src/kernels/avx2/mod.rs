@@ -3,6 +3,8 @@
 //! Vectors hold eight 32-bit values. Slices are cut into arrays of a vector's size, so that loads and
 //! stores are checked by their types; only the products' inner loops work on pointers.
 
+#![deny(clippy::float_arithmetic)]
+
 mod attention;
 mod linear;
 mod peak;

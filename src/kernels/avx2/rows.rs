@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, exp2neg, load, load_wide, max_element, pack_i16, store, store_i16, sum_elements};
+use super::{Avx2, exp2neg, load, load_wide, max_element, pack_i16, store, sum_elements};
 use crate::kernels::buffer::padded;
 use crate::kernels::cache::KV_MAX;
 use crate::kernels::pack::Activations;
@@ -45,15 +45,17 @@ kernel!(slots = slots_row(z: &[i32], out: &mut Slots));
 fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
     let (len, stride) = (act.len(), padded(act.len()));
     let x = vectors(x);
-    let mut amax = _mm256_setzero_si256();
+    let (mut amax, mut signs) = (_mm256_setzero_si256(), _mm256_setzero_si256());
     for x in x {
-        amax = _mm256_max_epi32(amax, _mm256_abs_epi32(load(x)));
+        let x = load(x);
+        amax = _mm256_max_epi32(amax, _mm256_abs_epi32(x));
+        signs = _mm256_or_si256(signs, x);
     }
     let amax = max_element(amax);
+    act.signed[row] = _mm256_movemask_ps(_mm256_castsi256_ps(signs)) != 0;
     let range = row * stride..(row + 1) * stride;
     if amax == 0 {
-        act.q[range.clone()].fill(0);
-        act.wide[range].fill(0);
+        act.q[range].fill(0);
         (act.m[row], act.e[row]) = (0, 0);
         return;
     }
@@ -68,12 +70,10 @@ fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
         _mm256_srai_epi32::<23>(_mm256_add_epi32(_mm256_mullo_epi32(scaled, inv), half))
     };
     let mut squares = _mm256_setzero_si256();
-    let narrow = act.q[range.clone()].as_chunks_mut::<16>().0;
-    let wide = act.wide[range].as_chunks_mut::<16>().0;
-    for ((x, narrow), wide) in x.as_chunks::<2>().0.iter().zip(narrow).zip(wide) {
+    let narrow = act.q[range].as_chunks_mut::<16>().0;
+    for (x, narrow) in x.as_chunks::<2>().0.iter().zip(narrow) {
         let q = pack_i16(quantised(&x[0]), quantised(&x[1]));
         squares = _mm256_add_epi32(squares, _mm256_madd_epi16(q, q));
-        store_i16(wide, q);
         let bytes = _mm_packs_epi16(_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
         // SAFETY: the array is 16 bytes, and the store needs no alignment.
         unsafe { _mm_storeu_si128(narrow.as_mut_ptr().cast(), bytes) };
