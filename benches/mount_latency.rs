@@ -24,7 +24,9 @@ fn main() {
     let model = args.get(2);
     let dir = std::env::temp_dir().join(format!("s3a-mount-latency-{}", std::process::id()));
     std::fs::create_dir_all(dir.join("mnt")).expect("a temporary folder");
-    println!("chunk_kib,archive_bytes,mount_to_ls_ms,resident_kib,reads,median_us,p99_us,worst_us,warm_median_us");
+    println!(
+        "chunk_kib,archive_bytes,mount_to_ls_ms,resident_kib,reads,median_us,p99_us,worst_us,warm_median_us"
+    );
     for chunk in ["4k", "8k", "16k", "64k"] {
         measure(Path::new(folder), &dir, chunk, reads, model.map(String::as_str));
     }
@@ -52,7 +54,11 @@ fn measure(folder: &Path, dir: &Path, chunk: &str, reads: usize, model: Option<&
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // A byte of all files' bytes, each as likely as any other.
         let mut at = (seed >> 16) % total;
-        let Some((path, _)) = files.iter().find(|(_, len)| at.checked_sub(*len).map(|rest| at = rest).is_none()) else { continue };
+        let Some((path, _)) =
+            files.iter().find(|(_, len)| at.checked_sub(*len).map(|rest| at = rest).is_none())
+        else {
+            continue;
+        };
         let file = File::open(path).expect("a file of the mount");
         // No read-ahead of the kernel, and no page that it still has.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random);
@@ -90,7 +96,9 @@ fn files(root: &Path) -> Vec<(PathBuf, u64)> {
         for entry in std::fs::read_dir(folder).expect("a folder of the mount").flatten() {
             match entry.metadata() {
                 Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
-                Ok(metadata) if metadata.is_file() && metadata.len() > 0 => found.push((entry.path(), metadata.len())),
+                Ok(metadata) if metadata.is_file() && metadata.len() > 0 => {
+                    found.push((entry.path(), metadata.len()))
+                }
                 _ => {}
             }
         }
@@ -107,7 +115,8 @@ fn resident_kib(archive: &Path) -> u64 {
         let args: Vec<_> = line.split(|&b| b == 0).collect();
         args.get(1) == Some(&&b"mount"[..]) && args.contains(&name.as_bytes())
     });
-    let status = daemon.and_then(|process| std::fs::read_to_string(process.join("status")).ok()).unwrap_or_default();
+    let status =
+        daemon.and_then(|process| std::fs::read_to_string(process.join("status")).ok()).unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS"));
     line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
 }

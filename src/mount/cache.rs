@@ -367,7 +367,9 @@ mod tests {
     #[test]
     fn a_batch_splits_into_runs_that_hold_every_chunk_once() {
         let cache = Cache::new(Arc::new(Fake::chunks(10, 10)), 1 << 20);
-        for (parts, least, sizes) in [(3, 2, vec![4, 4, 2]), (8, 4, vec![5, 5]), (1, 1, vec![10]), (4, 99, vec![10])] {
+        for (parts, least, sizes) in
+            [(3, 2, vec![4, 4, 2]), (8, 4, vec![5, 5]), (1, 1, vec![10]), (4, 99, vec![10])]
+        {
             let split = cache.claim((0..10).map(ChunkId)).split(parts, least);
             assert_eq!(split.iter().map(|batch| batch.ids().len()).collect::<Vec<_>>(), sizes);
             let ids: Vec<_> = split.iter().flat_map(|batch| batch.ids().iter().map(|id| id.0)).collect();

@@ -99,7 +99,11 @@ fn chunk_pieces(source: &dyn Source, raw: u64, len: u64, pieces: &mut Vec<Piece>
     for id in source.chunks_of(raw, len).map(ChunkId) {
         let chunk = source.chunk(id)?;
         let start = at.checked_sub(chunk.raw_offset).ok_or_else(beyond)?;
-        let take = u64::from(chunk.raw_len).checked_sub(start).filter(|&take| take > 0).ok_or_else(beyond)?.min(left);
+        let take = u64::from(chunk.raw_len)
+            .checked_sub(start)
+            .filter(|&take| take > 0)
+            .ok_or_else(beyond)?
+            .min(left);
         pieces.push(Piece::Chunk { id, range: start as usize..(start + take) as usize });
         at += take;
         left -= take;
@@ -111,7 +115,11 @@ fn chunk_pieces(source: &dyn Source, raw: u64, len: u64, pieces: &mut Vec<Piece>
 pub fn join(pieces: &[Piece], chunks: &[Plain]) -> Result<Bytes, Fault> {
     let short = || Fault::from(Error::Internal("a chunk is shorter than the index says"));
     if let ([Piece::Chunk { range, .. }], [plain]) = (pieces, chunks) {
-        return if range.end <= plain.len() { Ok(Bytes::Shared(plain.clone(), range.clone())) } else { Err(short()) };
+        return if range.end <= plain.len() {
+            Ok(Bytes::Shared(plain.clone(), range.clone()))
+        } else {
+            Err(short())
+        };
     }
     let mut bytes = Vec::new();
     let mut chunks = chunks.iter();
@@ -181,7 +189,8 @@ pub fn storage(view: &View, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Fault> {
             for (&id, &part) in &shares {
                 let chunk = source.chunk(ChunkId(id))?;
                 // In 1/256 bytes, so that the shares of small files do not all round to nothing.
-                sum += u128::from(part) * u128::from(chunk.frame_len) * 256 / u128::from(chunk.raw_len.max(1));
+                sum +=
+                    u128::from(part) * u128::from(chunk.frame_len) * 256 / u128::from(chunk.raw_len.max(1));
             }
             sum.div_ceil(256).to_string()
         }
@@ -216,7 +225,11 @@ fn ranges(numbers: impl Iterator<Item = u32>) -> String {
     let mut text = String::new();
     for (first, last) in runs {
         let comma = if text.is_empty() { "" } else { "," };
-        let _ = if first == last { write!(text, "{comma}{first}") } else { write!(text, "{comma}{first}-{last}") };
+        let _ = if first == last {
+            write!(text, "{comma}{first}")
+        } else {
+            write!(text, "{comma}{first}-{last}")
+        };
     }
     text
 }
@@ -236,7 +249,8 @@ mod tests {
 
     fn read(view: &View, fake: &Fake, ino: Ino, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
         let plan = pieces(view, ino, offset, len)?;
-        let chunks: Vec<Plain> = plan.iter().filter_map(Piece::chunk).map(|id| fake.plain(id.0).into()).collect();
+        let chunks: Vec<Plain> =
+            plan.iter().filter_map(Piece::chunk).map(|id| fake.plain(id.0).into()).collect();
         join(&plan, &chunks).map(|bytes| bytes.to_vec())
     }
 
@@ -246,7 +260,8 @@ mod tests {
         let (view, fake) = view(vec![sparse("s", 350, &extents)]);
         let mut whole = vec![0u8; 350];
         for (at, raw, len) in extents {
-            whole[at as usize..(at + len) as usize].copy_from_slice(&fake.raw()[raw as usize..(raw + len) as usize]);
+            whole[at as usize..(at + len) as usize]
+                .copy_from_slice(&fake.raw()[raw as usize..(raw + len) as usize]);
         }
         for offset in 0..=360usize {
             for len in [0, 1, 3, 40, 64, 65, 130, 400] {
@@ -281,7 +296,11 @@ mod tests {
 
     #[test]
     fn data_and_holes_are_found() {
-        let (view, _) = view(vec![sparse("s", 300, &[(10, 0, 20), (30, 20, 5), (100, 25, 50)]), file("f", 0, 10), file("e", 0, 0)]);
+        let (view, _) = view(vec![
+            sparse("s", 300, &[(10, 0, 20), (30, 20, 5), (100, 25, 50)]),
+            file("f", 0, 10),
+            file("e", 0, 0),
+        ]);
         let find = |ino, offset, what| seek(&view, Ino(ino), offset, what).ok();
         for (offset, data, hole) in [(0, 10, 0), (10, 10, 35), (34, 34, 35), (35, 100, 35), (120, 120, 150)] {
             assert_eq!(find(2, offset, Seek::Data), Some(data), "{offset}");
@@ -296,8 +315,10 @@ mod tests {
 
     #[test]
     fn storage_attributes_tell_chunks_codecs_and_share() {
-        let (view, _) = view(vec![file("f", 0, 192), sparse("g", 500, &[(0, 32, 32), (100, 640, 1)]), file("e", 0, 0)]);
-        let ask = |ino, name: &str| String::from_utf8(storage(&view, Ino(ino), name.as_bytes()).unwrap()).unwrap();
+        let (view, _) =
+            view(vec![file("f", 0, 192), sparse("g", 500, &[(0, 32, 32), (100, 640, 1)]), file("e", 0, 0)]);
+        let ask =
+            |ino, name: &str| String::from_utf8(storage(&view, Ino(ino), name.as_bytes()).unwrap()).unwrap();
         assert_eq!(ask(2, "chunks"), "0-2");
         assert_eq!(ask(2, "codecs"), "zstd:1 stored:2");
         // Each chunk takes 100 bytes for 64.

@@ -99,7 +99,8 @@ impl Ready {
 /// Serves a mount until it is unmounted, from outside or by SIGINT, SIGTERM or SIGHUP.
 pub fn serve(start: impl FnOnce() -> Result<Mounted>, ready: Ready) -> Result<()> {
     // Before the mount, so that no signal finds a mount without a handler.
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|error| Error::io("signal handlers", error))?;
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|error| Error::io("signal handlers", error))?;
     let mounted = start()?;
     let waker = mounted.waker();
     std::thread::spawn(move || {

@@ -31,7 +31,8 @@ impl Fake {
 
     /// These entries over a raw stream of `raw_len` bytes.
     pub fn new(entries: Vec<Entry>, raw_len: usize, chunk_len: usize) -> Self {
-        let raw: Vec<u8> = (0..raw_len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+        let raw: Vec<u8> =
+            (0..raw_len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
         let count = raw_len.div_ceil(chunk_len);
         Self {
             entries,
@@ -71,7 +72,11 @@ impl Fake {
 
     pub fn damage(&self, id: u32, damaged: bool) {
         let mut set = self.damaged.lock().unwrap();
-        if damaged { set.insert(id) } else { set.remove(&id) };
+        if damaged {
+            set.insert(id)
+        } else {
+            set.remove(&id)
+        };
     }
 
     pub fn panic_on(&self, id: u32) {

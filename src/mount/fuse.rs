@@ -14,9 +14,9 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
 use super::content::{self, Bytes, STORAGE, Seek};
@@ -154,7 +154,9 @@ impl Filesystem for Fuse {
                 OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Err(Fault::ReadOnly),
             };
             match opened {
-                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
+                Ok(handle) => {
+                    reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)
+                }
                 Err(fault) => reply.error(errno(&fault)),
             }
         });
@@ -204,7 +206,14 @@ impl Filesystem for Fuse {
         });
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         reply.ok();
     }
 
@@ -223,7 +232,12 @@ impl Filesystem for Fuse {
                 Err(fault) => return reply.error(errno(&fault)),
             };
             for entry in entries {
-                let full = reply.add(INodeNo(entry.ino.0), entry.next, file_type(entry.kind), OsStr::from_bytes(entry.name));
+                let full = reply.add(
+                    INodeNo(entry.ino.0),
+                    entry.next,
+                    file_type(entry.kind),
+                    OsStr::from_bytes(entry.name),
+                );
                 if full {
                     break;
                 }
@@ -232,7 +246,14 @@ impl Filesystem for Fuse {
         });
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         guard(|| {
             let entries = match self.volume.view().list(Ino(ino.0), offset) {
                 Ok(entries) => entries,
@@ -270,7 +291,15 @@ impl Filesystem for Fuse {
         reply.ok();
     }
 
-    fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         guard(|| {
             let what = match whence {
                 SEEK_DATA => Seek::Data,
@@ -328,7 +357,9 @@ fn file_type(kind: FileKind) -> FileType {
 fn system_time(time: Timestamp) -> SystemTime {
     let whole = Duration::from_secs(time.secs.unsigned_abs());
     let second = if time.secs < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-    second.and_then(|second| second.checked_add(Duration::from_nanos(u64::from(time.nanos)))).unwrap_or(UNIX_EPOCH)
+    second
+        .and_then(|second| second.checked_add(Duration::from_nanos(u64::from(time.nanos))))
+        .unwrap_or(UNIX_EPOCH)
 }
 
 /// The attributes of a name that does not exist.

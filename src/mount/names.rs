@@ -79,9 +79,19 @@ impl<'a> Builder<'a> {
     /// Places all entries. Those of a folder that comes later, or never, are placed last.
     pub fn build(entries: &'a [Entry]) -> Result<Self> {
         if entries.len() >= FREE as usize / 2 {
-            return Err(Error::Limit { what: "number of entries", got: entries.len() as u64, max: u64::from(FREE / 2) });
+            return Err(Error::Limit {
+                what: "number of entries",
+                got: entries.len() as u64,
+                max: u64::from(FREE / 2),
+            });
         }
-        let mut tree = Self { entries, implied: Vec::new(), root: FREE, parents: vec![FREE; entries.len()], names: Names::new() };
+        let mut tree = Self {
+            entries,
+            implied: Vec::new(),
+            root: FREE,
+            parents: vec![FREE; entries.len()],
+            names: Names::new(),
+        };
         tree.root = match entries.iter().position(|entry| entry.path.is_empty()) {
             Some(at) => at as u32,
             None => tree.imply(b""),
@@ -131,7 +141,10 @@ impl<'a> Builder<'a> {
                 None => return Ok(None),
             }
             if self.entry(node).kind != Kind::Directory {
-                return Err(Error::Corrupt { offset: 0, rule: "an entry lies in something that is not a directory" });
+                return Err(Error::Corrupt {
+                    offset: 0,
+                    rule: "an entry lies in something that is not a directory",
+                });
             }
         }
         Ok(Some(node))
@@ -151,7 +164,10 @@ impl<'a> Builder<'a> {
                 }
             };
             if self.entry(node).kind != Kind::Directory {
-                return Err(Error::Corrupt { offset: 0, rule: "an entry lies in something that is not a directory" });
+                return Err(Error::Corrupt {
+                    offset: 0,
+                    rule: "an entry lies in something that is not a directory",
+                });
             }
         }
         Ok(node)

@@ -87,9 +87,35 @@ const KNOWN: &str = "there are allow_other, auto_unmount, exec, noexec, nonempty
 /// Options that hold anyway, that mount(8) handles itself, or that it passes on from fstab.
 fn is_implied(name: &str) -> bool {
     const NAMES: [&str; 29] = [
-        "ro", "rw", "nosuid", "nodev", "suid", "dev", "default_permissions", "defaults", "atime", "noatime", "relatime",
-        "norelatime", "strictatime", "lazytime", "nolazytime", "diratime", "nodiratime", "auto", "noauto", "user",
-        "nouser", "users", "owner", "group", "nofail", "_netdev", "async", "sync", "subtype",
+        "ro",
+        "rw",
+        "nosuid",
+        "nodev",
+        "suid",
+        "dev",
+        "default_permissions",
+        "defaults",
+        "atime",
+        "noatime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "lazytime",
+        "nolazytime",
+        "diratime",
+        "nodiratime",
+        "auto",
+        "noauto",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "group",
+        "nofail",
+        "_netdev",
+        "async",
+        "sync",
+        "subtype",
     ];
     NAMES.contains(&name) || name.starts_with("x-") || name.starts_with("comment")
 }
@@ -138,7 +164,16 @@ mod tests {
 
     #[test]
     fn options_that_make_no_sense_are_refused_by_name() {
-        for bad in ["cachesize", "cachesize=", "cachesize=much", "cachesize=99999999999t", "uid=root", "uid=-1", "allow_other=1", "bogus"] {
+        for bad in [
+            "cachesize",
+            "cachesize=",
+            "cachesize=much",
+            "cachesize=99999999999t",
+            "uid=root",
+            "uid=-1",
+            "allow_other=1",
+            "bogus",
+        ] {
             let error = MountOptions::default().add(bad).unwrap_err();
             assert!(error.to_string().contains(bad), "{error}");
             assert_eq!(error.exit_code(), 2);

@@ -47,11 +47,15 @@ fn usage(target: &Path, what: &str) -> Error {
 /// The daemon behind a mount has died.
 fn stale(target: &Path) -> Error {
     let target = target.display();
-    Error::Usage(format!("mount point {target} is left over from a daemon that died; clear it with `s3a umount {target}`"))
+    Error::Usage(format!(
+        "mount point {target} is left over from a daemon that died; clear it with `s3a umount {target}`"
+    ))
 }
 
 fn is_stale(error: &io::Error) -> bool {
-    [Errno::NOTCONN, Errno::CONNABORTED].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    [Errno::NOTCONN, Errno::CONNABORTED]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Unmounts the archive at `target`; also one whose daemon has died. With `lazy`, what still uses
@@ -84,12 +88,22 @@ fn busy(full: &Path) -> Error {
 fn fusermount(full: &Path, lazy: bool) -> Result<()> {
     for program in ["fusermount3", "fusermount"] {
         let mut command = Command::new(program);
-        command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(full).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .arg("-u")
+            .args(lazy.then_some("-z"))
+            .arg("--")
+            .arg(full)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         match command.output() {
             Ok(output) if output.status.success() => return Ok(()),
             Ok(output) => {
                 let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                return Err(if said.contains("busy") { busy(full) } else { Error::io(full, io::Error::other(said)) });
+                return Err(if said.contains("busy") {
+                    busy(full)
+                } else {
+                    Error::io(full, io::Error::other(said))
+                });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io(program, error)),
@@ -128,7 +142,10 @@ fn type_in(table: &[u8], point: &OsStr) -> Option<OsString> {
     for line in table.split(|&b| b == b'\n') {
         let mut fields = line.split(|&b| b == b' ');
         if fields.nth(4).map(unescape).as_deref() == Some(point.as_bytes()) {
-            found = fields.skip_while(|field| *field != b"-").nth(1).map(|kind| OsString::from_vec(unescape(kind)));
+            found = fields
+                .skip_while(|field| *field != b"-")
+                .nth(1)
+                .map(|kind| OsString::from_vec(unescape(kind)));
         }
     }
     found
@@ -139,10 +156,14 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
+        let octal = tail
+            .get(..3)
+            .filter(|digits| byte == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
         match octal {
             Some(digits) => {
-                out.push(digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
+                out.push(
+                    digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')),
+                );
                 rest = &tail[3..];
             }
             None => {
@@ -173,7 +194,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "x").unwrap();
-        for (target, word) in [(dir.path().join("missing"), "create"), (file, "not a folder"), (dir.path().into(), "nonempty")] {
+        for (target, word) in
+            [(dir.path().join("missing"), "create"), (file, "not a folder"), (dir.path().into(), "nonempty")]
+        {
             let error = check(&target, false).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(word), "{error}");

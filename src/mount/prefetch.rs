@@ -97,7 +97,8 @@ impl Walk {
     /// the range of the raw stream to decode ahead.
     pub fn note(&mut self, file: Range<u64>, limits: Limits) -> Option<Range<u64>> {
         // Small neighbours share a chunk, and some files in between may be left out.
-        let near = |run: &Run| file.start + limits.chunk >= run.end && file.start <= run.end + 2 * limits.chunk;
+        let near =
+            |run: &Run| file.start + limits.chunk >= run.end && file.start <= run.end + 2 * limits.chunk;
         let mut run = match self.runs.iter().position(near) {
             Some(at) => self.runs.remove(at),
             None => Run { end: file.start, ..Run::default() },

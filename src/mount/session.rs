@@ -99,7 +99,11 @@ fn device(path: &Path) -> io::Result<u64> {
 fn config(options: &MountOptions) -> Config {
     let name = options.fsname.clone().unwrap_or_else(|| "s3a".to_owned());
     // fusermount takes options joined by commas; mount(2), which root uses, takes the name apart.
-    let name = if rustix::process::geteuid().is_root() { name } else { name.replace('\\', "\\\\").replace(',', "\\,") };
+    let name = if rustix::process::geteuid().is_root() {
+        name
+    } else {
+        name.replace('\\', "\\\\").replace(',', "\\,")
+    };
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::RO,

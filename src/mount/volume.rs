@@ -115,7 +115,9 @@ impl Volume {
             for slot in slots {
                 chunks.push(match slot {
                     Slot::Ready(plain) => plain,
-                    Slot::Pending(outcome) => outcome.await.map_err(|_| Error::Internal("a decode was lost"))??,
+                    Slot::Pending(outcome) => {
+                        outcome.await.map_err(|_| Error::Internal("a decode was lost"))??
+                    }
                 });
             }
             content::join(&plan, &chunks)

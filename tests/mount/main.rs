@@ -1,0 +1,8 @@
+//! The mount as programs see it, with real FUSE. Each test says why it skips where it must.
+#![cfg(feature = "mount")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod contents;
+mod life;
+mod place;
