@@ -24,13 +24,27 @@ const RUNS: usize = 3;
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let mut text = vec![];
-    let want = LANES * CHUNK_LEN;
-    read_files(Path::new(&folder.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/src").into())), want, &mut text)?;
-    let model = Arc::new(Model::from_bytes(&model_file_of(config(), &vocabulary(&text)?, Draw::Even, &mut Random::new(1))?)?);
+    let want = 2 * LANES * CHUNK_LEN;
+    read_files(
+        Path::new(&folder.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/src").into())),
+        want,
+        &mut text,
+    )?;
+    let model = Arc::new(Model::from_bytes(&model_file_of(
+        config(),
+        &vocabulary(&text)?,
+        Draw::Even,
+        &mut Random::new(1),
+    )?)?);
     let chunks: Vec<&[u8]> = text.chunks(CHUNK_LEN).collect();
     let tokens: usize = chunks.iter().map(|chunk| model.vocabulary().tokenise(chunk).len()).sum();
     let products = model.multiply_adds();
-    println!("{} bytes in {} chunks, {:.2} bytes a token", text.len(), chunks.len(), text.len() as f64 / tokens as f64);
+    println!(
+        "{} bytes in {} chunks, {:.2} bytes a token",
+        text.len(),
+        chunks.len(),
+        text.len() as f64 / tokens as f64
+    );
     println!("{products} multiply-adds a token in products, {} in attention", attention(model.config()));
     let (_, time) = best(|| (0..20).map(|_| model.vocabulary().tokenise(&text).len()).sum::<usize>());
     println!("tokenise {:.1} MB/s", 20.0 * text.len() as f64 / time.as_secs_f64() / 1e6);
@@ -58,13 +72,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         let payloads: Vec<Vec<u8>> = payloads.into_iter().flatten().collect();
         let bytes = jobs.iter().map(|job| job.raw.len()).sum();
         report("encode", bytes, time);
-        let jobs: Vec<_> = payloads.iter().zip(&chunks).map(|(payload, raw)| job(payload, raw.len())).collect();
-        for lanes in [1, 4, 16, LANES / 2, LANES] {
+        let jobs: Vec<_> =
+            payloads.iter().zip(&chunks).map(|(payload, raw)| job(payload, raw.len())).collect();
+        for lanes in [1, 4, 12, LANES, 2 * LANES] {
             let jobs: Vec<&DecodeJob<'_>> = jobs.iter().take(lanes).collect();
             let (results, time) = best(|| neural.decode(&jobs));
-            let equal = results.iter().zip(&chunks).all(|(result, &raw)| result.as_deref().is_ok_and(|bytes| bytes == raw));
+            let equal = results
+                .iter()
+                .zip(&chunks)
+                .all(|(result, &raw)| result.as_deref().is_ok_and(|bytes| bytes == raw));
             assert!(equal, "decoded other bytes");
-            report(&format!("decode, {lanes} lanes"), jobs.iter().map(|job| job.raw_len).sum(), time);
+            report(&format!("decode, {lanes} chunks"), jobs.iter().map(|job| job.raw_len).sum(), time);
             if jobs.len() < lanes {
                 break;
             }
@@ -99,7 +117,8 @@ fn vocabulary(text: &[u8]) -> s3a::Result<Vocabulary> {
             *counts.entry(place).or_default() += 1;
         }
     }
-    let mut best: Vec<(usize, &[u8])> = counts.into_iter().map(|(token, count)| (count * (token.len() - 1), token)).collect();
+    let mut best: Vec<(usize, &[u8])> =
+        counts.into_iter().map(|(token, count)| (count * (token.len() - 1), token)).collect();
     best.sort_unstable_by(|a, b| b.cmp(a));
     let singles = (0..=255u8).map(|byte| vec![byte]);
     Vocabulary::new(singles.chain(best.iter().take(768).map(|(_, token)| token.to_vec())))

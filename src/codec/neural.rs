@@ -18,8 +18,8 @@ use crate::model::decoder::{Decoder, Row};
 use crate::model::matcher::{MAX_SLOTS, Matcher, Slot};
 use crate::model::{Model, latent};
 
-/// Chunks decoded in lockstep. Eight tiles of the matrix kernel; more gains little and needs more cache.
-pub const LANES: usize = 48;
+/// Chunks decoded in lockstep. More share the weights no better, and their caches crowd each other out.
+pub const LANES: usize = 24;
 /// Positions encoded at once.
 pub const ROWS: usize = 48;
 /// Bytes of match tables that the chunks of one lockstep may have together, beyond the first chunk's.
@@ -66,7 +66,13 @@ impl Neural {
         self.encode_one(&mut decoder, raw, history, c)
     }
 
-    fn encode_one(&self, decoder: &mut Decoder<'_>, raw: &[u8], history: &[Arc<[u8]>], c: &[u16]) -> Result<Coded> {
+    fn encode_one(
+        &self,
+        decoder: &mut Decoder<'_>,
+        raw: &[u8],
+        history: &[Arc<[u8]>],
+        c: &[u16],
+    ) -> Result<Coded> {
         let tokens = self.model.vocabulary().tokenise(raw);
         if tokens.len() > decoder.max_tokens() {
             let (got, max) = (tokens.len() as u64, decoder.max_tokens() as u64);
@@ -213,7 +219,8 @@ impl<'a> Lockstep<'a> {
             return Err(damaged("its payload ends in a zero byte"));
         }
         let mut reader = Reader::new(job.payload);
-        let c = latent::decode(self.model, &mut reader).map_err(|Damaged| damaged("its learned sequence is damaged"))?;
+        let c = latent::decode(self.model, &mut reader)
+            .map_err(|Damaged| damaged("its learned sequence is damaged"))?;
         let matcher = lay_history(self.model, job.raw_len, &job.history)?;
         // A token has at least one byte.
         self.decoder.begin(slot, job.raw_len, &c);

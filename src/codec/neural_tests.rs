@@ -70,7 +70,8 @@ fn round_trip(model: &Arc<Model>, raws: &[Vec<u8>], histories: &[Vec<Arc<[u8]>>]
     let mut expected: Option<Vec<Vec<u8>>> = None;
     for backend in Backend::available() {
         let neural = Neural::with_backend(model.clone(), backend);
-        let encode = |(raw, history): (&Vec<u8>, &Vec<Arc<[u8]>>)| neural.encode_with(raw, history, c).unwrap();
+        let encode =
+            |(raw, history): (&Vec<u8>, &Vec<Arc<[u8]>>)| neural.encode_with(raw, history, c).unwrap();
         let coded: Vec<_> = raws.iter().zip(histories).map(encode).collect();
         for coded in &coded {
             let bits = coded.latent_bits + coded.residual_bits;
@@ -79,7 +80,8 @@ fn round_trip(model: &Arc<Model>, raws: &[Vec<u8>], histories: &[Vec<Arc<[u8]>>]
         let payloads: Vec<Vec<u8>> = coded.into_iter().map(|coded| coded.payload).collect();
         assert!(expected.get_or_insert_with(|| payloads.clone()) == &payloads, "{backend:?}");
         let entries = payloads.iter().zip(raws).zip(histories);
-        let jobs: Vec<_> = entries.map(|((payload, raw), history)| job(payload, raw.len(), history)).collect();
+        let jobs: Vec<_> =
+            entries.map(|((payload, raw), history)| job(payload, raw.len(), history)).collect();
         for together in [1, 8, jobs.len()] {
             for (jobs, raws) in jobs.chunks(together).zip(raws.chunks(together)) {
                 for (result, raw) in decode(&neural, jobs).into_iter().zip(raws) {
@@ -139,9 +141,11 @@ fn chunks_with_and_without_c_decode_together() {
     let mut random = Random::new(4);
     let neural = Neural::new(model(with_latent(), Draw::Even));
     let raws: Vec<_> = (0..7).map(|i| text(40 + 9 * i, &mut random)).collect();
-    let encode = |(i, raw): (usize, &Vec<u8>)| neural.encode_with(raw, &[], &[4, 2, 11][..i % 4]).unwrap().payload;
+    let encode =
+        |(i, raw): (usize, &Vec<u8>)| neural.encode_with(raw, &[], &[4, 2, 11][..i % 4]).unwrap().payload;
     let payloads: Vec<_> = raws.iter().enumerate().map(encode).collect();
-    let jobs: Vec<_> = payloads.iter().zip(&raws).map(|(payload, raw)| job(payload, raw.len(), &[])).collect();
+    let jobs: Vec<_> =
+        payloads.iter().zip(&raws).map(|(payload, raw)| job(payload, raw.len(), &[])).collect();
     for (result, raw) in decode(&neural, &jobs).into_iter().zip(&raws) {
         assert_eq!(&result.unwrap(), raw);
     }

@@ -79,13 +79,7 @@ impl Activations {
     /// Room for `rows` vectors of at most `len` elements.
     pub fn new(rows: usize, len: usize) -> Self {
         let room = rows * padded(len);
-        Self {
-            len,
-            q: Buffer::zeroed(room),
-            m: vec![0; rows],
-            e: vec![0; rows],
-            signed: vec![true; rows],
-        }
+        Self { len, q: Buffer::zeroed(room), m: vec![0; rows], e: vec![0; rows], signed: vec![true; rows] }
     }
 
     /// Sets the length of the vectors; their contents are those of the next quantisation.

@@ -8,7 +8,7 @@
 use super::buffer::padded;
 use super::cache::{Bias, KeyValues, Next, Reach, Scores};
 use super::pack::{Activations, BLOCK, Product, QUAD};
-use super::slots::{Slots, SUM_SPAN};
+use super::slots::{SUM_SPAN, Slots};
 
 /// `(a + 2^(n-1)) >> n`, and `a` for `n = 0`: round half up.
 #[inline]
@@ -160,7 +160,8 @@ pub fn attend(
         let z = &mut scores.z[..span];
         for (place, z) in z.iter_mut().enumerate() {
             let position = reach.first + place;
-            let products = query.iter().enumerate().map(|(i, &q)| i32::from(q) * kv.key(kv_head, position, i));
+            let products =
+                query.iter().enumerate().map(|(i, &q)| i32::from(q) * kv.key(kv_head, position, i));
             *z = rshift(products.sum(), score_shift);
             *z += bias.map_or(0, |bias| bias.from(head, reach.t, reach.first)[place]);
         }
@@ -192,7 +193,9 @@ pub(super) fn softmax_scale(sum: i32) -> (u32, i32) {
 pub fn slots(z: &[i32], slots: &mut Slots) {
     let max = z.iter().copied().max().unwrap_or(0);
     slots.total = 0;
-    for ((span, z), sum) in slots.slots.chunks_mut(SUM_SPAN).zip(z.chunks(SUM_SPAN)).zip(slots.sums.iter_mut()) {
+    for ((span, z), sum) in
+        slots.slots.chunks_mut(SUM_SPAN).zip(z.chunks(SUM_SPAN)).zip(slots.sums.iter_mut())
+    {
         *sum = 0;
         for (slot, &z) in span.iter_mut().zip(z) {
             *slot = exp2neg(max - z, 7) + 1;

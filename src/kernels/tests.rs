@@ -143,7 +143,8 @@ fn attention_is_equal_for_any_heads_and_reach() {
             for t in 0..70 {
                 let keys = numbers(kv_heads * size, top, &mut random);
                 kv.store(t, &keys, &numbers(kv_heads * size, top, &mut random));
-                let query: Vec<i16> = numbers(heads * size, top.min(2047), &mut random).iter().map(|&q| q as i16).collect();
+                let query: Vec<i16> =
+                    numbers(heads * size, top.min(2047), &mut random).iter().map(|&q| q as i16).collect();
                 let reach = Reach { t, first: (t + 1).saturating_sub(window), last: t };
                 let next = (t % 2 == 0).then_some(Next { kv: &kv, first: reach.first });
                 for bias in [Some(&bias), None] {

@@ -135,7 +135,10 @@ impl Config {
             return Err(Error::BadModel { name: "of unusable name".into(), rule });
         }
         self.require(self.format == FORMAT, "its header's format is not \"s3a-model\"")?;
-        self.require(self.numerics == NUMERICS, "made for another version of the arithmetic; a newer s3a is needed")?;
+        self.require(
+            self.numerics == NUMERICS,
+            "made for another version of the arithmetic; a newer s3a is needed",
+        )?;
         self.check_sizes()?;
         self.check_shifts()
     }
@@ -157,7 +160,10 @@ impl Config {
             && self.orders.iter().all(|&order| (1..=MAX_ORDER).contains(&usize::from(order)))
             && self.seconds.is_sorted_by(|a, b| a < b)
             && self.seconds.iter().all(|second| self.orders.contains(second));
-        self.require(orders, "orders must be increasing numbers, 1 to 32, seconds some of them, eight in all")?;
+        self.require(
+            orders,
+            "orders must be increasing numbers, 1 to 32, seconds some of them, eight in all",
+        )?;
         let ngram = |&(order, bits): &(u8, u8)| (1..=32).contains(&order) && (1..=22).contains(&bits);
         let ngrams = self.ngrams.len() <= MAX_NGRAMS && self.ngrams.iter().all(ngram);
         self.require(ngrams, "ngrams must be at most 15 pairs of order, 1 to 32, and r, 1 to 22")?;

@@ -68,7 +68,10 @@ impl Matcher {
     /// # Panics
     /// If the orders break their rule; a loaded model's never do.
     pub fn new(orders: &[u8], seconds: &[u8], capacity: usize, separator: u16) -> Result<Self> {
-        assert!(orders.len() + seconds.len() <= MAX_SLOTS && orders.is_sorted_by(|a, b| a < b), "orders increase");
+        assert!(
+            orders.len() + seconds.len() <= MAX_SLOTS && orders.is_sorted_by(|a, b| a < b),
+            "orders increase"
+        );
         assert!(orders.iter().all(|&order| (1..=MAX_ORDER).contains(&usize::from(order))));
         if capacity > MAX_CAPACITY {
             let (got, max) = (capacity as u64, MAX_CAPACITY as u64);

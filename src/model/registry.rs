@@ -40,7 +40,11 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(MAX_FILE_LEN + 1).read_to_end(&mut bytes).map_err(|source| Error::io(path, source))?;
     if bytes.len() as u64 > MAX_FILE_LEN {
-        return Err(Error::Limit { what: "bytes of a model file", got: bytes.len() as u64, max: MAX_FILE_LEN });
+        return Err(Error::Limit {
+            what: "bytes of a model file",
+            got: bytes.len() as u64,
+            max: MAX_FILE_LEN,
+        });
     }
     Ok(bytes)
 }
@@ -90,7 +94,9 @@ pub fn by_name(name: &str) -> Result<Found> {
         found.model.config().name == name || (name.len() >= 6 && hex.starts_with(name))
     };
     known(None).into_iter().find(wanted).ok_or_else(|| {
-        Error::Usage(format!("model {name:?} is neither a file nor known; `s3a model ls` lists those at hand"))
+        Error::Usage(format!(
+            "model {name:?} is neither a file nor known; `s3a model ls` lists those at hand"
+        ))
     })
 }
 

@@ -61,7 +61,12 @@ pub fn model_file(config: Config, draw: Draw, seed: u64) -> Result<Vec<u8>> {
 }
 
 /// As `model_file`, with a vocabulary of the size that `config` says.
-pub fn model_file_of(mut config: Config, vocabulary: &Vocabulary, draw: Draw, random: &mut Random) -> Result<Vec<u8>> {
+pub fn model_file_of(
+    mut config: Config,
+    vocabulary: &Vocabulary,
+    draw: Draw,
+    random: &mut Random,
+) -> Result<Vec<u8>> {
     let mut tensors = vec![];
     for (name, rows) in config.tables() {
         let (weights, scale) = matrix(rows, config.width, draw, random);
@@ -71,7 +76,9 @@ pub fn model_file_of(mut config: Config, vocabulary: &Vocabulary, draw: Draw, ra
     for product in config.products() {
         let (weights, scale) = matrix(product.rows, product.cols, draw, random);
         let pre = least_pre(&weights, product.cols);
-        config.shifts.insert(product.name.clone(), Shift::Linear { pre, shift: shift(&product.name, pre, draw) });
+        config
+            .shifts
+            .insert(product.name.clone(), Shift::Linear { pre, shift: shift(&product.name, pre, draw) });
         tensors.push(Tensor::i8(format!("{}.weight", product.name), &[product.rows, product.cols], weights));
         tensors.push(Tensor::u16(format!("{}.scale", product.name), &[product.rows], scale));
     }

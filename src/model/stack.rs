@@ -34,7 +34,8 @@ impl Scratch {
         let inner = config.heads * config.head_size;
         let widest = config.width.max(ff).max(inner);
         let reach = [config.window, rows, config.latent.as_ref().map_or(0, |latent| latent.max)];
-        let reach = if config.window == 0 { super::config::MAX_WINDOW } else { reach.into_iter().max().unwrap_or(0) };
+        let reach =
+            if config.window == 0 { super::config::MAX_WINDOW } else { reach.into_iter().max().unwrap_or(0) };
         Self {
             backend,
             width: config.width,

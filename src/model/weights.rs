@@ -113,7 +113,8 @@ impl Model {
     /// Multiply-adds with 8-bit weights per token, attention apart.
     pub fn multiply_adds(&self) -> usize {
         let products = self.config.products();
-        let per_token = products.iter().filter(|p| !p.name.starts_with("latent") && !p.name.ends_with("cross_kv"));
+        let per_token =
+            products.iter().filter(|p| !p.name.starts_with("latent") && !p.name.ends_with("cross_kv"));
         per_token.map(|p| p.rows * p.cols).sum()
     }
 }
@@ -129,13 +130,15 @@ impl Reader<'_> {
     fn model(&mut self) -> Result<Model> {
         let config = self.config;
         let vocabulary = self.vocabulary()?;
-        let matches = (0..config.slots())
-            .map(|k| Ok((self.table(&format!("embed.match.{k}"))?, self.table(&format!("embed.class.{k}"))?)));
+        let matches = (0..config.slots()).map(|k| {
+            Ok((self.table(&format!("embed.match.{k}"))?, self.table(&format!("embed.class.{k}"))?))
+        });
         let matches = matches.collect::<Result<_>>()?;
         let ngrams = (0..config.ngrams.len()).map(|n| self.table(&format!("embed.ngram.{n}")));
         let ngrams = ngrams.collect::<Result<_>>()?;
         let reach = if config.window == 0 { MAX_WINDOW } else { config.window };
-        let layers = (0..config.layers).map(|layer| self.layer("decoder", layer, config.kv_heads, (reach - 1, 0)));
+        let layers =
+            (0..config.layers).map(|layer| self.layer("decoder", layer, config.kv_heads, (reach - 1, 0)));
         let layers = layers.collect::<Result<_>>()?;
         let model = Model {
             vocabulary,
@@ -150,7 +153,10 @@ impl Reader<'_> {
             latent: config.latent.as_ref().map(|latent| self.latent(latent)).transpose()?,
             config: config.clone(),
         };
-        config.require(self.used == self.tensors.len(), "it holds tensors that its header does not account for")?;
+        config.require(
+            self.used == self.tensors.len(),
+            "it holds tensors that its header does not account for",
+        )?;
         Ok(model)
     }
 
@@ -161,7 +167,8 @@ impl Reader<'_> {
         };
         let same = |(&got, want): (&usize, &Option<usize>)| want.is_none_or(|want| want == got);
         let fits = view.shape().len() == shape.len() && view.shape().iter().zip(shape).all(same);
-        self.config.require(fits && view.dtype() == dtype, &format!("tensor `{name}` has another type or shape"))?;
+        self.config
+            .require(fits && view.dtype() == dtype, &format!("tensor `{name}` has another type or shape"))?;
         self.used += 1;
         Ok((view.shape().to_vec(), view.data().to_vec()))
     }
@@ -187,7 +194,8 @@ impl Reader<'_> {
     }
 
     fn table(&mut self, name: &str) -> Result<Table> {
-        let rows = self.config.tables().into_iter().find(|(known, _)| known == name).map_or(0, |(_, rows)| rows);
+        let rows =
+            self.config.tables().into_iter().find(|(known, _)| known == name).map_or(0, |(_, rows)| rows);
         let (weights, scale) = self.weights(name, rows, self.config.width)?;
         Ok(Table::new(&weights, &scale))
     }
@@ -199,7 +207,10 @@ impl Reader<'_> {
         let (pre, shift) = self.config.product_shift(name)?;
         for row in weights.chunks_exact(sizes.cols) {
             let sum = row.iter().map(|&w| u32::from(w.unsigned_abs())).sum();
-            self.config.require(row_bound_holds(sum, pre), &format!("a row of `{name}` breaks the bound of its `pre`"))?;
+            self.config.require(
+                row_bound_holds(sum, pre),
+                &format!("a row of `{name}` breaks the bound of its `pre`"),
+            )?;
         }
         Ok(Product::new(&weights, &scale, pre, shift))
     }
@@ -219,7 +230,8 @@ impl Reader<'_> {
         let (values, cols) = self.bias(&name("bias"), heads, None)?;
         let (before, after) = reach;
         let bias = if stack == "decoder" {
-            self.config.require((1..=BIAS_COLUMNS).contains(&cols), "a decoder bias must have 1 to 4,096 columns")?;
+            self.config
+                .require((1..=BIAS_COLUMNS).contains(&cols), "a decoder bias must have 1 to 4,096 columns")?;
             Bias::new(heads, before, after, |head, distance| {
                 values[head * cols + distance.unsigned_abs().min(cols - 1)]
             })
