@@ -1,0 +1,228 @@
+"""The model file (numerics.md sections 2 and 11): reading and all its checks."""
+
+import json
+import struct
+
+from blake3 import hash_bytes
+from errors import Refused, require
+from numerics import Linear
+
+WIDTHS = {"I8": (1, "b"), "U8": (1, "B"), "U16": (2, "H"), "I32": (4, "i"), "U32": (4, "I")}
+KEYS = {"format", "numerics", "name", "width", "layers", "heads", "kv_heads", "head_size", "ff", "window",
+        "activation", "vocab", "orders", "seconds", "ngrams", "copy", "latent", "shifts", "training"}
+NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+CLASSES = 17
+
+
+def _unique(pairs):
+    require(len({key for key, _ in pairs}) == len(pairs), "model: a JSON key stands twice")
+    return dict(pairs)
+
+
+def _count(value, low, high, what):
+    require(type(value) is int and low <= value <= high, "model: %s is out of range" % what)
+    return value
+
+
+class Table:
+    """Rows of an embedding, times their scales."""
+
+    def __init__(self, rows, scale):
+        self.rows, self.scale, self.cache = rows, scale, {}
+
+    def __getitem__(self, row):
+        if row not in self.cache:
+            scale = self.scale[row]
+            self.cache[row] = [w * scale for w in self.rows[row]]
+        return self.cache[row]
+
+
+class Layer:
+    """The products of one layer, of the decoder or of the latent encoder."""
+
+
+class Model:
+    def __init__(self, data):
+        self.fingerprint = hash_bytes(data)
+        try:
+            config, self.tensors = read_safetensors(data)
+            self.read(config)
+        except (KeyError, TypeError, ValueError, struct.error, UnicodeDecodeError) as error:
+            raise Refused("model: not a model file (%r)" % error) from error
+        require(not self.tensors, "model: unknown tensors: %s" % ", ".join(self.tensors))
+        require(not self.shifts, "model: unknown shifts: %s" % ", ".join(self.shifts))
+
+    def read(self, c):
+        require(c["format"] == "s3a-model", "model: not an s3a model")
+        require(type(c["numerics"]) is int and c["numerics"] == 1, "model: unknown numerics version")
+        require(set(c) == KEYS, "model: missing or unknown keys")
+        self.name = c["name"]
+        require(0 < len(self.name) <= 64 and set(self.name) <= NAME, "model: its name is not allowed")
+        d = self.width = _count(c["width"], 1, 2048, "width")
+        self.heads = _count(c["heads"], 1, 2048, "heads")
+        self.kv_heads = _count(c["kv_heads"], 1, self.heads, "kv_heads")
+        size = self.head_size = _count(c["head_size"], 8, 128, "head_size")
+        require(size % 8 == 0 and self.heads * size <= 2048, "model: heads are too large")
+        require(self.heads % self.kv_heads == 0, "model: heads are no multiple of kv_heads")
+        self.window = _count(c["window"], 0, 4096, "window")
+        require(c["activation"] in ("relu2", "relu"), "model: unknown activation")
+        self.square = c["activation"] == "relu2"
+        self.vocab = _count(c["vocab"], 256, 65535, "vocab")
+        self.orders, self.seconds = c["orders"], c["seconds"]
+        for order in self.orders:
+            _count(order, 1, 32, "order")
+        require(self.orders == sorted(set(self.orders)), "model: orders do not ascend")
+        require(self.seconds == sorted(set(self.seconds)) and set(self.seconds) <= set(self.orders),
+                "model: seconds are no selection of the orders")
+        self.slots = len(self.orders) + len(self.seconds)
+        require(self.slots <= 8, "model: too many slots")
+        require(len(c["ngrams"]) <= 15, "model: too many n-gram tables")
+        self.ngrams = [(_count(n, 1, 32, "order"), _count(r, 1, 22, "ngram size")) for n, r in c["ngrams"]]
+        require(type(c["copy"]) is bool, "model: copy is no truth value")
+        require(self.slots > 0 or not c["copy"], "model: copy gates without match orders")
+        self.shifts = dict(c["shifts"])
+        latent = c["latent"]
+
+        self.read_vocab()
+        self.embed_shift = self.number("embed", 31)
+        self.token = self.table("embed.token", self.vocab + 1)
+        self.match = [self.table("embed.match.%d" % k, self.vocab) for k in range(self.slots)]
+        self.classes = [self.table("embed.class.%d" % k, CLASSES) for k in range(self.slots)]
+        self.ngram = [self.table("embed.ngram.%d" % n, 1 << r) for n, (_, r) in enumerate(self.ngrams)]
+        ff = _count(c["ff"], 1, 2048, "ff")
+        self.layers = [self.layer("decoder.%d" % i, self.kv_heads, ff, latent is not None)
+                       for i in range(_count(c["layers"], 1, 64, "layers"))]
+        self.head = self.linear("head", self.vocab, d)
+        self.copy = None
+        if c["copy"]:
+            self.copy = self.linear("copy", self.slots, d)
+            self.copy_bias = self.bounded("copy.bias", (self.slots, CLASSES))
+        self.latent = None
+        if latent is not None:
+            require(set(latent) == {"symbols", "max", "layers", "ff"}, "model: missing or unknown latent keys")
+            require(self.kv_heads == self.heads, "model: a latent encoder with kv_heads unlike heads")
+            self.read_latent(latent)
+
+    def read_latent(self, latent):
+        self.latent = _count(latent["symbols"], 1, 4096, "latent symbols")
+        self.latent_max = _count(latent["max"], 1, 4096, "latent max")
+        self.latent_shift = self.number("latent_embed", 31)
+        self.latent_embed = self.table("latent.embed", self.latent)
+        ff = _count(latent["ff"], 1, 2048, "latent ff")
+        self.latent_layers = [self.layer("latent.%d" % i, self.heads, ff, False)
+                              for i in range(_count(latent["layers"], 1, 64, "latent layers"))]
+        for layer in self.latent_layers:
+            require(len(layer.bias[0]) % 2 == 1, "model: a latent bias has an even number of columns")
+        self.prior = self.tensor("latent.prior", "U32", (self.latent + 1, self.latent + 1))
+        require(all(1 <= slot <= 1 << 16 for row in self.prior for slot in row), "model: a prior slot is out of range")
+
+    def read_vocab(self):
+        """Section 2."""
+        lengths = self.tensor("vocab.lengths", "U8", (self.vocab,))
+        joined = bytes(self.tensor("vocab.bytes", "U8", (sum(lengths),)))
+        self.strings, at = [], 0
+        for length in lengths:
+            require(1 <= length <= 32, "model: a token's length is out of range")
+            self.strings.append(joined[at:at + length])
+            at += length
+        self.ids = {string: i for i, string in enumerate(self.strings)}
+        require(len(self.ids) == self.vocab, "model: a token stands twice")
+        require(all(bytes([b]) in self.ids for b in range(256)), "model: a single byte is no token")
+        self.longest = max(lengths)
+
+    def tokens(self, data):
+        """Greedy tokenisation."""
+        out, at = [], 0
+        while at < len(data):
+            for length in range(self.longest, 0, -1):
+                token = self.ids.get(data[at:at + length])
+                if token is not None and at + length <= len(data):
+                    break
+            out.append(token)
+            at += length
+        return out
+
+    # Tensors and shifts, each taken out as it is read, so that what is left over is unknown.
+
+    def number(self, name, high):
+        return _count(self.shifts.pop(name), 0, high, "shift %s" % name)
+
+    def tensor(self, name, kind, shape):
+        """A list, or a list of rows; -1 in a shape stands for any size."""
+        require(name in self.tensors, "model: tensor %s is missing" % name)
+        found, sizes, data = self.tensors.pop(name)
+        require(found == kind, "model: tensor %s has another type" % name)
+        require(len(sizes) == len(shape) and all(want in (-1, size) for want, size in zip(shape, sizes)),
+                "model: tensor %s has another shape" % name)
+        values = struct.unpack("<%d%s" % (len(data) // WIDTHS[kind][0], WIDTHS[kind][1]), data)
+        if len(sizes) == 1:
+            return list(values)
+        return [values[r * sizes[1]:(r + 1) * sizes[1]] for r in range(sizes[0])]
+
+    def bounded(self, name, shape):
+        bias = self.tensor(name, "I32", shape)
+        require(all(abs(v) <= 1 << 20 for row in bias for v in row), "model: %s is out of range" % name)
+        return bias
+
+    def weights(self, name, rows, columns):
+        weight = self.tensor(name + ".weight", "I8", (rows, columns))
+        scale = self.tensor(name + ".scale", "U16", (rows,))
+        require(all(v != -128 for row in weight for v in row), "model: a weight of %s is -128" % name)
+        require(all(scale), "model: a scale of %s is 0" % name)
+        return weight, scale
+
+    def table(self, name, rows):
+        return Table(*self.weights(name, rows, self.width))
+
+    def linear(self, name, rows, columns):
+        weight, scale = self.weights(name, rows, columns)
+        both = self.shifts.pop(name)
+        require(set(both) == {"pre", "shift"}, "model: shift %s has other keys" % name)
+        pre, shift = _count(both["pre"], 0, 31, "pre"), _count(both["shift"], 0, 31, "shift")
+        for row in weight:
+            require(127 * sum(map(abs, row)) < (1 << (14 + pre)) - (1 << pre), "model: a row of %s is too large" % name)
+        return Linear(weight, scale, pre, shift)
+
+    def layer(self, name, kv_heads, ff, cross):
+        d, inner, kv = self.width, self.heads * self.head_size, kv_heads * self.head_size
+        layer = Layer()
+        layer.kv_heads = kv_heads
+        layer.qkv = self.linear(name + ".qkv", inner + 2 * kv, d)
+        layer.score = self.number(name + ".score", 30)
+        layer.bias = self.bounded(name + ".bias", (self.heads, -1))
+        high = 4096 if name.startswith("decoder") else 2 * 4096 + 1
+        require(1 <= len(layer.bias[0]) <= high, "model: a bias has too many columns")
+        layer.out = self.linear(name + ".out", d, inner)
+        layer.up = self.linear(name + ".up", ff, d)
+        layer.down = self.linear(name + ".down", d, ff)
+        if cross:
+            layer.cross_q = self.linear(name + ".cross_q", inner, d)
+            layer.cross_kv = self.linear(name + ".cross_kv", 2 * inner, d)
+            layer.cross_out = self.linear(name + ".cross_out", d, inner)
+            layer.cross_score = self.number(name + ".cross_score", 30)
+        return layer
+
+
+def read_safetensors(data):
+    """The `s3a` configuration, and the tensors by name: type, shape, bytes."""
+    length = struct.unpack("<Q", data[:8])[0]
+    require(8 + length <= len(data), "model: its header ends early")
+    header = json.loads(data[8:8 + length].decode("utf-8"), object_pairs_hook=_unique)
+    body = data[8 + length:]
+    config = json.loads(header.pop("__metadata__")["s3a"], object_pairs_hook=_unique)
+    tensors, spans = {}, []
+    for name, info in header.items():
+        start, end = info["data_offsets"]
+        size = WIDTHS.get(info["dtype"], (0, ""))[0]
+        require(size > 0, "model: tensor %s has an unknown type" % name)
+        for n in info["shape"]:
+            size *= _count(n, 0, 1 << 32, "a shape")
+        require(0 <= start and end <= len(body) and end - start == size, "model: tensor %s lies outside" % name)
+        tensors[name] = info["dtype"], info["shape"], body[start:end]
+        spans.append((start, end))
+    at = 0
+    for start, end in sorted(spans):
+        require(start == at, "model: tensors overlap or leave gaps")
+        at = end
+    require(at == len(body), "model: bytes follow the tensors")
+    return config, tensors
