@@ -26,7 +26,15 @@ pub trait References: Send + Sync {
 
     /// For each chunk of `new`, backward distances in chunks, the most useful first. `earlier` are
     /// the chunks right before them, oldest first; distances reach into both.
-    fn plan(&self, earlier: &[Arc<[u8]>], new: &[Arc<[u8]>]) -> Vec<Vec<u32>>;
+    fn plan(&self, earlier: &[Earlier], new: &[Arc<[u8]>]) -> Vec<Vec<u32>>;
+}
+
+/// A chunk that was coded before.
+#[derive(Clone)]
+pub struct Earlier {
+    pub bytes: Arc<[u8]>,
+    /// 0 if it names no other, else one more than that of the deepest it names.
+    pub depth: u8,
 }
 
 /// A chunk, coded. `head.model` is the model's number in the archive.
@@ -40,8 +48,7 @@ pub(super) struct Coded {
 
 /// A chunk that later ones may refer to.
 struct Known {
-    bytes: Arc<[u8]>,
-    depth: u8,
+    chunk: Earlier,
     /// Numbers of the chunks that must be decoded for this one, itself included.
     closure: Vec<u64>,
 }
@@ -130,7 +137,7 @@ impl ChunkEncoder {
         let Some(references) = self.references.clone() else {
             return chunks.iter().map(|_| Plan::default()).collect();
         };
-        let earlier: Vec<Arc<[u8]>> = self.recent.iter().map(|known| Arc::clone(&known.bytes)).collect();
+        let earlier: Vec<Earlier> = self.recent.iter().map(|known| known.chunk.clone()).collect();
         let mut wishes = references.plan(&earlier, chunks).into_iter();
         let mut plans = Vec::new();
         for chunk in chunks {
@@ -141,15 +148,15 @@ impl ChunkEncoder {
                 let Some(known) = self.known(distance) else { continue };
                 let mut more = closure.clone();
                 more.extend(known.closure.iter().filter(|id| !closure.contains(id)));
-                let deeper = depth.max(known.depth + 1);
+                let deeper = depth.max(known.chunk.depth + 1);
                 let fits = deeper <= references.depth() && more.len() <= limits::CLOSURE;
                 if fits && plan.distances.len() < limits::REFS && !plan.distances.contains(&distance) {
                     plan.distances.push(distance);
-                    plan.history.push(Arc::clone(&known.bytes));
+                    plan.history.push(Arc::clone(&known.chunk.bytes));
                     (depth, closure) = (deeper, more);
                 }
             }
-            self.recent.push_back(Known { bytes: Arc::clone(chunk), depth, closure });
+            self.recent.push_back(Known { chunk: Earlier { bytes: Arc::clone(chunk), depth }, closure });
             if self.recent.len() > self.ref_window as usize {
                 self.recent.pop_front();
             }

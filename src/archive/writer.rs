@@ -30,7 +30,7 @@ pub use super::writer_options::{Added, CodecStats, Content, ContentWarning, Stat
 const GROUP_ENTRIES: usize = 16 << 10;
 const GROUP_METADATA: usize = 2 << 20;
 /// Raw bytes that references may reach back.
-const REF_BYTES: u32 = 32 << 20;
+pub(super) const REF_BYTES: u32 = 32 << 20;
 
 /// What is kept of a file that was added.
 struct Known {

@@ -1,5 +1,6 @@
 //! `s3a info`: figures of an archive.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -11,6 +12,7 @@ use super::Outcome;
 use crate::archive::{Archive, ChunkId, Kind};
 use crate::error::Result;
 use crate::wire::chunk::Codec;
+use crate::wire::limits;
 
 /// Show figures of an archive
 #[derive(Debug, clap::Args)]
@@ -44,6 +46,8 @@ struct Info {
     models: Vec<Model>,
     #[serde(skip_serializing_if = "Option::is_none")]
     codecs: Option<Codecs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    references: Option<References>,
 }
 
 #[derive(Serialize)]
@@ -67,6 +71,16 @@ struct Coded {
     coded_bytes: u64,
     /// Chunks that look back on others.
     referring: u64,
+}
+
+/// How chunks look back on others.
+#[derive(Default, Serialize)]
+struct References {
+    /// Chunks that name others, and chunks that others name.
+    naming: u64,
+    named: u64,
+    /// Mean number of chunks to decode for one, itself included.
+    to_decode: String,
 }
 
 pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
@@ -101,6 +115,7 @@ fn gather(archive: &Archive, chunks: bool) -> Result<Info> {
         chunks: archive.chunk_count(),
         models: Vec::new(),
         codecs: None,
+        references: None,
     };
     for entry in archive.entries() {
         match entry.kind {
@@ -118,13 +133,17 @@ fn gather(archive: &Archive, chunks: bool) -> Result<Info> {
     let models = archive.models().iter();
     info.models = models.map(|m| Model { name: m.name.clone(), fingerprint: hex(&m.fingerprint), embedded: m.embedded }).collect();
     if chunks {
-        info.codecs = Some(count_codecs(archive)?);
+        let (codecs, references) = count_codecs(archive)?;
+        (info.codecs, info.references) = (Some(codecs), Some(references));
     }
     Ok(info)
 }
 
-fn count_codecs(archive: &Archive) -> Result<Codecs> {
-    let mut codecs = Codecs::default();
+fn count_codecs(archive: &Archive) -> Result<(Codecs, References)> {
+    let (mut codecs, mut references) = (Codecs::default(), References::default());
+    // Of the chunks in the window: those that must be decoded for it, and whether one names it.
+    let mut recent: VecDeque<(BTreeSet<u32>, bool)> = VecDeque::new();
+    let mut to_decode = 0u64;
     for id in (0..archive.chunk_count()).map(ChunkId) {
         let head = archive.chunk_head(id)?;
         let coded = match head.codec {
@@ -136,8 +155,24 @@ fn count_codecs(archive: &Archive) -> Result<Codecs> {
         coded.raw_bytes += u64::from(head.raw_len);
         coded.coded_bytes += u64::from(head.coded_len);
         coded.referring += u64::from(!head.refs.is_empty());
+        references.naming += u64::from(!head.refs.is_empty());
+        let mut needed = BTreeSet::from([id.0]);
+        for distance in &head.refs {
+            let at = recent.len().checked_sub(*distance as usize);
+            if let Some((more, named)) = at.and_then(|at| recent.get_mut(at)) {
+                // A hostile chain is cut where a writer would have to stop.
+                needed.extend(more.iter().take(limits::CLOSURE));
+                references.named += u64::from(!std::mem::replace(named, true));
+            }
+        }
+        to_decode += needed.len() as u64;
+        recent.push_back((needed, false));
+        if recent.len() > archive.header().ref_window as usize {
+            recent.pop_front();
+        }
     }
-    Ok(codecs)
+    references.to_decode = ratio(to_decode, archive.chunk_count().into(), 2);
+    Ok((codecs, references))
 }
 
 fn print(info: &Info, out: &mut Out) -> Result<()> {
@@ -163,6 +198,9 @@ fn print(info: &Info, out: &mut Out) -> Result<()> {
         let bits = ratio(coded.coded_bytes * 8, coded.raw_bytes, 3);
         let (raw, packed) = (human_bytes(coded.raw_bytes), human_bytes(coded.coded_bytes));
         out.line(format_args!("{name:<13} {} chunks, {raw} to {packed}, {bits} bits per byte, {} refer to others", coded.chunks, coded.referring))?;
+    }
+    if let Some(References { naming, named, to_decode }) = &info.references {
+        out.line(format_args!("references    {naming} chunks name others, {named} are named; {to_decode} to decode for one"))?;
     }
     Ok(())
 }

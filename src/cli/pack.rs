@@ -14,7 +14,7 @@ use super::output::{human_bytes, human_time, ratio};
 use super::{Outcome, models};
 use crate::archive::pack::Packer;
 use crate::archive::partial::Partial;
-use crate::archive::{Stats, WriterOptions, scan};
+use crate::archive::{Similar, Stats, WriterOptions, scan};
 use crate::error::{Error, Result};
 
 /// Bytes that are collected before they are written.
@@ -44,6 +44,12 @@ pub(crate) struct Args {
     /// Bytes of a chunk, the least that is decoded for a read: 4k to 1m
     #[arg(long, value_name = "SIZE", value_parser = chunk_size, default_value = "16k", env = "S3A_CHUNK_SIZE", hide_env_values = true)]
     chunk_size: u32,
+    /// Earlier chunks that a chunk may look back on, 0 to 8; a read decodes them too
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=8), default_value_t = 0)]
+    references: u8,
+    /// How deep references may chain, 1 to 8
+    #[arg(long, value_name = "D", value_parser = clap::value_parser!(u8).range(1..=8), default_value_t = 1)]
+    depth: u8,
     /// Do not decode each chunk again to check it
     #[arg(long)]
     no_check: bool,
@@ -90,6 +96,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         models: chosen.models,
         embed: chosen.embed,
         check: !args.no_check,
+        references: Similar::for_options(args.references, args.depth, args.chunk_size),
         observer: Arc::new(console.clone()),
         ..WriterOptions::default()
     };

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use s3a::archive::{
-    Archive, Content, ContentWarning, Entry, EntryId, Kind, OpenOptions, References, Stats, Timestamp, Writer, WriterOptions,
+    Archive, Content, ContentWarning, Earlier, Entry, EntryId, Kind, OpenOptions, References, Stats, Timestamp, Writer, WriterOptions,
 };
 use s3a::codec::{ChunkModel, DecodeJob, EncodeJob, Models};
 use s3a::error::{Error, Result};
@@ -47,7 +47,7 @@ pub fn models() -> Models {
 struct Before;
 
 impl References for Before {
-    fn plan(&self, _: &[Arc<[u8]>], new: &[Arc<[u8]>]) -> Vec<Vec<u32>> {
+    fn plan(&self, _: &[Earlier], new: &[Arc<[u8]>]) -> Vec<Vec<u32>> {
         new.iter().map(|_| vec![1, 2]).collect()
     }
 }
