@@ -41,6 +41,10 @@ fn main() {
         coded_bits += 8.0 * neural.encode_with(chunk, &[], &[]).expect("a payload").payload.len() as f64;
         raw += chunk.len();
     }
-    println!("float {:.4} bits per byte, integer {:.4} (payload bytes)", float_bits / raw as f64, coded_bits / raw as f64);
+    println!(
+        "float {:.4} bits per byte, integer {:.4} (payload bytes)",
+        float_bits / raw as f64,
+        coded_bits / raw as f64
+    );
     println!("quantisation and coding cost {:.2} %", 100.0 * (coded_bits / float_bits - 1.0));
 }

@@ -25,7 +25,8 @@ const LEN: usize = 512;
 
 fn main() {
     let folder = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let folder = folder.map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), PathBuf::from);
+    let folder =
+        folder.map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), PathBuf::from);
     let corpus = Corpus::read(&[folder]).expect("files to train on");
     let tokens = vocabulary::learn(&corpus.sample(4 << 20), 1024).expect("a vocabulary");
     let config = NetConfig {
@@ -62,7 +63,10 @@ fn main() {
     let reached = 6.0 * macs as f64 * tokens / seconds / 1e9;
     let plain = plain_products();
     println!("{macs} multiply-adds a token, {:.0} tokens/s", tokens / seconds);
-    println!("{reached:.1} GFLOP/s of {plain:.1} that plain products reach: {:.0} %", 100.0 * reached / plain);
+    println!(
+        "{reached:.1} GFLOP/s of {plain:.1} that plain products reach: {:.0} %",
+        100.0 * reached / plain
+    );
 }
 
 /// GFLOP/s of products of matrices that stay in the cache, one stream of them per core.

@@ -20,7 +20,9 @@ pub enum Error {
     NotAnArchive,
 
     /// The file ends before what it declares.
-    #[error("cut short: the file ends at byte {offset}, {needed} bytes early; `s3a salvage` recovers what is intact")]
+    #[error(
+        "cut short: the file ends at byte {offset}, {needed} bytes early; `s3a salvage` recovers what is intact"
+    )]
     Truncated { offset: u64, needed: u64 },
 
     /// Bytes break a rule of the format.
@@ -40,7 +42,9 @@ pub enum Error {
     UnsupportedFeature { bits: u32 },
 
     /// No model of the wanted fingerprint was found.
-    #[error("model {fingerprint} ({name}) is missing: put its file beside the archive or in a folder of S3A_MODEL_PATH, or pass --model FILE")]
+    #[error(
+        "model {fingerprint} ({name}) is missing: put its file beside the archive or in a folder of S3A_MODEL_PATH, or pass --model FILE"
+    )]
     ModelMissing { fingerprint: String, name: String },
 
     /// A model file breaks a rule of its format.

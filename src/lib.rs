@@ -7,12 +7,12 @@ pub mod cli;
 pub mod codec;
 pub mod coder;
 pub mod error;
+#[allow(unsafe_code)]
+pub mod kernels;
 pub mod model;
 #[cfg(feature = "mount")]
 pub mod mount;
-pub mod wire;
 #[cfg(feature = "train")]
 pub mod train;
-#[allow(unsafe_code)]
-pub mod kernels;
+pub mod wire;
 pub use error::{Error, Result};

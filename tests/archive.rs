@@ -6,7 +6,9 @@ use std::io::Cursor;
 use std::path::Path;
 
 use s3a::archive::verify::verify;
-use s3a::archive::{Archive, ChunkId, EntryId, Event, Kind, NoCache, OpenOptions, RecentChunks, StreamReader};
+use s3a::archive::{
+    Archive, ChunkId, EntryId, Event, Kind, NoCache, OpenOptions, RecentChunks, StreamReader,
+};
 use s3a::error::{Error, Result};
 use sample::{Sample, open};
 
@@ -19,10 +21,18 @@ fn everything_comes_back_at_random() {
         let id = archive.lookup(&entry.path).unwrap();
         assert_eq!(id, EntryId(i as u32));
         let found = archive.entry(id).unwrap();
-        assert_eq!((found.mode, found.uid, found.gid, found.mtime), (entry.mode, entry.uid, entry.gid, entry.mtime));
+        assert_eq!(
+            (found.mode, found.uid, found.gid, found.mtime),
+            (entry.mode, entry.uid, entry.gid, entry.mtime)
+        );
         assert_eq!(found.xattrs, entry.xattrs);
         if let Some(content) = content {
-            for (offset, len) in [(0, content.len() + 5), (content.len() / 2, 1), (content.len() / 3, 5000), (content.len(), 9)] {
+            for (offset, len) in [
+                (0, content.len() + 5),
+                (content.len() / 2, 1),
+                (content.len() / 3, 5000),
+                (content.len(), 9),
+            ] {
                 let mut buf = vec![1; len];
                 let got = archive.read_at(id, offset as u64, &mut buf, &NoCache).unwrap();
                 assert_eq!(buf[..got], content[offset..content.len().min(offset + len)], "{:?}", entry.path);
@@ -45,7 +55,8 @@ fn references_are_used_and_followed() {
         ids.iter().copied().filter(|&id| !archive.chunk_head(id).unwrap().refs.is_empty()).collect();
     assert!(!with_refs.is_empty());
     let cache = RecentChunks::new(1 << 20);
-    let alone: Vec<_> = ids.iter().map(|&id| archive.read_chunks(&[id], &NoCache).pop().unwrap().unwrap()).collect();
+    let alone: Vec<_> =
+        ids.iter().map(|&id| archive.read_chunks(&[id], &NoCache).pop().unwrap().unwrap()).collect();
     let together: Vec<_> = archive.read_chunks(&ids, &cache).into_iter().map(Result::unwrap).collect();
     assert_eq!(alone, together);
 }
@@ -85,7 +96,8 @@ fn a_pipe_gives_the_same_entries_and_bytes() {
     for (entry, (_, content)) in entries.iter().zip(&sample.files) {
         let (Kind::File { extents, .. }, Some(content)) = (&entry.kind, content) else { continue };
         for extent in extents {
-            let (at, from, len) = (extent.raw_offset as usize, extent.file_offset as usize, extent.len as usize);
+            let (at, from, len) =
+                (extent.raw_offset as usize, extent.file_offset as usize, extent.len as usize);
             assert_eq!(raw[at..at + len], content[from..from + len]);
         }
     }
@@ -135,7 +147,8 @@ fn an_empty_archive_is_one() {
 #[test]
 fn a_missing_model_is_named_when_a_chunk_needs_it() {
     let sample = Sample::rich();
-    let archive = Archive::from_file(sample::file(&sample.bytes), Path::new("x"), &OpenOptions::default()).unwrap();
+    let archive =
+        Archive::from_file(sample::file(&sample.bytes), Path::new("x"), &OpenOptions::default()).unwrap();
     assert_eq!(archive.models()[0].name, "counting");
     let results = archive.read_chunks(&(0..archive.chunk_count()).map(ChunkId).collect::<Vec<_>>(), &NoCache);
     assert!(results.iter().any(|r| matches!(r, Err(Error::ModelMissing { name, .. }) if name == "counting")));

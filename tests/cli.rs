@@ -23,7 +23,8 @@ fn packed() -> tempfile::TempDir {
 }
 
 fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -32,9 +33,20 @@ fn names(folder: &Path) -> Vec<String> {
 fn code_0_everything_done() {
     let dir = packed();
     for args in [
-        &["ls", "tree.s3a"][..], &["info", "tree.s3a"], &["info", "--chunks", "--json", "tree.s3a"], &["verify", "tree.s3a"],
-        &["verify", "--fast", "tree.s3a"], &["cat", "tree.s3a", "a.txt"], &["model", "ls"], &["completions", "bash"], &["--help"],
-        &["--version"], &["pack", "--help"], &["list", "tree.s3a"], &["check", "tree.s3a"], &["x", "tree.s3a", "-C", "x"],
+        &["ls", "tree.s3a"][..],
+        &["info", "tree.s3a"],
+        &["info", "--chunks", "--json", "tree.s3a"],
+        &["verify", "tree.s3a"],
+        &["verify", "--fast", "tree.s3a"],
+        &["cat", "tree.s3a", "a.txt"],
+        &["model", "ls"],
+        &["completions", "bash"],
+        &["--help"],
+        &["--version"],
+        &["pack", "--help"],
+        &["list", "tree.s3a"],
+        &["check", "tree.s3a"],
+        &["x", "tree.s3a", "-C", "x"],
     ] {
         expect(&s3a(dir.path(), args), 0);
     }
@@ -52,7 +64,9 @@ fn code_1_an_unreadable_file_is_left_out_with_a_warning() {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         std::os::unix::process::CommandExt::uid(&mut pack, 65_534);
         if !reachable(dir.path()) {
-            eprintln!("skipped: code_1_an_unreadable_file_is_left_out_with_a_warning (another user cannot run the command here)");
+            eprintln!(
+                "skipped: code_1_an_unreadable_file_is_left_out_with_a_warning (another user cannot run the command here)"
+            );
             return;
         }
     }
@@ -91,7 +105,8 @@ fn code_2_wrong_usage_says_what_is_wrong() {
         assert!(said.contains(word), "{args:?}: {said}");
     }
     assert_eq!(names(dir.path()), ["tree", "tree.s3a"]);
-    let output = command(dir.path()).args(["pack", "tree", "-f"]).env("SOURCE_DATE_EPOCH", "soon").output().unwrap();
+    let output =
+        command(dir.path()).args(["pack", "tree", "-f"]).env("SOURCE_DATE_EPOCH", "soon").output().unwrap();
     assert!(expect(&output, 2).contains("SOURCE_DATE_EPOCH"));
 }
 
@@ -122,7 +137,10 @@ fn code_3_what_is_no_archive_or_not_whole_is_told_apart() {
     }
     assert!(!names(dir.path()).iter().any(|name| name.contains("unpacked") || name == "cut"));
     // From a pipe, what was complete stays and the code tells.
-    let output = command(dir.path()).args(["unpack", "-", "-C", "piped"]).stdin(File::open(dir.path().join("cut-half")).unwrap()).output();
+    let output = command(dir.path())
+        .args(["unpack", "-", "-C", "piped"])
+        .stdin(File::open(dir.path().join("cut-half")).unwrap())
+        .output();
     expect(&output.unwrap(), 3);
 }
 
@@ -137,14 +155,21 @@ fn code_3_a_flipped_bit_costs_the_file_it_is_in_and_no_other() {
     let output = s3a(dir.path(), &["verify", "hurt.s3a"]);
     expect(&output, 3);
     let shown = String::from_utf8(output.stdout).unwrap();
-    assert!(shown.contains("hurt.s3a") && shown.contains("b.bin") && !shown.contains("hit: sub/c.txt"), "{shown}");
-    let json: serde_json::Value = serde_json::from_slice(&s3a(dir.path(), &["verify", "--json", "hurt.s3a"]).stdout).unwrap();
+    assert!(
+        shown.contains("hurt.s3a") && shown.contains("b.bin") && !shown.contains("hit: sub/c.txt"),
+        "{shown}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_slice(&s3a(dir.path(), &["verify", "--json", "hurt.s3a"]).stdout).unwrap();
     assert_eq!(json["clean"], false);
     let said = expect(&s3a(dir.path(), &["unpack", "hurt.s3a", "-C", "out"]), 3);
     assert!(said.contains("b.bin"), "{said}");
     assert!(!dir.path().join("out/b.bin").exists());
     assert_eq!(fs::read(dir.path().join("out/sub/c.txt")).unwrap(), prose(3, 500));
-    assert!(!names(&dir.path().join("out")).iter().any(|name| name.starts_with('.')), "a temporary file is left");
+    assert!(
+        !names(&dir.path().join("out")).iter().any(|name| name.starts_with('.')),
+        "a temporary file is left"
+    );
 }
 
 #[test]
@@ -191,7 +216,8 @@ fn code_7_a_full_disk_leaves_nothing_behind() {
 fn code_7_a_limit_on_file_sizes_is_an_error_and_no_signal() {
     let dir = packed();
     put(dir.path(), b"big/noise", &noise(9, 3 << 20));
-    let script = format!("ulimit -f 512; exec {} pack big --model none -o limited.s3a", env!("CARGO_BIN_EXE_s3a"));
+    let script =
+        format!("ulimit -f 512; exec {} pack big --model none -o limited.s3a", env!("CARGO_BIN_EXE_s3a"));
     let output = Command::new("sh").args(["-c", &script]).current_dir(dir.path()).output().unwrap();
     assert!(expect(&output, 7).contains("limited.s3a"));
     assert_eq!(names(dir.path()), ["big", "tree", "tree.s3a"]);
@@ -231,9 +257,15 @@ fn code_11_an_existing_destination_is_refused() {
 fn code_130_an_interrupt_leaves_nothing_half_done() {
     let dir = packed();
     put(dir.path(), b"big/noise", &prose(9, 64 << 20));
-    let mut pack = command(dir.path()).args(["pack", "big", "-o", "big.s3a", "-j", "1"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut pack = command(dir.path())
+        .args(["pack", "big", "-o", "big.s3a", "-j", "1"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let start = Instant::now();
-    while !names(dir.path()).iter().any(|name| name.contains(".partial-")) && start.elapsed() < Duration::from_secs(20) {
+    while !names(dir.path()).iter().any(|name| name.contains(".partial-"))
+        && start.elapsed() < Duration::from_secs(20)
+    {
         std::thread::sleep(Duration::from_millis(5));
     }
     let pid = rustix::process::Pid::from_raw(pack.id() as i32).unwrap();
@@ -249,8 +281,14 @@ fn code_130_an_interrupt_leaves_nothing_half_done() {
 #[test]
 fn a_closed_pipe_is_no_error() {
     let dir = packed();
-    for args in [&["cat", "tree.s3a", "b.bin"][..], &["ls", "tree.s3a"], &["completions", "zsh"], &["info", "tree.s3a"]] {
-        let mut run = command(dir.path()).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    for args in [
+        &["cat", "tree.s3a", "b.bin"][..],
+        &["ls", "tree.s3a"],
+        &["completions", "zsh"],
+        &["info", "tree.s3a"],
+    ] {
+        let mut run =
+            command(dir.path()).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(run.stdout.take());
         let output = run.wait_with_output().unwrap();
         assert_eq!(expect(&output, 0), "");
@@ -260,7 +298,11 @@ fn a_closed_pipe_is_no_error() {
 #[test]
 fn flags_have_mirrors_in_the_environment() {
     let dir = packed();
-    let output = command(dir.path()).args(["pack", "tree", "-o", "env.s3a"]).env("S3A_CHUNK_SIZE", "64k").output().unwrap();
+    let output = command(dir.path())
+        .args(["pack", "tree", "-o", "env.s3a"])
+        .env("S3A_CHUNK_SIZE", "64k")
+        .output()
+        .unwrap();
     expect(&output, 0);
     let info = s3a(dir.path(), &["info", "--json", "env.s3a"]).stdout;
     let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
@@ -272,9 +314,11 @@ fn flags_have_mirrors_in_the_environment() {
 #[test]
 fn source_date_epoch_bounds_the_times() {
     let dir = packed();
-    let output = command(dir.path()).args(["pack", "tree", "-f"]).env("SOURCE_DATE_EPOCH", "1000").output().unwrap();
+    let output =
+        command(dir.path()).args(["pack", "tree", "-f"]).env("SOURCE_DATE_EPOCH", "1000").output().unwrap();
     expect(&output, 0);
-    let listed: serde_json::Value = serde_json::from_slice(&s3a(dir.path(), &["ls", "--json", "tree.s3a"]).stdout).unwrap();
+    let listed: serde_json::Value =
+        serde_json::from_slice(&s3a(dir.path(), &["ls", "--json", "tree.s3a"]).stdout).unwrap();
     for row in listed.as_array().unwrap() {
         assert_eq!((row["mtime"].as_i64(), row["mtime_nanos"].as_i64()), (Some(1000), Some(0)), "{row}");
     }

@@ -15,7 +15,15 @@ use s3a::archive::{Content, Entry, EntryId, Kind, Timestamp, Writer, WriterOptio
 
 /// An entry that an attack is made of.
 fn entry(path: &[u8], kind: Kind) -> Entry {
-    Entry { path: path.to_vec(), kind, mode: 0o644, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: Vec::new() }
+    Entry {
+        path: path.to_vec(),
+        kind,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime: Timestamp::default(),
+        xattrs: Vec::new(),
+    }
 }
 
 fn folder(path: &[u8]) -> Entry {
@@ -39,7 +47,8 @@ fn write(out: &Path, entries: Vec<Entry>) -> bool {
     let mut writer = Writer::create(File::create(out).unwrap(), WriterOptions::default()).unwrap();
     for entry in entries {
         let mut data = &b"evil"[..];
-        let content = if matches!(entry.kind, Kind::File { .. }) { Content::Data(&mut data) } else { Content::None };
+        let content =
+            if matches!(entry.kind, Kind::File { .. }) { Content::Data(&mut data) } else { Content::None };
         if writer.add(entry, content).is_err() {
             return false;
         }
@@ -108,15 +117,41 @@ fn paths_that_lead_out_or_mean_nothing_are_refused() {
     let long = [b'a'; 256];
     let nested = [&b"a/"[..], &long].concat();
     let paths: Vec<&[u8]> = vec![
-        b"..", b"../canary/secret", b"../new", b"a/../../new", b"a/..", b"a/../b", b"/tmp/s3a-hostile", b"/", b"//x", b"///",
-        b".", b"./x", b"a/./b", b"a/.", b"a//b", b"a/", b"x/", b"/a", b"nul\0byte", b"\0", b"a/\0", b"../../../../../../etc/s3a-hostile",
-        b"target/../../new", b"..\0", b".. /../x", b"canary/../../canary/secret", &long, &nested, b"a/../../canary/inner/file",
+        b"..",
+        b"../canary/secret",
+        b"../new",
+        b"a/../../new",
+        b"a/..",
+        b"a/../b",
+        b"/tmp/s3a-hostile",
+        b"/",
+        b"//x",
+        b"///",
+        b".",
+        b"./x",
+        b"a/./b",
+        b"a/.",
+        b"a//b",
+        b"a/",
+        b"x/",
+        b"/a",
+        b"nul\0byte",
+        b"\0",
+        b"a/\0",
+        b"../../../../../../etc/s3a-hostile",
+        b"target/../../new",
+        b"..\0",
+        b".. /../x",
+        b"canary/../../canary/secret",
+        &long,
+        &nested,
+        b"a/../../canary/inner/file",
     ];
     for (number, path) in paths.iter().enumerate() {
         for kind in [file(path), folder(path), link(path, b"x")] {
             let place = Place::new();
             let name = format!("path {number} {:?}", String::from_utf8_lossy(path));
-            for code in place.attack(&name, &[kind.clone()], &[]) {
+            for code in place.attack(&name, std::slice::from_ref(&kind), &[]) {
                 assert!(matches!(code, Some(3 | 5)), "{name}: {code:?}");
             }
             assert_eq!(fs::read_dir(place.target()).unwrap().count(), 0, "{name}");
@@ -202,7 +237,13 @@ fn links_that_are_planted_in_the_target_are_not_followed() {
 #[test]
 fn links_that_lead_out_are_made_but_not_followed() {
     let place = Place::new();
-    let entries = [folder(b""), folder(b"d"), link(b"d/up", b"../../canary"), link(b"abs", b"/etc/passwd"), file(b"d/file")];
+    let entries = [
+        folder(b""),
+        folder(b"d"),
+        link(b"d/up", b"../../canary"),
+        link(b"abs", b"/etc/passwd"),
+        file(b"d/file"),
+    ];
     assert_eq!(place.attack("links out", &entries, &["--force"]), [Some(0), Some(0)]);
     assert_eq!(fs::read_link(place.target().join("d/up")).unwrap(), Path::new("../../canary"));
     assert_eq!(fs::read(place.target().join("d/file")).unwrap(), b"evil");
@@ -231,9 +272,20 @@ fn devices_are_refused_and_privileges_dropped() {
 #[test]
 fn names_are_escaped_wherever_they_are_shown() {
     let place = Place::new();
-    let entries = [file(b"\x1b]0;owned\x07"), file(b"two\nlines"), file(b"\xffwild"), file("\u{202e}txt.exe".as_bytes()), link(b"l", b"\x1b[31m")];
+    let entries = [
+        file(b"\x1b]0;owned\x07"),
+        file(b"two\nlines"),
+        file(b"\xffwild"),
+        file("\u{202e}txt.exe".as_bytes()),
+        link(b"l", b"\x1b[31m"),
+    ];
     assert_eq!(place.attack("escapes", &entries, &["--force", "-v"]), [Some(0), Some(0)]);
-    for args in [&["ls", "evil.s3a"][..], &["ls", "-l", "evil.s3a"], &["ls", "--json", "evil.s3a"], &["verify", "evil.s3a"]] {
+    for args in [
+        &["ls", "evil.s3a"][..],
+        &["ls", "-l", "evil.s3a"],
+        &["ls", "--json", "evil.s3a"],
+        &["verify", "evil.s3a"],
+    ] {
         let output = s3a(place.dir.path(), args);
         expect(&output, 0);
         let shown = String::from_utf8(output.stdout).unwrap();

@@ -46,7 +46,8 @@ fn make_tree(root: &Path) {
         fs::write(&file, format!("mode {mode:o}")).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
     }
-    let tag = rustix::fs::setxattr(root.join("plain.txt"), "user.tag", b"value\0with nul", XattrFlags::empty());
+    let tag =
+        rustix::fs::setxattr(root.join("plain.txt"), "user.tag", b"value\0with nul", XattrFlags::empty());
     if tag.is_err() {
         eprintln!("this file system has no extended attributes; they are not tested");
     }
@@ -58,8 +59,19 @@ fn make_tree(root: &Path) {
         last_access: Timespec { tv_sec: 0, tv_nsec: 0 },
         last_modification: Timespec { tv_sec: secs, tv_nsec: nanos },
     };
-    for (name, secs, nanos) in [("plain.txt", 1_234_567_890, 123_456_789), ("link", 99, 1), ("mode-2", -5, 999_999_999), ("src", 1_000_000_000, 42)] {
-        rustix::fs::utimensat(CWD, root.join(name), &long_ago(secs, nanos), rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    for (name, secs, nanos) in [
+        ("plain.txt", 1_234_567_890, 123_456_789),
+        ("link", 99, 1),
+        ("mode-2", -5, 999_999_999),
+        ("src", 1_000_000_000, 42),
+    ] {
+        rustix::fs::utimensat(
+            CWD,
+            root.join(name),
+            &long_ago(secs, nanos),
+            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .unwrap();
     }
     fs::set_permissions(root.join("empty-folder"), fs::Permissions::from_mode(0o555)).unwrap();
     fs::set_permissions(root.join("src"), fs::Permissions::from_mode(0o750)).unwrap();
@@ -81,8 +93,16 @@ fn a_tree_with_everything_in_it_comes_back_the_same() {
     expect(&s3a(dir.path(), &["verify", "tree.s3a"]), 0);
 
     // Again, from a pipe into which it is packed, with other chunks.
-    let mut pack = command(dir.path()).args(["pack", "tree", "-o", "-", "--chunk-size", "4k"]).stdout(Stdio::piped()).spawn().unwrap();
-    let unpack = command(dir.path()).args(["unpack", "-", "-C", "piped"]).stdin(pack.stdout.take().unwrap()).output().unwrap();
+    let mut pack = command(dir.path())
+        .args(["pack", "tree", "-o", "-", "--chunk-size", "4k"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let unpack = command(dir.path())
+        .args(["unpack", "-", "-C", "piped"])
+        .stdin(pack.stdout.take().unwrap())
+        .output()
+        .unwrap();
     expect(&unpack, 0);
     assert!(pack.wait().unwrap().success());
     assert_same(&before, &snapshot(&dir.path().join("piped")));
@@ -123,7 +143,8 @@ fn equal_files_cost_their_bytes_once() {
 fn paths_longer_than_the_system_opens_at_once_come_back() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("deep")).unwrap();
-    let mut at = rustix::fs::openat(CWD, dir.path().join("deep"), rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
+    let mut at =
+        rustix::fs::openat(CWD, dir.path().join("deep"), rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
     let name = "d".repeat(150);
     for _ in 0..40 {
         rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
@@ -144,7 +165,9 @@ fn selections_and_stripped_components_unpack_a_part() {
     make_tree(&dir.path().join("tree"));
     expect(&s3a(dir.path(), &["pack", "tree", "--exclude", "big/", "--exclude", "*.txt"]), 0);
     let unpack = |target, more: &[&str]| {
-        let args = [&["unpack", "tree.s3a", "-C", target, "--strip-components", "1", "--include", "*.rs"], more].concat();
+        let args =
+            [&["unpack", "tree.s3a", "-C", target, "--strip-components", "1", "--include", "*.rs"], more]
+                .concat();
         s3a(dir.path(), &args)
     };
     // Both `one.rs` would get the same name, which shows before anything is written.
@@ -194,7 +217,8 @@ fn special_objects_are_packed_when_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     fs::create_dir(&tree).unwrap();
-    rustix::fs::mknodat(CWD, tree.join("fifo"), rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
+    rustix::fs::mknodat(CWD, tree.join("fifo"), rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o640), 0)
+        .unwrap();
     let said = expect(&s3a(dir.path(), &["pack", "tree"]), 1);
     assert!(said.contains("fifo") && said.contains("--special"), "{said}");
     expect(&s3a(dir.path(), &["pack", "tree", "--special", "-f"]), 0);
@@ -210,7 +234,8 @@ fn contents_are_written_to_standard_output() {
     let out = s3a(dir.path(), &["cat", "tree.s3a", "big/prose.txt", "src/two.rs"]);
     expect(&out, 0);
     assert!(out.stdout == [prose(5, 3_000_000), prose(3, 100)].concat());
-    let out = s3a(dir.path(), &["cat", "tree.s3a", "big/noise.bin", "--offset", "100000", "--length", "70000"]);
+    let out =
+        s3a(dir.path(), &["cat", "tree.s3a", "big/noise.bin", "--offset", "100000", "--length", "70000"]);
     assert!(out.stdout == noise(4, 700_000)[100_000..170_000]);
     let out = s3a(dir.path(), &["unpack", "tree.s3a", "--to-stdout", "hard-a"]);
     assert!(out.stdout == prose(2, 5_000));
@@ -230,7 +255,10 @@ fn the_default_model_packs_and_unpacks_a_small_tree() {
     let info = s3a(dir.path(), &["info", "--json", "tree.s3a"]).stdout;
     let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
     assert_eq!(info["models"][0]["embedded"], true);
-    let unpack = command(dir.path()).args(["unpack", "-", "-C", "piped"]).stdin(File::open(dir.path().join("tree.s3a")).unwrap()).output();
+    let unpack = command(dir.path())
+        .args(["unpack", "-", "-C", "piped"])
+        .stdin(File::open(dir.path().join("tree.s3a")).unwrap())
+        .output();
     expect(&unpack.unwrap(), 0);
     assert_same(&snapshot(&dir.path().join("tree")), &snapshot(&dir.path().join("piped")));
 }

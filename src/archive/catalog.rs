@@ -122,7 +122,9 @@ impl Catalog {
                 return Err(Error::Corrupt { offset, rule: "a file is left open by the last group" });
             }
             let beyond = |entry: &Entry| match &entry.kind {
-                Kind::File { extents, .. } => extents.iter().any(|extent| extent.raw_offset + extent.len > raw_len),
+                Kind::File { extents, .. } => {
+                    extents.iter().any(|extent| extent.raw_offset + extent.len > raw_len)
+                }
                 _ => false,
             };
             if self.entries.iter().any(beyond) {
@@ -145,7 +147,9 @@ pub(super) fn by_path(entries: &[Entry]) -> Result<Vec<EntryId>> {
     let path = |id: &EntryId| &entries[id.0 as usize].path[..];
     ids.sort_unstable_by(|a, b| path(a).cmp(path(b)).then(a.cmp(b)));
     match ids.windows(2).find(|pair| path(&pair[0]) == path(&pair[1])) {
-        Some(pair) => Err(Error::UnsafeEntry { path: paths::escape(path(&pair[0])), rule: "its path occurs twice" }),
+        Some(pair) => {
+            Err(Error::UnsafeEntry { path: paths::escape(path(&pair[0])), rule: "its path occurs twice" })
+        }
         None => Ok(ids),
     }
 }

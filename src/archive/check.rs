@@ -45,7 +45,9 @@ impl Checker {
             return refuse(rule);
         }
         match &entry.kind {
-            Kind::Symlink { target } if target.is_empty() || target.contains(&0) || target.len() > SYMLINK_MAX => {
+            Kind::Symlink { target }
+                if target.is_empty() || target.contains(&0) || target.len() > SYMLINK_MAX =>
+            {
                 return refuse("its target is empty, too long or holds a NUL byte");
             }
             Kind::CharDevice { .. } | Kind::BlockDevice { .. } if !self.devices => {
@@ -84,7 +86,9 @@ impl Checker {
                 slot.insert(Seen::Folder);
                 return Ok(());
             }
-            Slot::Occupied(slot) if *slot.get() == Seen::Implied => return refuse("other entries lie below it"),
+            Slot::Occupied(slot) if *slot.get() == Seen::Implied => {
+                return refuse("other entries lie below it");
+            }
             Slot::Occupied(_) => return refuse("its path occurs twice"),
         }
         let mut above = path;
@@ -94,7 +98,9 @@ impl Checker {
                 Slot::Vacant(slot) => {
                     slot.insert(Seen::Implied);
                 }
-                Slot::Occupied(slot) if *slot.get() == Seen::Other => return refuse("it lies below something that is no folder"),
+                Slot::Occupied(slot) if *slot.get() == Seen::Other => {
+                    return refuse("it lies below something that is no folder");
+                }
                 // Everything above that is known too.
                 Slot::Occupied(_) => break,
             }
@@ -115,12 +121,22 @@ mod tests {
     use crate::archive::entry::{Extent, Timestamp};
 
     fn entry(path: &str, kind: Kind) -> Entry {
-        Entry { path: path.into(), kind, mode: 0o644, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: Vec::new() }
+        Entry {
+            path: path.into(),
+            kind,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp::default(),
+            xattrs: Vec::new(),
+        }
     }
 
     fn admit(list: &[(&str, Kind)]) -> Result<()> {
         let mut checker = Checker::new(false, 1000);
-        (0..).zip(list).try_for_each(|(id, (path, kind))| checker.admit(EntryId(id), &entry(path, kind.clone()), path.as_bytes()))
+        (0..).zip(list).try_for_each(|(id, (path, kind))| {
+            checker.admit(EntryId(id), &entry(path, kind.clone()), path.as_bytes())
+        })
     }
 
     fn file() -> Kind {
@@ -130,7 +146,14 @@ mod tests {
     #[test]
     fn a_plain_tree_passes_in_any_order() {
         use Kind::Directory as Dir;
-        admit(&[("", Dir), ("a", Dir), ("a/b", Dir), ("a/b/c", file()), ("z", Kind::Symlink { target: b"/etc".into() })]).unwrap();
+        admit(&[
+            ("", Dir),
+            ("a", Dir),
+            ("a/b", Dir),
+            ("a/b/c", file()),
+            ("z", Kind::Symlink { target: b"/etc".into() }),
+        ])
+        .unwrap();
         admit(&[("a/b/c", file()), ("a/b", Dir), ("a", Dir), ("x/y", file()), ("", Dir)]).unwrap();
     }
 
@@ -149,8 +172,22 @@ mod tests {
             vec![("a", Kind::Symlink { target: Vec::new() })],
             vec![("a", Kind::CharDevice { major: 1, minor: 3 })],
             vec![("a", Kind::File { size: u64::MAX, extents: Vec::new(), hash: [0; 16] })],
-            vec![("a", Kind::File { size: 4, extents: vec![Extent { file_offset: 2, raw_offset: 0, len: 3 }], hash: [0; 16] })],
-            vec![("a", Kind::File { size: 4, extents: vec![Extent { file_offset: u64::MAX, raw_offset: 0, len: 2 }], hash: [0; 16] })],
+            vec![(
+                "a",
+                Kind::File {
+                    size: 4,
+                    extents: vec![Extent { file_offset: 2, raw_offset: 0, len: 3 }],
+                    hash: [0; 16],
+                },
+            )],
+            vec![(
+                "a",
+                Kind::File {
+                    size: 4,
+                    extents: vec![Extent { file_offset: u64::MAX, raw_offset: 0, len: 2 }],
+                    hash: [0; 16],
+                },
+            )],
         ] {
             assert!(matches!(admit(&list), Err(Error::UnsafeEntry { .. })), "{list:?}");
         }
@@ -158,7 +195,11 @@ mod tests {
 
     #[test]
     fn extents_that_fan_out_hit_the_limit() {
-        let big = || Kind::File { size: 600, extents: vec![Extent { file_offset: 0, raw_offset: 0, len: 600 }], hash: [0; 16] };
+        let big = || Kind::File {
+            size: 600,
+            extents: vec![Extent { file_offset: 0, raw_offset: 0, len: 600 }],
+            hash: [0; 16],
+        };
         admit(&[("a", big())]).unwrap();
         assert!(matches!(admit(&[("a", big()), ("b", big())]), Err(Error::Limit { .. })));
     }

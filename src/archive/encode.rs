@@ -64,11 +64,21 @@ pub(super) struct ChunkEncoder {
 }
 
 impl ChunkEncoder {
-    pub fn new(models: Models, check: bool, references: Option<Arc<dyn References>>, ref_window: u32) -> Self {
+    pub fn new(
+        models: Models,
+        check: bool,
+        references: Option<Arc<dyn References>>,
+        ref_window: u32,
+    ) -> Self {
         Self { models, check, references, ref_window, recent: VecDeque::new(), count: 0 }
     }
 
-    pub fn encode(&mut self, pool: &rayon::ThreadPool, chunks: &[Arc<[u8]>], observer: &dyn Observer) -> Result<Vec<Coded>> {
+    pub fn encode(
+        &mut self,
+        pool: &rayon::ThreadPool,
+        chunks: &[Arc<[u8]>],
+        observer: &dyn Observer,
+    ) -> Result<Vec<Coded>> {
         let plans = self.plan(chunks);
         let jobs: Vec<(&Arc<[u8]>, &Plan)> = chunks.iter().zip(&plans).collect();
         let coded: Result<Vec<Vec<Coded>>> = pool.install(|| {
@@ -94,7 +104,9 @@ impl ChunkEncoder {
         for &i in &wrong {
             encoded.splice(i..=i, codec::encode(&Models::none(), &jobs[i..=i]));
         }
-        (0..).zip(batch).zip(encoded)
+        (0..)
+            .zip(batch)
+            .zip(encoded)
             .map(|((i, (raw, plan)), encoded)| Coded {
                 head: ChunkHead {
                     codec: encoded.codec,

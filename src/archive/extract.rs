@@ -74,12 +74,20 @@ impl Options {
 }
 
 /// Unpacks `archive` into the folder `target`. Fails after all else was unpacked if files were damaged.
-pub fn extract(archive: &Archive, target: &Path, options: &Options, observer: &dyn Observer) -> Result<Summary> {
+pub fn extract(
+    archive: &Archive,
+    target: &Path,
+    options: &Options,
+    observer: &dyn Observer,
+) -> Result<Summary> {
     observer.phase("checking the index", None);
     let items = plan(archive, options)?;
     let mut target = Target::open(target, options.replace, options.restore, observer)?;
     if !target.fresh {
-        items.iter().filter(|item| item.entry.kind != Kind::Directory).try_for_each(|item| target.check_free(&item.path))?;
+        items
+            .iter()
+            .filter(|item| item.entry.kind != Kind::Directory)
+            .try_for_each(|item| target.check_free(&item.path))?;
     }
     let mut folders: Vec<_> = items.iter().filter(|item| item.entry.kind == Kind::Directory).collect();
     folders.sort_by(|a, b| cmp_paths(&a.path, &b.path));
@@ -102,7 +110,9 @@ pub fn extract(archive: &Archive, target: &Path, options: &Options, observer: &d
     for item in &items {
         match (&item.entry.kind, item.link) {
             (Kind::Directory, _) | (Kind::File { .. }, None) => {}
-            (_, Some(first)) => link(&mut target, &item.path, &items[first].path, item.entry, observer, failure.is_some())?,
+            (_, Some(first)) => {
+                link(&mut target, &item.path, &items[first].path, item.entry, observer, failure.is_some())?
+            }
             _ => target.make_other(&item.path, item.entry)?,
         }
     }
@@ -124,9 +134,13 @@ fn plan<'a>(archive: &'a Archive, options: &Options) -> Result<Vec<Item<'a>>> {
             item.link = first.get(&content).copied();
             if item.link.is_none() {
                 first.insert(content, items.len());
-                item.entry = archive.entry(content).filter(|e| matches!(e.kind, Kind::File { .. })).ok_or_else(|| {
-                    Error::UnsafeEntry { path: super::paths::escape(&entry.path), rule: "it links to what is no file" }
-                })?;
+                item.entry = archive
+                    .entry(content)
+                    .filter(|e| matches!(e.kind, Kind::File { .. }))
+                    .ok_or_else(|| Error::UnsafeEntry {
+                        path: super::paths::escape(&entry.path),
+                        rule: "it links to what is no file",
+                    })?;
             }
         }
         items.push(item);
@@ -135,7 +149,12 @@ fn plan<'a>(archive: &'a Archive, options: &Options) -> Result<Vec<Item<'a>>> {
 }
 
 /// Decodes the wanted chunks in order and hands them to the files.
-fn fill(archive: &Archive, wanted: &[std::ops::Range<u32>], filler: &mut Filler<'_, '_>, observer: &dyn Observer) -> Result<()> {
+fn fill(
+    archive: &Archive,
+    wanted: &[std::ops::Range<u32>],
+    filler: &mut Filler<'_, '_>,
+    observer: &dyn Observer,
+) -> Result<()> {
     let mut ids = Vec::new();
     let mut next = 0;
     for range in wanted {
@@ -177,7 +196,14 @@ fn fill(archive: &Archive, wanted: &[std::ops::Range<u32>], filler: &mut Filler<
 }
 
 /// Makes a hardlink; a file system that has none costs a warning.
-pub(super) fn link(target: &mut Target<'_>, path: &[u8], first: &[u8], entry: &Entry, observer: &dyn Observer, damaged: bool) -> Result<()> {
+pub(super) fn link(
+    target: &mut Target<'_>,
+    path: &[u8],
+    first: &[u8],
+    entry: &Entry,
+    observer: &dyn Observer,
+    damaged: bool,
+) -> Result<()> {
     match target.make_link(path, first) {
         // Its file was damaged; a warning was given for that.
         Err(Error::Io { source, .. }) if damaged && source.kind() == std::io::ErrorKind::NotFound => {}

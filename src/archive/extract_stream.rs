@@ -35,7 +35,12 @@ struct Arrived {
 
 /// Unpacks what `stream` brings into the folder `target`. Fails at the first damage; what was
 /// complete by then stays.
-pub fn extract_stream<R: Read>(stream: &mut StreamReader<R>, target: &Path, options: &Options, observer: &dyn Observer) -> Result<Summary> {
+pub fn extract_stream<R: Read>(
+    stream: &mut StreamReader<R>,
+    target: &Path,
+    options: &Options,
+    observer: &dyn Observer,
+) -> Result<Summary> {
     let mut checker = Checker::new(options.devices, options.max_bytes);
     let mut target = Target::open(target, options.replace, options.restore, observer)?;
     let mut filler = Filler::new(&mut target, observer);
@@ -71,7 +76,9 @@ pub fn extract_stream<R: Read>(stream: &mut StreamReader<R>, target: &Path, opti
     }
     for (path, of, entry) in &arrived.links {
         match arrived.files.get(of) {
-            Some((_, first)) => link(&mut target, path, first, entry, observer, failure.is_some() || ended.is_err())?,
+            Some((_, first)) => {
+                link(&mut target, path, first, entry, observer, failure.is_some() || ended.is_err())?
+            }
             None => observer.warning(Warning::new(&entry.path[..], LEFT_BEHIND)),
         }
     }
@@ -80,10 +87,18 @@ pub fn extract_stream<R: Read>(stream: &mut StreamReader<R>, target: &Path, opti
     failure.map_or(Ok(Summary { files, entries: arrived.entries }), Err)
 }
 
-const LEFT_BEHIND: &str = "not unpacked: its content came with a file that was left out; unpack from a file instead of a pipe";
+const LEFT_BEHIND: &str =
+    "not unpacked: its content came with a file that was left out; unpack from a file instead of a pipe";
 
 impl Arrived {
-    fn take<R: Read>(&mut self, filler: &mut Filler<'_, '_>, stream: &StreamReader<R>, id: EntryId, path: &[u8], entry: &Entry) -> Result<()> {
+    fn take<R: Read>(
+        &mut self,
+        filler: &mut Filler<'_, '_>,
+        stream: &StreamReader<R>,
+        id: EntryId,
+        path: &[u8],
+        entry: &Entry,
+    ) -> Result<()> {
         self.entries += 1;
         match &entry.kind {
             Kind::Directory => filler.target.make_folder(path, entry),
@@ -94,7 +109,9 @@ impl Arrived {
             Kind::File { extents, .. } => {
                 let file = filler.add(path, entry, self.passed)?;
                 self.files.insert(id, (file, path.to_vec()));
-                for extent in extents.iter().filter(|extent| extent.len > 0 && extent.raw_offset < self.passed) {
+                for extent in
+                    extents.iter().filter(|extent| extent.len > 0 && extent.raw_offset < self.passed)
+                {
                     if !self.copy(filler, stream, file, extent)? {
                         filler.give_up(file, LEFT_BEHIND.trim_start_matches("not unpacked: "));
                         self.files.remove(&id);
@@ -103,7 +120,11 @@ impl Arrived {
                 }
                 Ok(())
             }
-            Kind::Symlink { .. } | Kind::Fifo | Kind::Socket | Kind::CharDevice { .. } | Kind::BlockDevice { .. } => {
+            Kind::Symlink { .. }
+            | Kind::Fifo
+            | Kind::Socket
+            | Kind::CharDevice { .. }
+            | Kind::BlockDevice { .. } => {
                 self.others.push((path.to_vec(), entry.clone()));
                 Ok(())
             }
@@ -111,7 +132,13 @@ impl Arrived {
     }
 
     /// Copies an extent from the file that brought it; `false` where that was not unpacked.
-    fn copy<R: Read>(&self, filler: &mut Filler<'_, '_>, stream: &StreamReader<R>, file: u32, extent: &Extent) -> Result<bool> {
+    fn copy<R: Read>(
+        &self,
+        filler: &mut Filler<'_, '_>,
+        stream: &StreamReader<R>,
+        file: u32,
+        extent: &Extent,
+    ) -> Result<bool> {
         let Some((owner, offset)) = stream.owner(extent.raw_offset) else { return Ok(false) };
         let Some((_, path)) = self.files.get(&owner) else { return Ok(false) };
         let Ok(source) = filler.target.open_file(path) else { return Ok(false) };

@@ -28,7 +28,13 @@ pub(super) struct Pending {
 impl Pending {
     /// `group_models` are the group's models by their number in the archive; references reach back
     /// `reach` chunks at most.
-    pub fn new(id: ChunkId, frame: ChunkFrame<'_>, offset: u64, group_models: &[u8], reach: u32) -> Result<Self> {
+    pub fn new(
+        id: ChunkId,
+        frame: ChunkFrame<'_>,
+        offset: u64,
+        group_models: &[u8],
+        reach: u32,
+    ) -> Result<Self> {
         let bad = |rule| Error::BadChunk { chunk: id.0, offset, rule };
         let mut head = frame.head;
         if head.codec == Codec::Neural {
@@ -150,7 +156,12 @@ impl Archive {
     }
 
     /// The same on so many threads; one is the caller's own, for callers that have workers.
-    pub fn read_chunks_on(&self, threads: usize, ids: &[ChunkId], cache: &dyn ChunkCache) -> Vec<Result<Arc<[u8]>>> {
+    pub fn read_chunks_on(
+        &self,
+        threads: usize,
+        ids: &[ChunkId],
+        cache: &dyn ChunkCache,
+    ) -> Vec<Result<Arc<[u8]>>> {
         let mut done = Done::new();
         let mut pending = BTreeMap::new();
         let mut wanted: Vec<ChunkId> = ids.to_vec();
@@ -187,14 +198,18 @@ impl Archive {
 fn again(result: &Result<Arc<[u8]>>) -> Result<Arc<[u8]>> {
     Err(match result {
         Ok(bytes) => return Ok(Arc::clone(bytes)),
-        Err(Error::BadChunk { chunk, offset, rule }) => Error::BadChunk { chunk: *chunk, offset: *offset, rule },
+        Err(Error::BadChunk { chunk, offset, rule }) => {
+            Error::BadChunk { chunk: *chunk, offset: *offset, rule }
+        }
         Err(Error::Corrupt { offset, rule }) => Error::Corrupt { offset: *offset, rule },
         Err(Error::Truncated { offset, needed }) => Error::Truncated { offset: *offset, needed: *needed },
         Err(Error::ModelMissing { fingerprint, name }) => {
             Error::ModelMissing { fingerprint: fingerprint.clone(), name: name.clone() }
         }
         Err(Error::BadModel { name, rule }) => Error::BadModel { name: name.clone(), rule: rule.clone() },
-        Err(Error::Io { path, source }) => Error::io(path, std::io::Error::new(source.kind(), source.to_string())),
+        Err(Error::Io { path, source }) => {
+            Error::io(path, std::io::Error::new(source.kind(), source.to_string()))
+        }
         Err(_) => Error::Internal("a chunk could not be decoded"),
     })
 }

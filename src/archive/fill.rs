@@ -74,7 +74,9 @@ impl<'t, 'a> Filler<'t, 'a> {
     /// data is made at once. Of what lies before `passed` in the raw stream, the caller brings the
     /// bytes.
     pub fn add(&mut self, path: &[u8], entry: &Entry, passed: u64) -> Result<u32> {
-        let Kind::File { extents, .. } = &entry.kind else { return Err(Error::Internal("only files are filled")) };
+        let Kind::File { extents, .. } = &entry.kind else {
+            return Err(Error::Internal("only files are filled"));
+        };
         let file = self.next;
         self.next += 1;
         for extent in extents.iter().filter(|extent| extent.len > 0 && extent.raw_offset >= passed) {
@@ -84,7 +86,9 @@ impl<'t, 'a> Filler<'t, 'a> {
         let left = extents.iter().fold(0u64, |sum, extent| sum.saturating_add(extent.len));
         let kind = match &entry.kind {
             // One extent arrives in order; of several that may not, the hash needs their places.
-            Kind::File { size, hash, extents } if extents.len() < 2 => Kind::File { size: *size, hash: *hash, extents: Vec::new() },
+            Kind::File { size, hash, extents } if extents.len() < 2 => {
+                Kind::File { size: *size, hash: *hash, extents: Vec::new() }
+            }
             other => other.clone(),
         };
         let entry = Entry { path: entry.path.clone(), xattrs: entry.xattrs.clone(), kind, ..*entry };
@@ -112,7 +116,8 @@ impl<'t, 'a> Filler<'t, 'a> {
     /// Gives up what the raw stream did not bring, and tells why not everything was unpacked.
     pub fn finish(mut self) -> (u64, Option<Error>) {
         if !self.heap.is_empty() {
-            self.failure.get_or_insert(Error::Corrupt { offset: 0, rule: "extents lie beyond the raw stream" });
+            self.failure
+                .get_or_insert(Error::Corrupt { offset: 0, rule: "extents lie beyond the raw stream" });
         }
         while let Some(Reverse(piece)) = self.heap.pop() {
             self.give_up(piece.file, "the archive does not hold its data");
@@ -123,7 +128,8 @@ impl<'t, 'a> Filler<'t, 'a> {
     /// Takes the bytes of the raw stream from `raw_offset` on.
     pub fn feed(&mut self, raw_offset: u64, bytes: &[u8]) -> Result<()> {
         self.pass(raw_offset, bytes.len() as u64, |filler, piece| {
-            let start = usize::try_from(piece.raw_offset - raw_offset).map_err(|_| Error::Internal("piece beyond its chunk"))?;
+            let start = usize::try_from(piece.raw_offset - raw_offset)
+                .map_err(|_| Error::Internal("piece beyond its chunk"))?;
             let len = usize::try_from(piece.len).map_err(|_| Error::Internal("piece beyond its chunk"))?;
             let part = bytes.get(start..start + len).ok_or(Error::Internal("piece beyond its chunk"))?;
             filler.write(piece.file, piece.file_offset, part)
@@ -140,7 +146,12 @@ impl<'t, 'a> Filler<'t, 'a> {
         })
     }
 
-    fn pass(&mut self, raw_offset: u64, len: u64, mut take: impl FnMut(&mut Self, Piece) -> Result<()>) -> Result<()> {
+    fn pass(
+        &mut self,
+        raw_offset: u64,
+        len: u64,
+        mut take: impl FnMut(&mut Self, Piece) -> Result<()>,
+    ) -> Result<()> {
         let end = raw_offset.saturating_add(len);
         while let Some(&Reverse(piece)) = self.heap.peek().filter(|Reverse(piece)| piece.raw_offset < end) {
             self.heap.pop();
@@ -153,7 +164,12 @@ impl<'t, 'a> Filler<'t, 'a> {
             take(self, Piece { len: here, ..piece })?;
             if here < piece.len {
                 let Piece { raw_offset, file, file_offset, len } = piece;
-                self.heap.push(Reverse(Piece { raw_offset: raw_offset + here, file, file_offset: file_offset + here, len: len - here }));
+                self.heap.push(Reverse(Piece {
+                    raw_offset: raw_offset + here,
+                    file,
+                    file_offset: file_offset + here,
+                    len: len - here,
+                }));
             }
         }
         Ok(())
@@ -176,7 +192,9 @@ impl<'t, 'a> Filler<'t, 'a> {
             }
         };
         let Some(filling) = self.files.get_mut(&file) else { return Ok(()) };
-        handle.write_all_at(bytes, file_offset).map_err(|e| Error::io(self.target.display(&filling.path), e))?;
+        handle
+            .write_all_at(bytes, file_offset)
+            .map_err(|e| Error::io(self.target.display(&filling.path), e))?;
         filling.hash_at(file_offset, bytes);
         filling.file = Some(handle);
         filling.left = filling.left.saturating_sub(bytes.len() as u64);
@@ -205,7 +223,15 @@ impl<'t, 'a> Filler<'t, 'a> {
 
     fn begin(&mut self, path: Vec<u8>, entry: Entry, left: u64) -> Result<Filling> {
         let (temp, file) = self.target.begin_file(&path)?;
-        Ok(Filling { path, entry, temp, file: Some(file), left, hasher: blake3::Hasher::new(), hashed: Some(0) })
+        Ok(Filling {
+            path,
+            entry,
+            temp,
+            file: Some(file),
+            left,
+            hasher: blake3::Hasher::new(),
+            hashed: Some(0),
+        })
     }
 
     /// Notes that a file is open, and closes the one that has been open longest.
@@ -222,14 +248,16 @@ impl<'t, 'a> Filler<'t, 'a> {
     fn complete(&mut self, mut filling: Filling) -> Result<()> {
         let finished = self.finish_content(&mut filling);
         let failed = match finished {
-            Ok(Some(file)) => match self.target.commit_file(&filling.temp, file, &filling.path, &filling.entry) {
-                Ok(()) => {
-                    self.done += 1;
-                    self.observer.entry(&filling.entry.path);
-                    return Ok(());
+            Ok(Some(file)) => {
+                match self.target.commit_file(&filling.temp, file, &filling.path, &filling.entry) {
+                    Ok(()) => {
+                        self.done += 1;
+                        self.observer.entry(&filling.entry.path);
+                        return Ok(());
+                    }
+                    Err(e) => Err(e),
                 }
-                Err(e) => Err(e),
-            },
+            }
             Ok(None) => Ok(()),
             Err(e) => Err(e),
         };
@@ -237,14 +265,19 @@ impl<'t, 'a> Filler<'t, 'a> {
         failed?;
         let why = "its content is not what was packed";
         self.observer.warning(Warning::new(filling.entry.path, format_args!("not unpacked: {why}")));
-        self.failure.get_or_insert(Error::Corrupt { offset: 0, rule: "the content of a file has another hash than its entry" });
+        self.failure.get_or_insert(Error::Corrupt {
+            offset: 0,
+            rule: "the content of a file has another hash than its entry",
+        });
         Ok(())
     }
 
     /// Sets the size and checks the hash; `None` where it is wrong.
     fn finish_content(&self, filling: &mut Filling) -> Result<Option<File>> {
         let io = |e| Error::io(self.target.display(&filling.path), e);
-        let Kind::File { size, hash, extents } = &filling.entry.kind else { return Err(Error::Internal("only files are filled")) };
+        let Kind::File { size, hash, extents } = &filling.entry.kind else {
+            return Err(Error::Internal("only files are filled"));
+        };
         let file = match filling.file.take() {
             Some(file) => file,
             None => self.target.reopen(&filling.temp)?,
@@ -253,7 +286,11 @@ impl<'t, 'a> Filler<'t, 'a> {
             // A hole at the end.
             file.set_len(*size).map_err(io)?;
         }
-        let digest = if filling.hashed.is_some() { filling.hasher.finalize() } else { hash_extents(&file, extents).map_err(io)? };
+        let digest = if filling.hashed.is_some() {
+            filling.hasher.finalize()
+        } else {
+            hash_extents(&file, extents).map_err(io)?
+        };
         Ok((digest.as_bytes()[..16] == *hash).then_some(file))
     }
 }

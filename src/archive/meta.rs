@@ -40,14 +40,26 @@ impl Restore {
             report(owner, entry, "its owner", observer);
         }
         for (key, value) in self.xattrs_of(entry) {
-            report(fs::fsetxattr(fd, key, value, XattrFlags::empty()), entry, "an extended attribute", observer);
+            report(
+                fs::fsetxattr(fd, key, value, XattrFlags::empty()),
+                entry,
+                "an extended attribute",
+                observer,
+            );
         }
         report(fs::fchmod(fd, Mode::from_raw_mode(self.mode(entry).into())), entry, "its mode", observer);
         report(fs::futimens(fd, &times(entry.mtime)), entry, "its time", observer);
     }
 
     /// Sets everything on what is called `name` in a folder and is no file and no folder.
-    pub(super) fn on_name(&self, at: &OwnedFd, name: &[u8], entry: &Entry, is_symlink: bool, observer: &dyn Observer) {
+    pub(super) fn on_name(
+        &self,
+        at: &OwnedFd,
+        name: &[u8],
+        entry: &Entry,
+        is_symlink: bool,
+        observer: &dyn Observer,
+    ) {
         if self.owners {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
             let owner = fs::chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
@@ -74,7 +86,8 @@ impl Restore {
 
     fn xattrs_of<'a>(&self, entry: &'a Entry) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let Self { xattrs, privileges, .. } = *self;
-        let wanted = entry.xattrs.iter().filter(move |(key, _)| xattrs && (privileges || !xattr::is_privilege(key)));
+        let wanted =
+            entry.xattrs.iter().filter(move |(key, _)| xattrs && (privileges || !xattr::is_privilege(key)));
         wanted.map(|(key, value)| (key.as_slice(), value.as_slice()))
     }
 }

@@ -17,9 +17,10 @@ const FREQUENT: u32 = 4;
 
 /// Extensions of formats that are compressed in themselves.
 const COMPRESSED: [&[u8]; 41] = [
-    b"7z", b"aac", b"apk", b"avif", b"br", b"bz2", b"cab", b"crate", b"deb", b"docx", b"epub", b"flac", b"gif", b"gz",
-    b"heic", b"jar", b"jpeg", b"jpg", b"lz4", b"lzma", b"m4a", b"mkv", b"mov", b"mp3", b"mp4", b"odt", b"ogg", b"opus",
-    b"png", b"pptx", b"rar", b"rpm", b"s3a", b"tgz", b"webm", b"webp", b"whl", b"woff2", b"xlsx", b"xz", b"zst",
+    b"7z", b"aac", b"apk", b"avif", b"br", b"bz2", b"cab", b"crate", b"deb", b"docx", b"epub", b"flac",
+    b"gif", b"gz", b"heic", b"jar", b"jpeg", b"jpg", b"lz4", b"lzma", b"m4a", b"mkv", b"mov", b"mp3", b"mp4",
+    b"odt", b"ogg", b"opus", b"png", b"pptx", b"rar", b"rpm", b"s3a", b"tgz", b"webm", b"webp", b"whl",
+    b"woff2", b"xlsx", b"xz", b"zst",
 ];
 
 /// What a file is sorted by; the path last, which makes the order total.
@@ -96,30 +97,65 @@ mod tests {
 
     fn file(path: &str, size: u64) -> Found {
         let kind = Kind::File { size, extents: Vec::new(), hash: [0; 16] };
-        let entry = Entry { path: path.into(), kind, mode: 0, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: Vec::new() };
+        let entry = Entry {
+            path: path.into(),
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp::default(),
+            xattrs: Vec::new(),
+        };
         Found { entry, root: 0, inode: None, sparse: false }
     }
 
     #[test]
     fn files_of_a_kind_and_of_a_frequent_name_are_neighbours() {
         let paths = [
-            "a/empty", "a/Cargo.toml", "a/x.rs", "a/z.png", "b/Cargo.toml", "b/y.RS", "c/Cargo.toml", "c/other.toml",
-            "d/Cargo.toml", "d/log.1", "d/x.log", "e/noext",
+            "a/empty",
+            "a/Cargo.toml",
+            "a/x.rs",
+            "a/z.png",
+            "b/Cargo.toml",
+            "b/y.RS",
+            "c/Cargo.toml",
+            "c/other.toml",
+            "d/Cargo.toml",
+            "d/log.1",
+            "d/x.log",
+            "e/noext",
         ];
         let entries: Vec<_> = paths.iter().map(|p| file(p, u64::from(*p != "a/empty"))).collect();
         let order: Vec<_> = packing_order(&entries).into_iter().map(|at| paths[at as usize]).collect();
         assert_eq!(
             order,
             [
-                "a/empty", "d/log.1", "e/noext", "d/x.log", "a/x.rs", "b/y.RS", "c/other.toml", "a/Cargo.toml",
-                "b/Cargo.toml", "c/Cargo.toml", "d/Cargo.toml", "a/z.png"
+                "a/empty",
+                "d/log.1",
+                "e/noext",
+                "d/x.log",
+                "a/x.rs",
+                "b/y.RS",
+                "c/other.toml",
+                "a/Cargo.toml",
+                "b/Cargo.toml",
+                "c/Cargo.toml",
+                "d/Cargo.toml",
+                "a/z.png"
             ]
         );
     }
 
     #[test]
     fn extensions_are_what_follows_the_last_dot_that_is_no_number() {
-        for (name, kind) in [("a.rs", "rs"), ("a.log.12", "log"), (".profile", ""), ("a.", ""), ("lib.so.1.2", "so"), ("x", "")] {
+        for (name, kind) in [
+            ("a.rs", "rs"),
+            ("a.log.12", "log"),
+            (".profile", ""),
+            ("a.", ""),
+            ("lib.so.1.2", "so"),
+            ("x", ""),
+        ] {
             assert_eq!(extension(name.as_bytes()), kind.as_bytes(), "{name}");
         }
     }

@@ -35,7 +35,12 @@ struct Written {
 
 impl Packer {
     /// Looks at the sources; see `Tree::scan` for how they are named in the archive.
-    pub fn scan(sources: &[PathBuf], base: Option<&Path>, options: &scan::Options, observer: &dyn Observer) -> Result<Self> {
+    pub fn scan(
+        sources: &[PathBuf],
+        base: Option<&Path>,
+        options: &scan::Options,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         observer.phase("scanning", None);
         let tree = Tree::scan(sources, base, options, observer)?;
         let order = packing_order(&tree.entries);
@@ -70,7 +75,9 @@ impl Packer {
             }
             let Some(found) = self.tree.entries.get(at as usize) else { continue };
             match found.entry.kind {
-                Kind::File { size, .. } => self.write_file(&mut writer, found, &mut written, sizes.repeats(size), &*observer)?,
+                Kind::File { size, .. } => {
+                    self.write_file(&mut writer, found, &mut written, sizes.repeats(size), &*observer)?
+                }
                 _ => {
                     writer.add(found.entry.clone(), Content::None)?;
                 }
@@ -85,7 +92,14 @@ impl Packer {
         writer.finish()
     }
 
-    fn write_file<W: Write>(&self, writer: &mut Writer<W>, found: &Found, written: &mut Written, repeats: bool, observer: &dyn Observer) -> Result<()> {
+    fn write_file<W: Write>(
+        &self,
+        writer: &mut Writer<W>,
+        found: &Found,
+        written: &mut Written,
+        repeats: bool,
+        observer: &dyn Observer,
+    ) -> Result<()> {
         let mut entry = found.entry.clone();
         let path = entry.path.clone();
         if let Some(&target) = found.inode.and_then(|inode| written.by_inode.get(&inode)) {
@@ -110,7 +124,8 @@ impl Packer {
         let size = u64::try_from(before.st_size).unwrap_or(0);
         if size != size_of(&entry.kind) {
             entry.kind = Kind::File { size, extents: Vec::new(), hash: [0; 16] };
-            let mtime = Timestamp { secs: before.st_mtime, nanos: u32::try_from(before.st_mtime_nsec).unwrap_or(0) };
+            let mtime =
+                Timestamp { secs: before.st_mtime, nanos: u32::try_from(before.st_mtime_nsec).unwrap_or(0) };
             let late = self.latest_mtime.filter(|&latest| mtime.secs >= latest);
             entry.mtime = late.map_or(mtime, |secs| Timestamp { secs, nanos: 0 });
         }
@@ -145,7 +160,8 @@ impl Packer {
         }
         let after = fstat(&file).ok();
         let changed = after.is_none_or(|after| {
-            (after.st_size, after.st_mtime, after.st_mtime_nsec) != (before.st_size, before.st_mtime, before.st_mtime_nsec)
+            (after.st_size, after.st_mtime, after.st_mtime_nsec)
+                != (before.st_size, before.st_mtime, before.st_mtime_nsec)
         });
         if let Some(what) = describe(added.warning.as_ref(), changed) {
             observer.warning(Warning::new(path, what));

@@ -32,7 +32,9 @@ impl Partial {
     /// Begins a file that is to become `path`. Without `replace`, `path` must not exist, now or at
     /// the end.
     pub fn create(path: &Path, replace: bool) -> Result<(Self, File)> {
-        let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} does not name a file", path.display())))?;
+        let name = path
+            .file_name()
+            .ok_or_else(|| Error::Usage(format!("{} does not name a file", path.display())))?;
         let at = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let io = |e: Errno| Error::io(path, e.into());
         let folder = fs::openat(CWD, at, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -123,7 +125,8 @@ mod tests {
     use std::io::Write;
 
     fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }

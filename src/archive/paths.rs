@@ -107,7 +107,8 @@ pub struct Beneath {
 impl Beneath {
     /// Opens the folder at `path`, which the user names and is trusted with.
     pub fn open_root(path: &Path) -> std::io::Result<Self> {
-        let root = fs::openat(CWD, path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let root =
+            fs::openat(CWD, path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { root, path: path.to_owned(), openat2: AtomicBool::new(true) })
     }
 
@@ -131,7 +132,12 @@ impl Beneath {
         let mut at: Option<OwnedFd> = None;
         while rest.len() > PIECE_MAX {
             let cut = rest[..PIECE_MAX].iter().rposition(|&b| b == b'/').ok_or(Errno::NAMETOOLONG)?;
-            let step = self.resolve(at.as_ref().map_or(self.root.as_fd(), AsFd::as_fd), &rest[..cut], FOLDER, Mode::empty())?;
+            let step = self.resolve(
+                at.as_ref().map_or(self.root.as_fd(), AsFd::as_fd),
+                &rest[..cut],
+                FOLDER,
+                Mode::empty(),
+            )?;
             at = Some(step);
             rest = &rest[cut + 1..];
         }
@@ -143,7 +149,13 @@ impl Beneath {
         self.open(path, FOLDER, Mode::empty())
     }
 
-    fn resolve(&self, at: BorrowedFd<'_>, path: &[u8], flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    fn resolve(
+        &self,
+        at: BorrowedFd<'_>,
+        path: &[u8],
+        flags: OFlags,
+        mode: Mode,
+    ) -> rustix::io::Result<OwnedFd> {
         if path.is_empty() {
             return fs::openat(at, c".", flags & !OFlags::NOFOLLOW, mode);
         }

@@ -76,15 +76,25 @@ impl Archive {
             catalog.add(entries, base.entry, record.offset)?;
             layout.groups.push(GroupAt::new(record.clone(), group, chunks, base.raw, 0));
             let corrupt = |rule| Error::Corrupt { offset: index_offset, rule };
-            base.entry = base.entry.checked_add(record.entry_count).ok_or(corrupt("there are more than 2^32 entries"))?;
-            chunks = chunks.checked_add(record.chunk_count).ok_or(corrupt("there are more than 2^32 chunks"))?;
+            base.entry = base
+                .entry
+                .checked_add(record.entry_count)
+                .ok_or(corrupt("there are more than 2^32 entries"))?;
+            chunks =
+                chunks.checked_add(record.chunk_count).ok_or(corrupt("there are more than 2^32 chunks"))?;
             base.raw += u64::from(record.raw_len);
         }
         let entries = catalog.finish(base.raw, index_offset)?;
         Self::from_parts(file, header, index, layout, entries)
     }
 
-    pub(super) fn from_parts(file: ArchiveFile, header: Header, index: Index, layout: Layout, entries: Vec<Entry>) -> Result<Self> {
+    pub(super) fn from_parts(
+        file: ArchiveFile,
+        header: Header,
+        index: Index,
+        layout: Layout,
+        entries: Vec<Entry>,
+    ) -> Result<Self> {
         let by_path = by_path(&entries)?;
         Ok(Self { file, header, index, layout, models: Models::none(), entries, by_path })
     }
@@ -165,7 +175,8 @@ impl Archive {
     }
 
     fn find(&self, id: ChunkId) -> Result<(&GroupAt, u32)> {
-        let lost = Error::BadChunk { chunk: id.0, offset: 0, rule: "its group is lost, or there is no such chunk" };
+        let lost =
+            Error::BadChunk { chunk: id.0, offset: 0, rule: "its group is lost, or there is no such chunk" };
         let group = self.layout.group_of(id).ok_or(lost)?;
         Ok((group, id.0 - group.first_chunk))
     }
@@ -173,7 +184,8 @@ impl Archive {
     /// The chunks that hold `len` raw bytes from `raw_offset` on; of a group whose table and chunks
     /// are damaged, all that may.
     pub fn chunks_of(&self, raw_offset: u64, len: u64) -> Range<u32> {
-        let Some(last) = raw_offset.checked_add(len).and_then(|end| end.checked_sub(1)).filter(|_| len > 0) else {
+        let Some(last) = raw_offset.checked_add(len).and_then(|end| end.checked_sub(1)).filter(|_| len > 0)
+        else {
             return 0..0;
         };
         let start = self.chunk_at(raw_offset, true);
@@ -184,7 +196,9 @@ impl Archive {
     /// The number of the chunk that holds a raw byte, or of the one after it. Where none does: of
     /// the next one.
     fn chunk_at(&self, raw: u64, first: bool) -> u32 {
-        let Some(group) = self.layout.groups.get(self.layout.group_at(raw)) else { return self.chunk_count() };
+        let Some(group) = self.layout.groups.get(self.layout.group_at(raw)) else {
+            return self.chunk_count();
+        };
         if raw < group.first_raw {
             return group.first_chunk;
         }
@@ -207,10 +221,11 @@ impl Archive {
         let info = self.chunk(id)?;
         let bad = |rule| Error::BadChunk { chunk: id.0, offset: info.offset, rule };
         let data = self.file.read(info.offset, info.frame_len.into())?;
-        let frame = ChunkFrame::read(&data, info.offset, group.group.chunk_size, group.place(index)).map_err(|e| match e {
-            Error::Corrupt { rule, .. } => bad(rule),
-            other => other,
-        })?;
+        let frame = ChunkFrame::read(&data, info.offset, group.group.chunk_size, group.place(index))
+            .map_err(|e| match e {
+                Error::Corrupt { rule, .. } => bad(rule),
+                other => other,
+            })?;
         if frame.len != data.len() || frame.head.raw_len != info.raw_len {
             return Err(bad("its length differs from the table's"));
         }
@@ -283,7 +298,12 @@ pub(super) fn read_index(file: &ArchiveFile) -> Result<(Index, u64)> {
 }
 
 /// A group's own figures and its entries, held against what the index says.
-pub(super) fn read_head(file: &ArchiveFile, record: &GroupRecord, header: &Header, base: Base) -> Result<(Group, Entries)> {
+pub(super) fn read_head(
+    file: &ArchiveFile,
+    record: &GroupRecord,
+    header: &Header,
+    base: Base,
+) -> Result<(Group, Entries)> {
     let offset = record.offset;
     let data = file.read(offset, record.head_len.into())?;
     let (group, crc, len) = read_group(&data, offset)?;

@@ -211,7 +211,8 @@ impl<'a> Planner<'a> {
     fn gain(&mut self, key: usize, tier: u8) -> i64 {
         let users = self.users(key, tier);
         let gain: i64 = users.into_iter().map(|(at, count)| i64::from(self.worth(at, count))).sum();
-        let lost = self.chunks[key].named.iter().filter(|(other, _)| self.chunks[*other as usize].tier >= tier);
+        let lost =
+            self.chunks[key].named.iter().filter(|(other, _)| self.chunks[*other as usize].tier >= tier);
         gain - lost.map(|(_, count)| i64::from(*count)).sum::<i64>()
     }
 
@@ -315,15 +316,21 @@ impl<'a> Planner<'a> {
         let mut others = Vec::new();
         let chunk = &self.chunks[at];
         for (&sample, _) in chunk.samples.iter().zip(&chunk.covered).filter(|(_, covered)| !**covered) {
-            let before = self.posts(sample).iter().map(|post| post.chunk as usize).take_while(|&other| other < at);
-            for other in before.filter(|&other| self.chunks[other].depth < chunk.tier && at - other <= self.similar.window) {
+            let before =
+                self.posts(sample).iter().map(|post| post.chunk as usize).take_while(|&other| other < at);
+            for other in before
+                .filter(|&other| self.chunks[other].depth < chunk.tier && at - other <= self.similar.window)
+            {
                 if counts[other] == 0 {
                     others.push(other);
                 }
                 counts[other] += 1;
             }
         }
-        let best = others.iter().copied().max_by_key(|&other| (counts[other], Reverse(self.chunks[other].depth), other));
+        let best = others
+            .iter()
+            .copied()
+            .max_by_key(|&other| (counts[other], Reverse(self.chunks[other].depth), other));
         let best = best.filter(|&other| counts[other] >= LEAST_SHARED);
         for other in others {
             counts[other] = 0;
@@ -379,9 +386,11 @@ mod tests {
             unique.sort_unstable();
             unique.dedup();
             assert!(unique.len() == named.len() && named.len() <= similar.refs);
-            let within = |&distance: &u32| distance > 0 && distance as usize <= similar.window.min(depths.len());
+            let within =
+                |&distance: &u32| distance > 0 && distance as usize <= similar.window.min(depths.len());
             assert!(named.iter().all(within), "{named:?}");
-            let depth = named.iter().map(|&distance| depths[depths.len() - distance as usize] + 1).max().unwrap_or(0);
+            let depth =
+                named.iter().map(|&distance| depths[depths.len() - distance as usize] + 1).max().unwrap_or(0);
             assert!(depth <= similar.depth);
             depths.push(depth);
             out.push((named, depth));
@@ -401,7 +410,11 @@ mod tests {
             assert!(plan.iter().all(|(named, _)| named.is_empty()));
         }
         assert!(Similar::new(2, 1, CHUNK, 64).plan(&[], &[]).is_empty());
-        assert!(plan(&Similar::new(2, 1, CHUNK, 64), &[], &[Arc::from(&b""[..]), Arc::from(&b"short"[..])])[1].0.is_empty());
+        assert!(
+            plan(&Similar::new(2, 1, CHUNK, 64), &[], &[Arc::from(&b""[..]), Arc::from(&b"short"[..])])[1]
+                .0
+                .is_empty()
+        );
         assert!(Similar::for_options(0, 1, CHUNK).is_none());
     }
 
@@ -446,7 +459,12 @@ mod tests {
 
     #[test]
     fn earlier_chunks_serve_if_they_are_not_too_deep() {
-        let earlier = |depth| [Earlier { bytes: chunk(&[1, 2, 3, 4]), depth }, Earlier { bytes: chunk(&[5, 6, 7, 8]), depth: 0 }];
+        let earlier = |depth| {
+            [
+                Earlier { bytes: chunk(&[1, 2, 3, 4]), depth },
+                Earlier { bytes: chunk(&[5, 6, 7, 8]), depth: 0 },
+            ]
+        };
         let new = [chunk(&[20, 21, 22, 23]), chunk(&[1, 2, 3, 9])];
         let similar = Similar::new(2, 2, CHUNK, 64);
         assert_eq!(plan(&similar, &earlier(1), &new)[1], (vec![3], 2));

@@ -211,7 +211,12 @@ impl<'a> Scan<'a> {
             Err(error) => {
                 let Some(table_at) = self.find_table(entries_at, &group)? else { return Err(error) };
                 let body_at = table_at.saturating_sub(group.body_len.into()).max(entries_at);
-                self.damages.push(Damage { offset: entries_at, len: body_at - entries_at, chunk: None, error });
+                self.damages.push(Damage {
+                    offset: entries_at,
+                    len: body_at - entries_at,
+                    chunk: None,
+                    error,
+                });
                 (body_at - entries_at, table_at)
             }
         };

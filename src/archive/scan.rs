@@ -37,7 +37,14 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let selection = Selection::default();
-        Self { selection, one_file_system: false, special: false, xattrs: true, latest_mtime: None, skip: Vec::new() }
+        Self {
+            selection,
+            one_file_system: false,
+            special: false,
+            xattrs: true,
+            latest_mtime: None,
+            skip: Vec::new(),
+        }
     }
 }
 
@@ -80,7 +87,12 @@ impl Tree {
     /// Scans `sources`, relative to `base` or else to the current folder. A single folder becomes
     /// the archive's root and a single file is known by its name; several sources keep the paths
     /// they were given by, without leading `/` and `..`, together with the folders on them.
-    pub fn scan(sources: &[PathBuf], base: Option<&Path>, options: &Options, observer: &dyn Observer) -> Result<Self> {
+    pub fn scan(
+        sources: &[PathBuf],
+        base: Option<&Path>,
+        options: &Options,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         let mut tree = Self::default();
         for source in sources {
             let path = base.map_or_else(|| source.clone(), |base| base.join(source));
@@ -115,7 +127,13 @@ impl Tree {
         self.add_file(path, &name, options, observer)
     }
 
-    fn add_one_of_many(&mut self, path: &Path, name: &[u8], options: &Options, observer: &dyn Observer) -> Result<()> {
+    fn add_one_of_many(
+        &mut self,
+        path: &Path,
+        name: &[u8],
+        options: &Options,
+        observer: &dyn Observer,
+    ) -> Result<()> {
         let stat = fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| Error::io(path, e.into()))?;
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let excluded = options.selection.choose(name, is_dir, false) == Choice::Exclude;
@@ -129,15 +147,31 @@ impl Tree {
             self.walker(options, observer).push_root(root, folder)?;
             (folder, at) = (split(folder).0, real.parent());
         }
-        if is_dir { self.add_folder(path, name, options, observer) } else { self.add_file(path, name, options, observer) }
+        if is_dir {
+            self.add_folder(path, name, options, observer)
+        } else {
+            self.add_file(path, name, options, observer)
+        }
     }
 
-    fn add_folder(&mut self, path: &Path, name: &[u8], options: &Options, observer: &dyn Observer) -> Result<()> {
+    fn add_folder(
+        &mut self,
+        path: &Path,
+        name: &[u8],
+        options: &Options,
+        observer: &dyn Observer,
+    ) -> Result<()> {
         let root = self.add_root(path, name)?;
         self.walker(options, observer).walk(root, name)
     }
 
-    fn add_file(&mut self, path: &Path, name: &[u8], options: &Options, observer: &dyn Observer) -> Result<()> {
+    fn add_file(
+        &mut self,
+        path: &Path,
+        name: &[u8],
+        options: &Options,
+        observer: &dyn Observer,
+    ) -> Result<()> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let root = self.add_root(folder, split(name).0)?;
         self.walker(options, observer).push_below(root, name)

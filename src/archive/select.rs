@@ -76,7 +76,9 @@ impl Selection {
         if self.takes_all() || path.is_empty() {
             return true;
         }
-        let below = |top: &[u8]| top.is_empty() || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
+        let below = |top: &[u8]| {
+            top.is_empty() || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+        };
         if !self.beneath.is_empty() && !self.beneath.iter().any(|top| below(top)) {
             return false;
         }

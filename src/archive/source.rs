@@ -74,7 +74,10 @@ impl<R: Read> Source<R> {
         let offset = self.offset;
         let start = self.peek(HEAD_MAX)?;
         if start.len() < HEAD_MAX {
-            return Err(Error::Truncated { offset: offset + start.len() as u64, needed: (HEAD_MAX - start.len()) as u64 });
+            return Err(Error::Truncated {
+                offset: offset + start.len() as u64,
+                needed: (HEAD_MAX - start.len()) as u64,
+            });
         }
         let head = FrameHead::read(&mut Cursor::at(start, offset))?;
         let bytes = self.take(head.frame_len())?;

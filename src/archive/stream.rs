@@ -180,7 +180,9 @@ impl<R: Read> StreamReader<R> {
                 Ok(())
             }
             FrameKind::Skippable(_) => Ok(()),
-            FrameKind::Entries | FrameKind::Table => Err(Error::Corrupt { offset, rule: "a frame stands outside its group" }),
+            FrameKind::Entries | FrameKind::Table => {
+                Err(Error::Corrupt { offset, rule: "a frame stands outside its group" })
+            }
         }
     }
 
@@ -189,7 +191,10 @@ impl<R: Read> StreamReader<R> {
         let models = read_models(&mut input)?;
         input.finish()?;
         if !models.starts_with(&self.index.models) {
-            return Err(Error::Corrupt { offset, rule: "a later list of models does not go on from the earlier" });
+            return Err(Error::Corrupt {
+                offset,
+                rule: "a later list of models does not go on from the earlier",
+            });
         }
         self.index.models = models;
         Ok(())
@@ -244,7 +249,11 @@ impl<R: Read> StreamReader<R> {
         }
         self.take_entries(entries, entries_offset)?;
         let (entry_count, chunk_count) = (group.entry_count, group.chunk_count);
-        self.base.entry = self.base.entry.checked_add(entry_count).ok_or(self.corrupt("there are more than 2^32 entries"))?;
+        self.base.entry = self
+            .base
+            .entry
+            .checked_add(entry_count)
+            .ok_or(self.corrupt("there are more than 2^32 entries"))?;
         self.base.raw += u64::from(group.raw_len);
         self.next_chunk.checked_add(chunk_count).ok_or(self.corrupt("there are more than 2^32 chunks"))?;
         let record = GroupRecord {
@@ -274,7 +283,8 @@ impl<R: Read> StreamReader<R> {
         let mut owned = self.base.raw + u64::from(frame.first_raw);
         for entry in frame.entries {
             budget.take(self.is_file.len() as u64, &entry)?;
-            paths::check(&entry.path).map_err(|rule| Error::UnsafeEntry { path: paths::escape(&entry.path), rule })?;
+            paths::check(&entry.path)
+                .map_err(|rule| Error::UnsafeEntry { path: paths::escape(&entry.path), rule })?;
             let id = EntryId(self.is_file.len() as u32);
             match &entry.kind {
                 Kind::Hardlink { target } if self.is_file.get(target.0 as usize) != Some(&true) => {
@@ -314,7 +324,15 @@ impl<R: Read> StreamReader<R> {
             pending.insert(id, chunk);
         }
         let threads = rayon::current_num_threads();
-        decode_all(&self.models, &self.index.models, self.header.ref_depth, threads, pending, &mut done, &mut |_, _| {});
+        decode_all(
+            &self.models,
+            &self.index.models,
+            self.header.ref_depth,
+            threads,
+            pending,
+            &mut done,
+            &mut |_, _| {},
+        );
         for id in ids {
             let bytes = done.remove(&id).unwrap_or(Err(Error::Internal("a chunk was lost")))?;
             if self.header.ref_window > 0 {

@@ -69,7 +69,9 @@ impl<'a> Target<'a> {
         };
         match fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(_) => Ok(()),
-            Ok(found) if self.replace && FileType::from_raw_mode(found.st_mode) != FileType::Directory => Ok(()),
+            Ok(found) if self.replace && FileType::from_raw_mode(found.st_mode) != FileType::Directory => {
+                Ok(())
+            }
             Ok(_) => Err(Error::Exists(self.display(path))),
         }
     }
@@ -115,12 +117,20 @@ impl<'a> Target<'a> {
             Kind::Symlink { target } => fs::symlinkat(&target[..], &at, name),
             Kind::Fifo => fs::mknodat(&at, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0),
             Kind::Socket => fs::mknodat(&at, name, FileType::Socket, Mode::RUSR | Mode::WUSR, 0),
-            Kind::CharDevice { major, minor } => {
-                fs::mknodat(&at, name, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, fs::makedev(*major, *minor))
-            }
-            Kind::BlockDevice { major, minor } => {
-                fs::mknodat(&at, name, FileType::BlockDevice, Mode::RUSR | Mode::WUSR, fs::makedev(*major, *minor))
-            }
+            Kind::CharDevice { major, minor } => fs::mknodat(
+                &at,
+                name,
+                FileType::CharacterDevice,
+                Mode::RUSR | Mode::WUSR,
+                fs::makedev(*major, *minor),
+            ),
+            Kind::BlockDevice { major, minor } => fs::mknodat(
+                &at,
+                name,
+                FileType::BlockDevice,
+                Mode::RUSR | Mode::WUSR,
+                fs::makedev(*major, *minor),
+            ),
             Kind::Directory | Kind::File { .. } | Kind::Hardlink { .. } => Err(Errno::INVAL),
         };
         match self.make_new(path, &at, name, make) {
@@ -148,7 +158,13 @@ impl<'a> Target<'a> {
     }
 
     /// Makes something under a name that nothing has yet, or that may be taken over.
-    fn make_new(&self, path: &[u8], at: &OwnedFd, name: &[u8], make: impl Fn() -> rustix::io::Result<()>) -> Result<()> {
+    fn make_new(
+        &self,
+        path: &[u8],
+        at: &OwnedFd,
+        name: &[u8],
+        make: impl Fn() -> rustix::io::Result<()>,
+    ) -> Result<()> {
         match make() {
             Err(Errno::EXIST) if self.replace => {
                 fs::unlinkat(at, name, AtFlags::empty()).map_err(|e| self.io(path, e))?;
@@ -223,7 +239,8 @@ impl<'a> Target<'a> {
                 Ok(fd) => self.restore.on_open(&fd, &entry, self.observer),
                 Err(e) => {
                     let e = std::io::Error::from(e);
-                    self.observer.warning(Warning::new(path, format_args!("its mode and time are not restored: {e}")));
+                    self.observer
+                        .warning(Warning::new(path, format_args!("its mode and time are not restored: {e}")));
                 }
             }
         }

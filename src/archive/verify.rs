@@ -80,7 +80,12 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn damage(&mut self, place: Range<u64>, error: Error) {
-        self.report.damages.push(Damage { offset: place.start, len: place.end - place.start, chunk: None, error });
+        self.report.damages.push(Damage {
+            offset: place.start,
+            len: place.end - place.start,
+            chunk: None,
+            error,
+        });
     }
 
     /// Everything that is neither header nor group must be a frame or a trailer in its place.
@@ -94,7 +99,10 @@ impl Check<'_> {
                 match self.check_between(at, number) {
                     Ok(len) if at + len <= end => at += len,
                     Ok(_) => {
-                        self.damage(at..end, Error::Corrupt { offset: at, rule: "a frame runs into a group" });
+                        self.damage(
+                            at..end,
+                            Error::Corrupt { offset: at, rule: "a frame runs into a group" },
+                        );
                         at = end;
                     }
                     Err(error) => {
@@ -180,7 +188,12 @@ impl Check<'_> {
         if self.bad.last().is_none_or(|last| last.end <= raw.start) {
             self.bad.push(raw);
         }
-        self.report.damages.push(Damage { offset: file.start, len: file.end - file.start, chunk: Some(id), error });
+        self.report.damages.push(Damage {
+            offset: file.start,
+            len: file.end - file.start,
+            chunk: Some(id),
+            error,
+        });
         Ok(())
     }
 
@@ -201,7 +214,10 @@ impl Check<'_> {
 
     fn chunk_ids(&self) -> Vec<ChunkId> {
         let groups = self.archive.layout.groups.iter();
-        groups.flat_map(|group| group.first_chunk..group.first_chunk + group.group.chunk_count).map(ChunkId).collect()
+        groups
+            .flat_map(|group| group.first_chunk..group.first_chunk + group.group.chunk_count)
+            .map(ChunkId)
+            .collect()
     }
 
     /// The full check: all chunks in order, files hashed as their bytes come by.
@@ -228,7 +244,9 @@ impl Check<'_> {
         let (hashed, wrong) = hashing.finish(self.archive, &self.bad, &cache)?;
         self.report.files_hashed = hashed;
         for id in wrong {
-            let Some(Kind::File { size, .. }) = self.archive.entry(id).map(|entry| &entry.kind) else { continue };
+            let Some(Kind::File { size, .. }) = self.archive.entry(id).map(|entry| &entry.kind) else {
+                continue;
+            };
             self.report.files.push(HitFile { id, ranges: std::iter::once(0..*size).collect() });
         }
         Ok(())
@@ -267,7 +285,13 @@ impl Hashing {
         }
         let mut runs: Vec<Run> = runs
             .into_iter()
-            .map(|((start, end, hash), files)| Run { raw: start..end, hash, files, hasher: blake3::Hasher::new(), done: 0 })
+            .map(|((start, end, hash), files)| Run {
+                raw: start..end,
+                hash,
+                files,
+                hasher: blake3::Hasher::new(),
+                done: 0,
+            })
             .collect();
         runs.sort_by_key(|run| (run.raw.start, run.raw.end));
         Self { runs, first: 0, scattered }
@@ -289,7 +313,12 @@ impl Hashing {
     }
 
     /// How many files were hashed, and which have another hash though all their bytes were read.
-    fn finish(self, archive: &Archive, bad: &[Range<u64>], cache: &RecentChunks) -> Result<(u64, Vec<EntryId>)> {
+    fn finish(
+        self,
+        archive: &Archive,
+        bad: &[Range<u64>],
+        cache: &RecentChunks,
+    ) -> Result<(u64, Vec<EntryId>)> {
         let (mut hashed, mut wrong) = (0, Vec::new());
         for run in self.runs {
             if run.done == run.raw.end - run.raw.start {
@@ -300,7 +329,9 @@ impl Hashing {
             }
         }
         for id in self.scattered {
-            let Some(Kind::File { extents, hash, .. }) = archive.entry(id).map(|entry| &entry.kind) else { continue };
+            let Some(Kind::File { extents, hash, .. }) = archive.entry(id).map(|entry| &entry.kind) else {
+                continue;
+            };
             if extents.iter().any(|extent| overlaps(extent, bad).next().is_some()) {
                 continue;
             }

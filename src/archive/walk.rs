@@ -57,7 +57,8 @@ impl Walker<'_> {
         let folder = &self.roots[root as usize].folder;
         let at = folder.folder(b"").map_err(|e| Error::io(folder.path(), e.into()))?;
         let name = split(path).1;
-        let stat = fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| Error::io(folder.path(), e.into()))?;
+        let stat = fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| Error::io(folder.path(), e.into()))?;
         self.push(root, path.to_vec(), &stat, &at, name);
         Ok(())
     }
@@ -66,11 +67,13 @@ impl Walker<'_> {
     pub fn walk(&mut self, root: u32, path: &[u8]) -> Result<()> {
         self.push_root(root, path)?;
         let folder = &self.roots[root as usize].folder;
-        let (top, names) = list(&self.roots[root as usize], path).map_err(|e| Error::io(folder.path(), e.into()))?;
+        let (top, names) =
+            list(&self.roots[root as usize], path).map_err(|e| Error::io(folder.path(), e.into()))?;
         let device = inode(&fs::fstat(&top).map_err(|e| Error::io(folder.path(), e.into()))?).0;
         let entry = self.entries.len() - 1;
         let inside = !self.options.selection.has_includes();
-        let mut frames = vec![Frame { fd: Some(top), path: path.to_vec(), names: names.into_iter(), entry, inside }];
+        let mut frames =
+            vec![Frame { fd: Some(top), path: path.to_vec(), names: names.into_iter(), entry, inside }];
         while let Some(frame) = frames.last_mut() {
             if self.observer.interrupted() {
                 return Err(Error::Interrupted);
@@ -100,17 +103,28 @@ impl Walker<'_> {
 
     /// Adds the object `name` of a folder. Gives its path and position, and whether everything
     /// below it is included, if it is to be entered.
-    fn visit(&mut self, root: u32, frame: &mut Frame, name: &[u8], device: u64) -> Option<(Vec<u8>, usize, bool)> {
+    fn visit(
+        &mut self,
+        root: u32,
+        frame: &mut Frame,
+        name: &[u8],
+        device: u64,
+    ) -> Option<(Vec<u8>, usize, bool)> {
         let path = join(&frame.path, name);
         let fd = match frame.fd.take() {
             Some(fd) => fd,
             None => {
                 let from = &self.roots[root as usize];
-                from.folder.folder(from.below(&frame.path)).map_err(|e| self.warn(path.clone(), "left out", e)).ok()?
+                from.folder
+                    .folder(from.below(&frame.path))
+                    .map_err(|e| self.warn(path.clone(), "left out", e))
+                    .ok()?
             }
         };
         let at = frame.fd.insert(fd);
-        let stat = fs::statat(&*at, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.warn(path.clone(), "left out", e)).ok()?;
+        let stat = fs::statat(&*at, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| self.warn(path.clone(), "left out", e))
+            .ok()?;
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let choice = self.options.selection.choose(&path, is_dir, frame.inside);
         if choice == Choice::Exclude || self.options.skip.contains(&inode(&stat)) {
@@ -127,7 +141,8 @@ impl Walker<'_> {
             Some(kind) => kind,
             None => return,
         };
-        let mut mtime = Timestamp { secs: wide(stat.st_mtime), nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };
+        let mut mtime =
+            Timestamp { secs: wide(stat.st_mtime), nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };
         if let Some(latest) = self.options.latest_mtime.filter(|&latest| mtime.secs >= latest) {
             mtime = Timestamp { secs: latest, nanos: 0 };
         }
@@ -140,7 +155,15 @@ impl Walker<'_> {
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let is_file = matches!(kind, Kind::File { .. });
-        let entry = Entry { path, kind, mode: (stat.st_mode & 0o7777) as u16, uid: stat.st_uid, gid: stat.st_gid, mtime, xattrs };
+        let entry = Entry {
+            path,
+            kind,
+            mode: (stat.st_mode & 0o7777) as u16,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime,
+            xattrs,
+        };
         self.entries.push(Found {
             entry,
             root,
@@ -154,7 +177,11 @@ impl Walker<'_> {
         let (kind, what) = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => return Some(Kind::Directory),
             FileType::RegularFile => {
-                return Some(Kind::File { size: u64::try_from(stat.st_size).unwrap_or(0), extents: Vec::new(), hash: [0; 16] });
+                return Some(Kind::File {
+                    size: u64::try_from(stat.st_size).unwrap_or(0),
+                    extents: Vec::new(),
+                    hash: [0; 16],
+                });
             }
             FileType::Symlink => {
                 return match fs::readlinkat(at, name, Vec::new()) {
@@ -175,7 +202,8 @@ impl Walker<'_> {
             }
         };
         if !self.options.special {
-            self.observer.warning(Warning::new(path, format_args!("left out: {what}; --special packs such objects")));
+            self.observer
+                .warning(Warning::new(path, format_args!("left out: {what}; --special packs such objects")));
             return None;
         }
         Some(kind)

@@ -79,7 +79,16 @@ impl<W: Write> Writer<W> {
         };
         let (required, optional) = (0, 0);
         let group_len = options.group_len;
-        let header = Header { major: MAJOR, minor: MINOR, required, optional, chunk_size, ref_depth, ref_window, group_len };
+        let header = Header {
+            major: MAJOR,
+            minor: MINOR,
+            required,
+            optional,
+            chunk_size,
+            ref_depth,
+            ref_window,
+            group_len,
+        };
         header.check().map_err(|rule| Error::Usage(rule.to_owned()))?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads)
@@ -133,7 +142,11 @@ impl<W: Write> Writer<W> {
             self.write_group(false)?;
         }
         let Ok(number) = u32::try_from(self.known.len()) else {
-            return Err(Error::Limit { what: "the number of entries", got: self.known.len() as u64, max: u32::MAX.into() });
+            return Err(Error::Limit {
+                what: "the number of entries",
+                got: self.known.len() as u64,
+                max: u32::MAX.into(),
+            });
         };
         let id = EntryId(number);
         check(&entry)?;
@@ -164,7 +177,11 @@ impl<W: Write> Writer<W> {
         self.stats.entries += 1;
     }
 
-    fn add_file(&mut self, mut entry: Entry, content: Content<'_>) -> Result<(Known, Option<ContentWarning>)> {
+    fn add_file(
+        &mut self,
+        mut entry: Entry,
+        content: Content<'_>,
+    ) -> Result<(Known, Option<ContentWarning>)> {
         let Kind::File { size, extents, hash } = &mut entry.kind else {
             return Err(Error::Internal("an entry changed its kind"));
         };
@@ -174,7 +191,9 @@ impl<W: Write> Writer<W> {
             Content::SameAs(target) => {
                 let known = self.known.get(target.0 as usize).and_then(Option::as_ref);
                 let known = known.filter(|known| known.size == size);
-                let known = known.ok_or_else(|| Error::Usage("no earlier file of that size to be the same as".to_owned()))?;
+                let known = known.ok_or_else(|| {
+                    Error::Usage("no earlier file of that size to be the same as".to_owned())
+                })?;
                 *extents = known.extents();
                 *hash = known.hash;
                 let known = Known { extents: known.extents.clone(), ..*known };
@@ -182,7 +201,9 @@ impl<W: Write> Writer<W> {
                 self.observer.advanced(size);
                 return Ok((known, None));
             }
-            Content::None if size > 0 => return Err(Error::Usage("a file with bytes came without content".to_owned())),
+            Content::None if size > 0 => {
+                return Err(Error::Usage("a file with bytes came without content".to_owned()));
+            }
             Content::None => (None, &mut std::io::empty() as &mut dyn Read),
             Content::Data(data) => (None, data),
             Content::Sparse { segments, data } => (Some(segments), data),
@@ -216,7 +237,9 @@ impl<W: Write> Writer<W> {
             return 0;
         }
         let before = *self.contents.entry(digest).or_insert(known.raw_offset);
-        if let Some(Entry { kind: Kind::File { extents, hash, .. }, .. }) = self.gathered.entries.entries.last_mut() {
+        if let Some(Entry { kind: Kind::File { extents, hash, .. }, .. }) =
+            self.gathered.entries.entries.last_mut()
+        {
             *hash = known.hash;
             for extent in &mut *extents {
                 extent.raw_offset = extent.raw_offset - known.raw_offset + before;
@@ -249,7 +272,8 @@ impl<W: Write> Writer<W> {
         plain[..4].copy_from_slice(&salt);
         let salt = u32::from_le_bytes(salt);
 
-        let mut models: Vec<u8> = coded.iter().filter(|c| c.head.codec == Codec::Neural).map(|c| c.head.model).collect();
+        let mut models: Vec<u8> =
+            coded.iter().filter(|c| c.head.codec == Codec::Neural).map(|c| c.head.model).collect();
         models.sort_unstable();
         models.dedup();
         let (body, frame_lens) = self.write_chunks(coded, salt, &models);

@@ -3,9 +3,9 @@
 use std::io::Read;
 use std::sync::Arc;
 
+use super::EntryId;
 use super::encode::References;
 use super::events::Observer;
-use super::EntryId;
 use crate::codec::Models;
 
 /// Raw bytes after which a group is written.

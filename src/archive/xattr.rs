@@ -32,7 +32,9 @@ pub fn read(at: impl AsFd, name: &[u8]) -> Result<Xattrs> {
     let mut list = Vec::with_capacity(1024);
     loop {
         match fs::llistxattr(&path[..], spare_capacity(&mut list)) {
-            Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::NOTDIR | Errno::NOSYS) => return Ok(Vec::new()),
+            Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::NOTDIR | Errno::NOSYS) => {
+                return Ok(Vec::new());
+            }
             Ok(_) => break,
             Err(Errno::RANGE) if list.capacity() < 1 << 20 => list.reserve(list.capacity() * 2),
             Err(e) => return Err(e),

@@ -12,10 +12,25 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// Threads to work with; 0 takes all cores
-    #[arg(short = 'j', long, global = true, value_name = "N", default_value_t = 0, env = "S3A_THREADS", hide_env_values = true)]
+    #[arg(
+        short = 'j',
+        long,
+        global = true,
+        value_name = "N",
+        default_value_t = 0,
+        env = "S3A_THREADS",
+        hide_env_values = true
+    )]
     pub threads: usize,
     /// Where models run
-    #[arg(long, global = true, value_name = "auto|cpu|cuda[:N]", default_value = "auto", env = "S3A_DEVICE", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "auto|cpu|cuda[:N]",
+        default_value = "auto",
+        env = "S3A_DEVICE",
+        hide_env_values = true
+    )]
     pub device: String,
     /// How progress is shown: a bar on a terminal, never, or as lines
     #[arg(long, global = true, value_enum, default_value_t, env = "S3A_PROGRESS", hide_env_values = true)]
@@ -41,9 +56,10 @@ impl Global {
     pub fn check_device(&self) -> Result<()> {
         match self.device.split(':').next() {
             Some("auto" | "cpu") => Ok(()),
-            Some("cuda") => {
-                Err(Error::Usage(format!("device {}: this build decodes on the CPU only; use --device cpu", self.device)))
-            }
+            Some("cuda") => Err(Error::Usage(format!(
+                "device {}: this build decodes on the CPU only; use --device cpu",
+                self.device
+            ))),
             _ => Err(Error::Usage(format!("device {:?} is not known; auto, cpu or cuda[:N]", self.device))),
         }
     }
@@ -114,7 +130,15 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_and_without_suffix() {
-        for (text, bytes) in [("0", 0), ("17", 17), ("16k", 16 << 10), ("16KiB", 16 << 10), ("64KB", 64 << 10), ("1M", 1 << 20), ("2t", 2 << 40)] {
+        for (text, bytes) in [
+            ("0", 0),
+            ("17", 17),
+            ("16k", 16 << 10),
+            ("16KiB", 16 << 10),
+            ("64KB", 64 << 10),
+            ("1M", 1 << 20),
+            ("2t", 2 << 40),
+        ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for bad in ["", "k", "1.5m", "-1", "1x", "99999999999t"] {

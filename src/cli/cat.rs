@@ -38,7 +38,8 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     let mut out = Out::new();
     for path in &args.paths {
         let id = find(&archive, path)?;
-        let is_file = archive.entry(id).is_some_and(|e| matches!(e.kind, Kind::File { .. } | Kind::Hardlink { .. }));
+        let is_file =
+            archive.entry(id).is_some_and(|e| matches!(e.kind, Kind::File { .. } | Kind::Hardlink { .. }));
         if !is_file {
             return Err(Error::Usage(format!("{} is not a file", path.display())));
         }

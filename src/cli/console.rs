@@ -90,7 +90,14 @@ impl Console {
         self.finish();
         let about = self.0.about.lock().unwrap_or_else(PoisonError::into_inner).take();
         // These name what they are about.
-        let named = matches!(error, Error::Usage(_) | Error::Exists(_) | Error::Io { .. } | Error::BadModel { .. } | Error::Interrupted);
+        let named = matches!(
+            error,
+            Error::Usage(_)
+                | Error::Exists(_)
+                | Error::Io { .. }
+                | Error::BadModel { .. }
+                | Error::Interrupted
+        );
         let prefix = about.filter(|_| !named).map(|path| format!("{}: ", path.display())).unwrap_or_default();
         self.line(&format!("s3a: {}", one_line(&format!("{prefix}{error}"))));
     }
@@ -157,7 +164,9 @@ impl Steps {
 
 /// Messages may quote names out of an archive, which must not steer the terminal.
 fn one_line(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    text.chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect()
 }
 
 impl Observer for Console {
@@ -214,7 +223,11 @@ fn plain_line(name: &str, done: u64, total: Option<u64>, elapsed: Duration) -> S
     if let Some(total) = total.filter(|&total| total > 0) {
         let percent = done.min(total).saturating_mul(100) / total;
         let left = total.saturating_sub(done) / rate.max(1);
-        line += &format!(", {percent} % of {}, {} left", human_bytes(total), human_time(Duration::from_secs(left)));
+        line += &format!(
+            ", {percent} % of {}, {} left",
+            human_bytes(total),
+            human_time(Duration::from_secs(left))
+        );
     }
     line
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::Outcome;
 use super::args::open_options;
 use super::console::Console;
 use super::output::{Out, hex, human_bytes, ratio};
-use super::Outcome;
 use crate::archive::{Archive, ChunkId, Kind};
 use crate::error::Result;
 use crate::wire::chunk::Codec;
@@ -126,12 +126,16 @@ fn gather(archive: &Archive, chunks: bool) -> Result<Info> {
             Kind::Directory => info.folders += 1,
             Kind::Symlink { .. } => info.symlinks += 1,
             Kind::Hardlink { .. } => info.hardlinks += 1,
-            Kind::Fifo | Kind::Socket | Kind::CharDevice { .. } | Kind::BlockDevice { .. } => info.others += 1,
+            Kind::Fifo | Kind::Socket | Kind::CharDevice { .. } | Kind::BlockDevice { .. } => {
+                info.others += 1
+            }
         }
     }
     info.bits_per_byte = ratio(info.archive_bytes.saturating_mul(8), info.file_bytes, 4);
     let models = archive.models().iter();
-    info.models = models.map(|m| Model { name: m.name.clone(), fingerprint: hex(&m.fingerprint), embedded: m.embedded }).collect();
+    info.models = models
+        .map(|m| Model { name: m.name.clone(), fingerprint: hex(&m.fingerprint), embedded: m.embedded })
+        .collect();
     if chunks {
         let (codecs, references) = count_codecs(archive)?;
         (info.codecs, info.references) = (Some(codecs), Some(references));
@@ -177,7 +181,11 @@ fn count_codecs(archive: &Archive) -> Result<(Codecs, References)> {
 
 fn print(info: &Info, out: &mut Out) -> Result<()> {
     out.line(format_args!("format        {}", info.format))?;
-    out.line(format_args!("archive       {} ({} bytes)", human_bytes(info.archive_bytes), info.archive_bytes))?;
+    out.line(format_args!(
+        "archive       {} ({} bytes)",
+        human_bytes(info.archive_bytes),
+        info.archive_bytes
+    ))?;
     out.line(format_args!("files         {} ({} bytes)", human_bytes(info.file_bytes), info.file_bytes))?;
     out.line(format_args!("merged        {} ({} bytes)", human_bytes(info.raw_bytes), info.raw_bytes))?;
     out.line(format_args!("bits per byte {}", info.bits_per_byte))?;
@@ -197,10 +205,15 @@ fn print(info: &Info, out: &mut Out) -> Result<()> {
     for (name, coded) in [("stored", &codecs.stored), ("zstd", &codecs.zstd), ("neural", &codecs.neural)] {
         let bits = ratio(coded.coded_bytes * 8, coded.raw_bytes, 3);
         let (raw, packed) = (human_bytes(coded.raw_bytes), human_bytes(coded.coded_bytes));
-        out.line(format_args!("{name:<13} {} chunks, {raw} to {packed}, {bits} bits per byte, {} refer to others", coded.chunks, coded.referring))?;
+        out.line(format_args!(
+            "{name:<13} {} chunks, {raw} to {packed}, {bits} bits per byte, {} refer to others",
+            coded.chunks, coded.referring
+        ))?;
     }
     if let Some(References { naming, named, to_decode }) = &info.references {
-        out.line(format_args!("references    {naming} chunks name others, {named} are named; {to_decode} to decode for one"))?;
+        out.line(format_args!(
+            "references    {naming} chunks name others, {named} are named; {to_decode} to decode for one"
+        ))?;
     }
     Ok(())
 }

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::Outcome;
 use super::args::{Patterns, open_options};
 use super::console::Console;
 use super::output::{Out, date, hex};
 use super::unpack::{clean, find};
-use super::Outcome;
 use crate::archive::paths::escape;
 use crate::archive::{Archive, Entry, Kind};
 use crate::error::Result;
@@ -138,7 +138,12 @@ fn long(archive: &Archive, entry: &Entry) -> String {
     let arrow = target(archive, entry).map(|to| format!(" -> {}", escape(to))).unwrap_or_default();
     let mode: String = mode.into_iter().collect();
     let (uid, gid) = (entry.uid, entry.gid);
-    format!("{}{mode} {uid:>5} {gid:>5} {size:>12} {} {}{arrow}", kind(entry).1, date(entry.mtime), escape(shown(entry)))
+    format!(
+        "{}{mode} {uid:>5} {gid:>5} {size:>12} {} {}{arrow}",
+        kind(entry).1,
+        date(entry.mtime),
+        escape(shown(entry))
+    )
 }
 
 fn row<'a>(archive: &Archive, entry: &'a Entry) -> Row<'a> {

@@ -166,7 +166,10 @@ mod tests {
     #[test]
     fn a_link_called_mount_s3a_mounts() {
         let args = |list: &[&str]| with_mount_link(list.iter().map(Into::into));
-        assert_eq!(args(&["/sbin/mount.s3a", "a.s3a", "/mnt"]), ["/sbin/mount.s3a", "mount", "a.s3a", "/mnt"]);
+        assert_eq!(
+            args(&["/sbin/mount.s3a", "a.s3a", "/mnt"]),
+            ["/sbin/mount.s3a", "mount", "a.s3a", "/mnt"]
+        );
         assert_eq!(args(&["s3a", "ls"]), ["s3a", "ls"]);
     }
 }

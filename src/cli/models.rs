@@ -90,7 +90,10 @@ impl Shown {
             name: found.model.config().name.clone(),
             fingerprint: hex(&found.model.fingerprint()),
             bytes: registry::file_bytes(found)?.len() as u64,
-            origin: found.path.as_ref().map_or_else(|| "in this program".into(), |path| path.display().to_string()),
+            origin: found
+                .path
+                .as_ref()
+                .map_or_else(|| "in this program".into(), |path| path.display().to_string()),
         })
     }
 }

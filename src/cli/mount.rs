@@ -20,7 +20,13 @@ pub(crate) struct Args {
     #[arg(short, long)]
     foreground: bool,
     /// Mount options, separated by commas: allow_other, uid=N, gid=N, cachesize=512m, workers=N, readahead=1m, ...
-    #[arg(short, long = "options", value_name = "OPTIONS", env = "S3A_MOUNT_OPTIONS", hide_env_values = true)]
+    #[arg(
+        short,
+        long = "options",
+        value_name = "OPTIONS",
+        env = "S3A_MOUNT_OPTIONS",
+        hide_env_values = true
+    )]
     options: Vec<String>,
 }
 
@@ -39,7 +45,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     global.start_threads()?;
     let archive = super::models::open(&args.archive)?;
     if options.fsname.is_none() {
-        options.fsname = std::fs::canonicalize(&args.archive).ok().and_then(|path| path.into_os_string().into_string().ok());
+        options.fsname = std::fs::canonicalize(&args.archive)
+            .ok()
+            .and_then(|path| path.into_os_string().into_string().ok());
     }
     mount(archive, &args.target, &options, ready)?;
     Ok(Outcome::Done)

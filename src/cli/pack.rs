@@ -77,7 +77,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     };
     let to_stdout = output.as_os_str() == "-";
     if to_stdout && std::io::stdout().is_terminal() {
-        return Err(Error::Usage("an archive is not written to a terminal; name a file with -o or use a pipe".into()));
+        return Err(Error::Usage(
+            "an archive is not written to a terminal; name a file with -o or use a pipe".into(),
+        ));
     }
     console.about(&output);
     // Told before the scan, which may take long.
@@ -85,7 +87,8 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     if existing.as_ref().is_some_and(std::fs::Metadata::is_dir) {
         return Err(Error::Usage(format!("{} is a folder; -o names a file", output.display())));
     }
-    let is_pipe = existing.as_ref().is_some_and(|m| m.file_type().is_fifo() || m.file_type().is_char_device());
+    let is_pipe =
+        existing.as_ref().is_some_and(|m| m.file_type().is_fifo() || m.file_type().is_char_device());
     if !args.force && !is_pipe && existing.is_some() {
         return Err(Error::Exists(output));
     }

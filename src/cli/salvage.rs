@@ -29,17 +29,34 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     let (mut archive, damages) = salvage(file, &args.archive, &open_options())?;
     for damage in &damages {
         let name = args.archive.as_os_str().as_encoded_bytes();
-        console.warning(Warning::new(name, format_args!("bytes {} to {}: {}", damage.offset, damage.offset.saturating_add(damage.len), damage.error)));
+        console.warning(Warning::new(
+            name,
+            format_args!(
+                "bytes {} to {}: {}",
+                damage.offset,
+                damage.offset.saturating_add(damage.len),
+                damage.error
+            ),
+        ));
     }
-    let found = models::for_reading(archive.models(), |index| archive.embedded_model(index), Some(&args.archive))?;
+    let found =
+        models::for_reading(archive.models(), |index| archive.embedded_model(index), Some(&args.archive))?;
     archive.set_models(found);
     let options = args.how.options(&args.patterns, &[], Some(archive.archive_len()))?;
     let target = args.how.target(&archive, &args.archive, ".salvaged")?;
     match extract(&archive, &target, &options, console) {
-        Ok(summary) => console.say(&format!("{}: {} entries, {} files", target.display(), summary.entries, summary.files)),
+        Ok(summary) => console.say(&format!(
+            "{}: {} entries, {} files",
+            target.display(),
+            summary.entries,
+            summary.files
+        )),
         // Warnings told which files these are; what is left of the archive is unpacked.
         Err(Error::BadChunk { .. } | Error::Corrupt { .. } | Error::Truncated { .. }) => {
-            console.say(&format!("{}: the files named above are lost, the others are unpacked", target.display()));
+            console.say(&format!(
+                "{}: the files named above are lost, the others are unpacked",
+                target.display()
+            ));
         }
         Err(e) => return Err(e),
     }

@@ -114,7 +114,10 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     let steps = console.steps("training", args.steps as u64);
     crate::train::run(&options, &console.interrupt(), |p| {
         let held_out = p.held_out_bpb.map(|bpb| format!(", held out {bpb:.4}")).unwrap_or_default();
-        steps.at(p.step as u64, &format!("{:.4} bits per byte{held_out}, {:.0} tokens/s", p.train_bpb, p.tokens_per_second));
+        steps.at(
+            p.step as u64,
+            &format!("{:.4} bits per byte{held_out}, {:.0} tokens/s", p.train_bpb, p.tokens_per_second),
+        );
     })?;
     Ok(Outcome::Done)
 }

@@ -71,7 +71,12 @@ pub(crate) struct How {
 
 impl How {
     /// The options of the library for an archive of `archive_len` bytes, or of unknown length.
-    pub fn options(&self, patterns: &Patterns, paths: &[PathBuf], archive_len: Option<u64>) -> Result<Options> {
+    pub fn options(
+        &self,
+        patterns: &Patterns,
+        paths: &[PathBuf],
+        archive_len: Option<u64>,
+    ) -> Result<Options> {
         let bound = |len: u64| len.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES);
         Ok(Options {
             selection: patterns.selection()?.beneath(paths.iter().map(|path| clean(path))),
@@ -95,11 +100,14 @@ impl How {
         if archive.lookup(b"").is_none() {
             return Ok(".".into());
         }
-        let mut name = if path.extension().is_some_and(|e| e == "s3a") { path.file_stem() } else { path.file_name() }
-            .ok_or_else(|| Error::Usage("name the folder to unpack into with -C".into()))?
-            .to_owned();
+        let mut name =
+            if path.extension().is_some_and(|e| e == "s3a") { path.file_stem() } else { path.file_name() }
+                .ok_or_else(|| Error::Usage("name the folder to unpack into with -C".into()))?
+                .to_owned();
         name.push(suffix);
-        if name == path.file_name().unwrap_or_default() && path.parent().is_none_or(|p| p.as_os_str().is_empty()) {
+        if name == path.file_name().unwrap_or_default()
+            && path.parent().is_none_or(|p| p.as_os_str().is_empty())
+        {
             name.push(".unpacked");
         }
         let target = PathBuf::from(name);
@@ -150,7 +158,11 @@ fn from_pipe(args: &Args, console: &Console) -> Result<Outcome> {
     }
     let options = args.how.options(&args.patterns, &args.paths, None)?;
     let mut stream = StreamReader::open(std::io::stdin().lock(), &open_options())?;
-    let found = models::for_reading(stream.models(), |index| Ok(stream.embedded_model(index).map(<[u8]>::to_vec)), None)?;
+    let found = models::for_reading(
+        stream.models(),
+        |index| Ok(stream.embedded_model(index).map(<[u8]>::to_vec)),
+        None,
+    )?;
     stream.set_models(found);
     let target = args.how.directory.clone().unwrap_or_else(|| ".".into());
     let summary = extract_stream(&mut stream, &target, &options, console)?;
@@ -175,5 +187,7 @@ fn to_stdout(archive: &Archive, options: &Options, console: &Console) -> Result<
 /// The entry that the user names.
 pub(crate) fn find(archive: &Archive, path: &Path) -> Result<EntryId> {
     let name = crate::archive::paths::escape(&clean(path));
-    archive.lookup(&clean(path)).ok_or_else(|| Error::Usage(format!("{name} is not in the archive; `s3a ls` lists what is")))
+    archive
+        .lookup(&clean(path))
+        .ok_or_else(|| Error::Usage(format!("{name} is not in the archive; `s3a ls` lists what is")))
 }

@@ -90,7 +90,12 @@ fn describe<'a>(archive: &'a Archive, name: String, report: &Report) -> Result_<
         chunks_decoded: report.chunks_decoded,
         files_hashed: report.files_hashed,
         damages: damages
-            .map(|d| Damage { offset: d.offset, len: d.len, chunk: d.chunk.map(|c| c.0), what: d.error.to_string() })
+            .map(|d| Damage {
+                offset: d.offset,
+                len: d.len,
+                chunk: d.chunk.map(|c| c.0),
+                what: d.error.to_string(),
+            })
             .collect(),
         files: files.collect(),
     }
@@ -99,7 +104,12 @@ fn describe<'a>(archive: &'a Archive, name: String, report: &Report) -> Result_<
 fn print(result: &Result_<'_>, out: &mut Out) -> Result<()> {
     let name = escape(result.archive.as_bytes());
     for damage in &result.damages {
-        out.line(format_args!("{name}: bytes {} to {}: {}", damage.offset, damage.offset.saturating_add(damage.len), damage.what))?;
+        out.line(format_args!(
+            "{name}: bytes {} to {}: {}",
+            damage.offset,
+            damage.offset.saturating_add(damage.len),
+            damage.what
+        ))?;
     }
     for file in &result.files {
         let ranges: Vec<_> = file.ranges.iter().map(|[start, end]| format!("{start} to {end}")).collect();
@@ -110,6 +120,8 @@ fn print(result: &Result_<'_>, out: &mut Out) -> Result<()> {
         out.line(format_args!("{name}: intact; {chunks} chunks, {decoded} decoded, {hashed} files hashed"))
     } else {
         let (places, files) = (result.damages.len(), result.files.len());
-        out.line(format_args!("{name}: damaged in {places} places, {files} files are hit; `s3a salvage` recovers the rest"))
+        out.line(format_args!(
+            "{name}: damaged in {places} places, {files} files are hit; `s3a salvage` recovers the rest"
+        ))
     }
 }

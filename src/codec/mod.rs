@@ -58,9 +58,8 @@ pub fn decode(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
         })
         .collect();
     for (index, model) in models.loaded() {
-        let mine: Vec<usize> = (0..jobs.len())
-            .filter(|&i| jobs[i].codec == Codec::Neural && jobs[i].model == index)
-            .collect();
+        let mine: Vec<usize> =
+            (0..jobs.len()).filter(|&i| jobs[i].codec == Codec::Neural && jobs[i].model == index).collect();
         if mine.is_empty() {
             continue;
         }
@@ -127,7 +126,7 @@ mod tests {
 
     #[test]
     fn noise_is_stored_and_text_is_packed() {
-        let noise: Vec<u8> = blake3::hash(b"seed").as_bytes().repeat(1);
+        let noise: Vec<u8> = blake3::hash(b"seed").as_bytes().to_vec();
         assert_eq!(round_trip(&Models::none(), &noise, vec![]).codec, Codec::Stored);
         let text = b"the quick brown fox ".repeat(50);
         assert_eq!(round_trip(&Models::none(), &text, vec![]).codec, Codec::Zstd);
@@ -156,7 +155,8 @@ mod tests {
         let encoded = round_trip(&Models::none(), &text, vec![]);
         for cut in 0..encoded.payload.len() {
             let payload = &encoded.payload[..cut];
-            let job = DecodeJob { codec: Codec::Zstd, model: 0, payload, raw_len: text.len(), history: vec![] };
+            let job =
+                DecodeJob { codec: Codec::Zstd, model: 0, payload, raw_len: text.len(), history: vec![] };
             assert!(decode(&Models::none(), &[job])[0].is_err());
         }
         for codec in [Codec::Stored, Codec::Neural] {

@@ -17,5 +17,6 @@ pub fn encode(job: &EncodeJob<'_>) -> Vec<Encoded> {
 }
 
 pub fn decode(job: &DecodeJob<'_>) -> Result<Vec<u8>> {
-    zstd_raw::decompress(job.payload, &job.history.concat(), job.raw_len).ok_or(damaged("its zstd frame is damaged"))
+    zstd_raw::decompress(job.payload, &job.history.concat(), job.raw_len)
+        .ok_or(damaged("its zstd frame is damaged"))
 }

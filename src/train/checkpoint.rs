@@ -62,7 +62,8 @@ pub fn save(path: &Path, head: &Head, net: &Net, optimiser: &Optimiser) -> Resul
 pub fn head(path: &Path) -> Result<Head> {
     let data = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let (_, meta) = safetensors::SafeTensors::read_metadata(&data).map_err(|e| bad(path, e))?;
-    let json = meta.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| bad(path, "not a checkpoint"))?;
+    let json =
+        meta.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| bad(path, "not a checkpoint"))?;
     serde_json::from_str(json).map_err(|e| bad(path, e))
 }
 

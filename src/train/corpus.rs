@@ -242,7 +242,12 @@ impl<'a> Batches<'a> {
 }
 
 /// Batches of the blocks that are never trained on, at most `limit` windows, cut in 16 KiB chunks.
-pub fn held_out(corpus: &Corpus, featuriser: &Featuriser<'_>, sequences: usize, limit: usize) -> Result<Vec<Batch>> {
+pub fn held_out(
+    corpus: &Corpus,
+    featuriser: &Featuriser<'_>,
+    sequences: usize,
+    limit: usize,
+) -> Result<Vec<Batch>> {
     let mut windows = Vec::new();
     let blocks: Vec<usize> = (0..corpus.blocks()).filter(|i| i % HELD_OUT == HELD_OUT / 2).collect();
     for block in blocks {

@@ -222,7 +222,13 @@ fn header(name: &str, head: &Head) -> Config {
 }
 
 /// Quantises a network into the bytes of a model file.
-pub fn export(name: &str, head: &Head, net: &Net, vocabulary: &Vocabulary, held: &[Batch]) -> Result<Vec<u8>> {
+pub fn export(
+    name: &str,
+    head: &Head,
+    net: &Net,
+    vocabulary: &Vocabulary,
+    held: &[Batch],
+) -> Result<Vec<u8>> {
     let (residual_top, layers) = extents(net, &held[..held.len().min(8)]).map_err(failed)?;
     let residual = (RESIDUAL_TOP / residual_top.max(1e-6)).log2().floor().exp2();
     let mut export = Export { net, config: header(name, head), parts: Vec::new() };

@@ -5,10 +5,10 @@
 //! absorb them.
 
 use super::ops::attention::{Dims, SelfAttention};
+use super::ops::compose;
 use super::ops::embed::{EmbedSum, NONE};
 use super::ops::feed_forward::FeedForward;
 use super::ops::loss::{CLASSES, HeadLoss, Targets};
-use super::ops::compose;
 use candle_core::{Device, Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;

@@ -136,7 +136,13 @@ pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Pro
         }
         let tokens = (head.step - first) * options.sequences * options.len;
         let tokens_per_second = tokens as f64 / start.elapsed().as_secs_f64();
-        report(Progress { step: head.step, steps: options.steps, train_bpb, held_out_bpb, tokens_per_second });
+        report(Progress {
+            step: head.step,
+            steps: options.steps,
+            train_bpb,
+            held_out_bpb,
+            tokens_per_second,
+        });
     }
     checkpoint::save(&options.checkpoint, &head, &net, &optimiser)?;
     if head.step < options.steps {
@@ -155,7 +161,8 @@ fn step(net: &Net, optimiser: &mut Optimiser, batch: &Batch, factor: f64) -> Res
     let (value, grads) = inner().map_err(failed)?;
     if !value.is_finite() {
         return Err(Error::Usage(
-            "training diverged (the loss is no number): resume from the checkpoint with a lower rate".to_owned(),
+            "training diverged (the loss is no number): resume from the checkpoint with a lower rate"
+                .to_owned(),
         ));
     }
     optimiser.step(net, &grads, factor).map_err(failed)?;

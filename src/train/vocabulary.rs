@@ -24,7 +24,9 @@ fn to_byte(c: char) -> u8 {
 /// Learns `size` tokens from samples: the 256 bytes and the most useful longer strings.
 pub fn learn(samples: &[&[u8]], size: usize) -> Result<Vec<Vec<u8>>> {
     if !(256..=65_535).contains(&size) {
-        return Err(Error::Usage(format!("a vocabulary of {size} tokens: between 256 and 65,535 are possible")));
+        return Err(Error::Usage(format!(
+            "a vocabulary of {size} tokens: between 256 and 65,535 are possible"
+        )));
     }
     let mut counts: HashMap<&[u8], u64> = HashMap::new();
     for sample in samples {
@@ -45,7 +47,8 @@ pub fn learn(samples: &[&[u8]], size: usize) -> Result<Vec<Vec<u8>>> {
     // The trainer counts what it is fed; a repeated word is fed as often as it occurs, up to a bound
     // that keeps the proportions of all but the commonest.
     let texts: Vec<String> = words.iter().map(|(w, _)| w.iter().map(|&b| to_char(b)).collect()).collect();
-    let fed = texts.iter().zip(&words).flat_map(|(t, &(_, n))| std::iter::repeat_n(t, n.min(200_000) as usize));
+    let fed =
+        texts.iter().zip(&words).flat_map(|(t, &(_, n))| std::iter::repeat_n(t, n.min(200_000) as usize));
     trainer.feed(fed, |s| Ok(vec![s.to_owned()])).map_err(failed)?;
     let mut model = BPE::default();
     trainer.train(&mut model).map_err(failed)?;
@@ -100,7 +103,11 @@ fn piece_len(rest: &[u8]) -> usize {
         (Class::Space, _) => {
             // The last blank before a word goes with the word.
             let n = run(0, Class::Space);
-            if n > 1 && rest.get(n).is_some_and(|&b| class(b) == Class::Letter) && rest[n - 1] == b' ' && rest[n - 2] != b' ' {
+            if n > 1
+                && rest.get(n).is_some_and(|&b| class(b) == Class::Letter)
+                && rest[n - 1] == b' '
+                && rest[n - 2] != b' '
+            {
                 n - 1
             } else {
                 n

@@ -74,7 +74,9 @@ impl ChunkHead {
         }
         if form.is_none() {
             let explicit = self.raw_len != chunk_size;
-            out.push(self.codec as u8 | if explicit { EXT_RAW_LEN } else { 0 } | (self.refs.len() as u8) << 4);
+            out.push(
+                self.codec as u8 | if explicit { EXT_RAW_LEN } else { 0 } | (self.refs.len() as u8) << 4,
+            );
             if self.codec == Codec::Neural {
                 out.push(self.model);
             }
@@ -93,7 +95,8 @@ impl ChunkHead {
         if len == LEN_ESCAPE {
             len += input.bounded_u32(limits::CHUNK_SIZE_MAX, "a chunk's coded length exceeds the limit")?;
         }
-        let (mut codec, mut model, mut raw_len, mut ref_count) = (Codec::Neural, 0, chunk_size, usize::from(form));
+        let (mut codec, mut model, mut raw_len, mut ref_count) =
+            (Codec::Neural, 0, chunk_size, usize::from(form));
         match form {
             FORM_ZSTD => (codec, ref_count) = (Codec::Zstd, 0),
             FORM_STORED => (codec, ref_count) = (Codec::Stored, 0),
@@ -170,7 +173,14 @@ impl Place {
 }
 
 /// Appends the frame of a chunk.
-pub fn write_chunk(head: &ChunkHead, chunk_size: u32, payload: &[u8], check: [u8; 4], place: Place, out: &mut Vec<u8>) {
+pub fn write_chunk(
+    head: &ChunkHead,
+    chunk_size: u32,
+    payload: &[u8],
+    check: [u8; 4],
+    place: Place,
+    out: &mut Vec<u8>,
+) {
     let start = out.len();
     head.write(chunk_size, out);
     out.extend_from_slice(payload);
@@ -213,7 +223,8 @@ mod tests {
     const PLACE: Place = Place { salt: 77, index: 3 };
 
     fn heads() -> Vec<ChunkHead> {
-        let neural = ChunkHead { codec: Codec::Neural, model: 0, raw_len: SIZE, coded_len: 3000, refs: vec![] };
+        let neural =
+            ChunkHead { codec: Codec::Neural, model: 0, raw_len: SIZE, coded_len: 3000, refs: vec![] };
         vec![
             neural.clone(),
             ChunkHead { coded_len: 0, ..neural.clone() },
@@ -273,18 +284,18 @@ mod tests {
     fn heads_that_break_a_rule_are_refused() {
         let extended = |len: u16, rest: &[u8]| [&(FORM_EXTENDED << 13 | len).to_le_bytes(), rest].concat();
         for bytes in [
-            extended(10, &[3]),                   // unknown codec
-            extended(10, &[2, 0]),                // has a short form
-            extended(10, &[1]),                   // has a short form
-            extended(0, &[0]),                    // has a short form
-            extended(0, &[8, 0]),                 // no raw bytes
-            extended(10, &[9, 10]),               // not shorter than raw
-            extended(10, &[8, 20]),               // stored with a length
-            extended(0, &[0x18, 20, 1]),          // stored with references
+            extended(10, &[3]),                                  // unknown codec
+            extended(10, &[2, 0]),                               // has a short form
+            extended(10, &[1]),                                  // has a short form
+            extended(0, &[0]),                                   // has a short form
+            extended(0, &[8, 0]),                                // no raw bytes
+            extended(10, &[9, 10]),                              // not shorter than raw
+            extended(10, &[8, 20]),                              // stored with a length
+            extended(0, &[0x18, 20, 1]),                         // stored with references
             extended(10, &[0x92, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]), // nine references
-            extended(10, &[0x11, 0]),             // names itself
-            extended(10, &[0x21, 5, 5]),          // names one twice
-            extended(10, &[9, 0x81, 0x80, 0x01]), // longer than the chunk size
+            extended(10, &[0x11, 0]),                            // names itself
+            extended(10, &[0x21, 5, 5]),                         // names one twice
+            extended(10, &[9, 0x81, 0x80, 0x01]),                // longer than the chunk size
         ] {
             assert!(ChunkHead::read(&mut Cursor::at(&bytes, 0), SIZE).is_err(), "{bytes:?}");
         }

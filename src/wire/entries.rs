@@ -68,8 +68,12 @@ impl Entries {
             entry.mode = input.bounded_u32(0o7777, "a mode has more than twelve bits")? as u16;
         }
         let owner = "an owner exceeds 32 bits";
-        read_deltas(input, &mut entries, |entry, id| u32::try_from(id).map(|id| entry.uid = id).map_err(|_| owner))?;
-        read_deltas(input, &mut entries, |entry, id| u32::try_from(id).map(|id| entry.gid = id).map_err(|_| owner))?;
+        read_deltas(input, &mut entries, |entry, id| {
+            u32::try_from(id).map(|id| entry.uid = id).map_err(|_| owner)
+        })?;
+        read_deltas(input, &mut entries, |entry, id| {
+            u32::try_from(id).map(|id| entry.gid = id).map_err(|_| owner)
+        })?;
         read_deltas(input, &mut entries, |entry, secs| {
             entry.mtime.secs = secs;
             Ok(())
@@ -156,8 +160,13 @@ impl Entries {
             for _ in 0..count {
                 let name = get_bytes(input, limits::XATTR_NAME, "an attribute's name is too long")?;
                 let value = get_bytes(input, limits::XATTR_VALUE, "an attribute's value is too long")?;
-                if name.is_empty() || name.contains(&0) || xattrs.last().is_some_and(|(last, _)| *last >= name) {
-                    return Err(input.corrupt("attributes are not sorted, or a name is empty or holds a NUL byte"));
+                if name.is_empty()
+                    || name.contains(&0)
+                    || xattrs.last().is_some_and(|(last, _)| *last >= name)
+                {
+                    return Err(
+                        input.corrupt("attributes are not sorted, or a name is empty or holds a NUL byte")
+                    );
                 }
                 xattrs.push((name, value));
             }

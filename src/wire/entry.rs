@@ -41,14 +41,28 @@ pub struct Timestamp {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     Directory,
-    File { size: u64, extents: Vec<Extent>, hash: ContentHash },
-    Symlink { target: Vec<u8> },
+    File {
+        size: u64,
+        extents: Vec<Extent>,
+        hash: ContentHash,
+    },
+    Symlink {
+        target: Vec<u8>,
+    },
     /// Another name of an earlier `File` entry.
-    Hardlink { target: EntryId },
+    Hardlink {
+        target: EntryId,
+    },
     Fifo,
     Socket,
-    CharDevice { major: u32, minor: u32 },
-    BlockDevice { major: u32, minor: u32 },
+    CharDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
 }
 
 /// `len` bytes of a file from `file_offset` on, found in the raw stream at `raw_offset`.

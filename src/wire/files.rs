@@ -167,8 +167,10 @@ mod tests {
     }
 
     fn file(path: &str, size: u64, extents: &[(u64, u64, u64)]) -> Entry {
-        let extents: Vec<_> =
-            extents.iter().map(|&(file_offset, raw_offset, len)| Extent { file_offset, raw_offset, len }).collect();
+        let extents: Vec<_> = extents
+            .iter()
+            .map(|&(file_offset, raw_offset, len)| Extent { file_offset, raw_offset, len })
+            .collect();
         let hash = if extents.is_empty() { empty_hash() } else { [path.len() as u8; 16] };
         entry(path, Kind::File { size, extents, hash })
     }
@@ -232,8 +234,12 @@ mod tests {
         let bytes = written(&sample());
         let moved = Base { entry: 140, raw: 51_000 };
         let read = Entries::read(&mut Cursor::inside(&bytes, 0), moved).unwrap();
-        assert!(matches!(&read.entries[2].kind, Kind::File { extents, .. } if extents[0].raw_offset == 51_050));
-        assert!(matches!(&read.entries[5].kind, Kind::File { extents, .. } if extents[0].raw_offset == 50_007));
+        assert!(
+            matches!(&read.entries[2].kind, Kind::File { extents, .. } if extents[0].raw_offset == 51_050)
+        );
+        assert!(
+            matches!(&read.entries[5].kind, Kind::File { extents, .. } if extents[0].raw_offset == 50_007)
+        );
         assert!(matches!(read.entries[10].kind, Kind::Hardlink { target: EntryId(142) }));
     }
 

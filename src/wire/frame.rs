@@ -173,7 +173,10 @@ mod tests {
             let mut bytes = Vec::new();
             let crc = write_frame(FrameKind::Group, plain, &mut bytes).unwrap();
             let frame = Frame::read(&bytes, 0).unwrap();
-            assert_eq!((frame.kind, &frame.plain[..], frame.len, frame.crc), (FrameKind::Group, plain, bytes.len(), crc));
+            assert_eq!(
+                (frame.kind, &frame.plain[..], frame.len, frame.crc),
+                (FrameKind::Group, plain, bytes.len(), crc)
+            );
             assert!(bytes.len() <= plain.len() + 14);
         }
     }
@@ -212,6 +215,9 @@ mod tests {
         let end = bytes.len() - 4;
         let crc = crc32fast::hash(&bytes[..end]).to_le_bytes();
         bytes[end..].copy_from_slice(&crc);
-        assert!(matches!(Frame::read(&bytes, 0), Err(Error::Corrupt { rule: "a frame does not unpack", .. })));
+        assert!(matches!(
+            Frame::read(&bytes, 0),
+            Err(Error::Corrupt { rule: "a frame does not unpack", .. })
+        ));
     }
 }

@@ -36,7 +36,8 @@ impl Group {
     pub fn read(input: &mut Cursor<'_>) -> Result<Self> {
         let salt = input.u32()?;
         let raw_len = input.bounded_u32(limits::GROUP_LEN, "a group is longer than the limit")?;
-        let chunk_size = input.bounded_u32(limits::CHUNK_SIZE_MAX, "a group's chunk size exceeds the limit")?;
+        let chunk_size =
+            input.bounded_u32(limits::CHUNK_SIZE_MAX, "a group's chunk size exceeds the limit")?;
         let chunk_count = input.bounded_u32(limits::GROUP_CHUNKS, "a group has too many chunks")?;
         let entry_count = input.bounded_u32(limits::GROUP_ENTRIES, "a group has too many entries")?;
         let body_len = input.bounded_u32(u32::MAX, "a group's chunks are longer than the limit")?;
@@ -51,7 +52,8 @@ impl Group {
             return Err(input.corrupt("a group's length does not fit its chunks"));
         }
         // A frame has at least two bytes of head and its checks, and at most its raw bytes more.
-        let most = u64::from(raw_len) + u64::from(chunk_count) * (super::chunk::HEAD_MAX + super::chunk::CHECKS_LEN) as u64;
+        let most = u64::from(raw_len)
+            + u64::from(chunk_count) * (super::chunk::HEAD_MAX + super::chunk::CHECKS_LEN) as u64;
         if u64::from(body_len) < u64::from(chunk_count) * 10 || u64::from(body_len) > most {
             return Err(input.corrupt("a group's stored length does not fit its chunks"));
         }

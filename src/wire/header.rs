@@ -54,7 +54,10 @@ impl Header {
             return Err(Error::NotAnArchive);
         }
         if data.len() < HEADER_LEN {
-            return Err(Error::Truncated { offset: data.len() as u64, needed: (HEADER_LEN - data.len()) as u64 });
+            return Err(Error::Truncated {
+                offset: data.len() as u64,
+                needed: (HEADER_LEN - data.len()) as u64,
+            });
         }
         let mut input = Cursor::at(&data[..HEADER_LEN], 0);
         input.bytes(MAGIC.len())?;

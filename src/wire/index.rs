@@ -64,7 +64,14 @@ impl Index {
         let mut end = super::header::HEADER_LEN as u64;
         for group in &self.groups {
             put_varint(out, group.offset - end);
-            for value in [group.head_len, group.body_len, group.table_len, group.raw_len, group.chunk_count, group.entry_count] {
+            for value in [
+                group.head_len,
+                group.body_len,
+                group.table_len,
+                group.raw_len,
+                group.chunk_count,
+                group.entry_count,
+            ] {
                 put_varint(out, value.into());
             }
             out.extend(group.crc.to_le_bytes());

@@ -43,7 +43,8 @@ pub fn read_models(input: &mut Cursor<'_>) -> Result<Vec<ModelRef>> {
             _ => return Err(input.corrupt("a model has unknown flags")),
         };
         let len = input.bounded_len(limits::MODEL_NAME, "a model's name is too long")?;
-        let name = str::from_utf8(input.bytes(len)?).map_err(|_| input.corrupt("a model's name is not UTF-8"))?;
+        let name =
+            str::from_utf8(input.bytes(len)?).map_err(|_| input.corrupt("a model's name is not UTF-8"))?;
         models.push(ModelRef { fingerprint, name: name.to_owned(), embedded });
     }
     Ok(models)

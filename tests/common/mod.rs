@@ -36,8 +36,14 @@ pub fn snapshot(root: &Path) -> BTreeMap<Vec<u8>, Object> {
     objects
 }
 
-fn walk(folder: OwnedFd, path: &[u8], objects: &mut BTreeMap<Vec<u8>, Object>, inodes: &mut BTreeMap<(u64, u64), Vec<u8>>) {
-    let mut names: Vec<Vec<u8>> = Dir::read_from(&folder).unwrap().map(|e| e.unwrap().file_name().to_bytes().to_vec()).collect();
+fn walk(
+    folder: OwnedFd,
+    path: &[u8],
+    objects: &mut BTreeMap<Vec<u8>, Object>,
+    inodes: &mut BTreeMap<(u64, u64), Vec<u8>>,
+) {
+    let mut names: Vec<Vec<u8>> =
+        Dir::read_from(&folder).unwrap().map(|e| e.unwrap().file_name().to_bytes().to_vec()).collect();
     names.retain(|name| name != b"." && name != b"..");
     names.sort();
     for name in names {
@@ -46,7 +52,18 @@ fn walk(folder: OwnedFd, path: &[u8], objects: &mut BTreeMap<Vec<u8>, Object>, i
         let is_dir = FileType::from_raw_mode(found.mode) == FileType::Directory;
         objects.insert(below.clone(), found);
         if is_dir {
-            walk(fs::openat(&folder, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).unwrap(), &below, objects, inodes);
+            walk(
+                fs::openat(
+                    &folder,
+                    &name,
+                    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
+                    Mode::empty(),
+                )
+                .unwrap(),
+                &below,
+                objects,
+                inodes,
+            );
         }
     }
 }
@@ -61,11 +78,17 @@ fn object(folder: &OwnedFd, name: &[u8], path: &[u8], inodes: &mut BTreeMap<(u64
             hasher.update_reader(std::fs::File::from(file)).unwrap();
             *hasher.finalize().as_bytes()
         }
-        FileType::Symlink => *blake3::hash(fs::readlinkat(folder, name, Vec::new()).unwrap().as_bytes()).as_bytes(),
+        FileType::Symlink => {
+            *blake3::hash(fs::readlinkat(folder, name, Vec::new()).unwrap().as_bytes()).as_bytes()
+        }
         _ => [0; 32],
     };
     let is_file = kind == FileType::RegularFile;
-    let same_as = if is_file { inodes.entry((stat.st_dev, stat.st_ino)).or_insert_with(|| path.to_vec()).clone() } else { Vec::new() };
+    let same_as = if is_file {
+        inodes.entry((stat.st_dev, stat.st_ino)).or_insert_with(|| path.to_vec()).clone()
+    } else {
+        Vec::new()
+    };
     Object {
         mode: stat.st_mode,
         uid: stat.st_uid,
@@ -86,7 +109,9 @@ fn xattrs(folder: &OwnedFd, name: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut list = vec![0; 4096];
     let len = fs::llistxattr(&path[..], &mut list[..]).unwrap_or(0);
     let mut found = Vec::new();
-    for key in list[..len].split(|&b| b == 0).filter(|key| !key.is_empty() && !key.starts_with(b"security.selinux")) {
+    for key in
+        list[..len].split(|&b| b == 0).filter(|key| !key.is_empty() && !key.starts_with(b"security.selinux"))
+    {
         let mut value = vec![0; 4096];
         let len = fs::lgetxattr(&path[..], key, &mut value[..]).unwrap();
         found.push((String::from_utf8(key.to_vec()).unwrap(), value[..len].to_vec()));
@@ -131,7 +156,10 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 /// Text with repetitions, the same for each seed.
 pub fn prose(seed: u64, len: usize) -> Vec<u8> {
-    const WORDS: [&str; 12] = ["the ", "archive ", "of ", "a ", "chunk ", "is ", "read ", "at ", "random ", "and\n", "written ", "once. "];
+    const WORDS: [&str; 12] = [
+        "the ", "archive ", "of ", "a ", "chunk ", "is ", "read ", "at ", "random ", "and\n", "written ",
+        "once. ",
+    ];
     let mut text = Vec::with_capacity(len + 16);
     for byte in noise(seed, len) {
         text.extend_from_slice(WORDS[usize::from(byte) % WORDS.len()].as_bytes());

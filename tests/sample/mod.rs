@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use s3a::archive::{
-    Archive, Content, ContentWarning, Earlier, Entry, EntryId, Kind, OpenOptions, References, Stats, Timestamp, Writer, WriterOptions,
+    Archive, Content, ContentWarning, Earlier, Entry, EntryId, Kind, OpenOptions, References, Stats,
+    Timestamp, Writer, WriterOptions,
 };
 use s3a::codec::{ChunkModel, DecodeJob, EncodeJob, Models};
 use s3a::error::{Error, Result};
@@ -100,7 +101,12 @@ pub struct SampleWriter {
 
 impl SampleWriter {
     pub fn new(adapt: impl FnOnce(&mut WriterOptions)) -> Self {
-        let mut options = WriterOptions { chunk_size: 4096, group_len: 3 * 4096, models: models(), ..WriterOptions::default() };
+        let mut options = WriterOptions {
+            chunk_size: 4096,
+            group_len: 3 * 4096,
+            models: models(),
+            ..WriterOptions::default()
+        };
         adapt(&mut options);
         Self { writer: Writer::create(Vec::new(), options).unwrap(), files: Vec::new() }
     }
@@ -164,7 +170,10 @@ impl Sample {
         Self::with_options(fill, |_| {})
     }
 
-    pub fn with_options(fill: impl FnOnce(&mut SampleWriter), adapt: impl FnOnce(&mut WriterOptions)) -> Self {
+    pub fn with_options(
+        fill: impl FnOnce(&mut SampleWriter),
+        adapt: impl FnOnce(&mut WriterOptions),
+    ) -> Self {
         let mut writer = SampleWriter::new(adapt);
         fill(&mut writer);
         writer.finish()

@@ -115,7 +115,15 @@ fn scores(dims: Dims, qkv: &[f32], h: usize, block: (usize, usize, usize), bias:
     }
 }
 
-fn forward(dims: Dims, x: &[f32], packed: &[f32], y: &mut [f32], qkv: &mut [f32], mixed: &mut [f32], log_sum: &mut [f32]) {
+fn forward(
+    dims: Dims,
+    x: &[f32],
+    packed: &[f32],
+    y: &mut [f32],
+    qkv: &mut [f32],
+    mixed: &mut [f32],
+    log_sum: &mut [f32],
+) {
     let (d, n) = (dims.d, dims.len);
     let (w_qkv, w_out, bias) = dims.split(packed);
     let mut normed = vec![0.0; n * d];
@@ -128,16 +136,20 @@ fn forward(dims: Dims, x: &[f32], packed: &[f32], y: &mut [f32], qkv: &mut [f32]
         let keys = end - first;
         for h in 0..dims.heads {
             scores(dims, qkv, h, block, bias, &mut s);
-            vector::dispatch(Arch::new(), #[inline(always)] || {
-                for t in start..end {
-                    let row = &mut s[(t - start) * keys..][..keys];
-                    let max = vector::max(row);
-                    let sum = vector::exp_sum(row, max);
-                    log_sum[t * dims.heads + h] = max + sum.ln();
-                    let inverse = 1.0 / sum;
-                    row.iter_mut().for_each(|v| *v *= inverse);
-                }
-            });
+            vector::dispatch(
+                Arch::new(),
+                #[inline(always)]
+                || {
+                    for t in start..end {
+                        let row = &mut s[(t - start) * keys..][..keys];
+                        let max = vector::max(row);
+                        let sum = vector::exp_sum(row, max);
+                        log_sum[t * dims.heads + h] = max + sum.ln();
+                        let inverse = 1.0 / sum;
+                        row.iter_mut().for_each(|v| *v *= inverse);
+                    }
+                },
+            );
             let (_, _, v) = dims.columns(h);
             let inner = dims.inner();
             let to = &mut mixed[start * inner + h * dims.head_size..];
@@ -179,35 +191,46 @@ fn backward(dims: Dims, packed: &[f32], seq: &Sequence<'_>, dx: &mut [f32], sums
             let d_out = Mat::new(&d_mixed[start * inner + h * size..], rows, size, inner);
             let values = Mat::new(&seq.qkv[first * stride + v..], keys, size, stride);
             matmul(&mut dp, keys, 0.0, d_out, values.t(), 1.0);
-            vector::dispatch(Arch::new(), #[inline(always)] || {
-                for t in start..end {
-                    let at = (t - start) * keys;
-                    let (p, dp) = (&mut p[at..at + keys], &mut dp[at..at + keys]);
-                    let log_sum = seq.log_sum[t * dims.heads + h];
-                    let here = t * inner + h * size..t * inner + (h + 1) * size;
-                    let delta = vector::dot(&d_mixed[here.clone()], &seq.mixed[here]);
-                    for (p, dp) in p.iter_mut().zip(dp.iter_mut()) {
-                        *p = vector::exp(*p - log_sum);
-                        *dp = *p * (*dp - delta);
+            vector::dispatch(
+                Arch::new(),
+                #[inline(always)]
+                || {
+                    for t in start..end {
+                        let at = (t - start) * keys;
+                        let (p, dp) = (&mut p[at..at + keys], &mut dp[at..at + keys]);
+                        let log_sum = seq.log_sum[t * dims.heads + h];
+                        let here = t * inner + h * size..t * inner + (h + 1) * size;
+                        let delta = vector::dot(&d_mixed[here.clone()], &seq.mixed[here]);
+                        for (p, dp) in p.iter_mut().zip(dp.iter_mut()) {
+                            *p = vector::exp(*p - log_sum);
+                            *dp = *p * (*dp - delta);
+                        }
+                        let low = (t + 1).saturating_sub(dims.window).max(first) - first;
+                        let high = t - first;
+                        p[..low].fill(0.0);
+                        p[high + 1..].fill(0.0);
+                        dp[..low].fill(0.0);
+                        dp[high + 1..].fill(0.0);
+                        let d_bias = &mut d_bias[h * dims.window..][..=high - low];
+                        for (b, g) in d_bias.iter_mut().rev().zip(&dp[low..=high]) {
+                            *b += g;
+                        }
                     }
-                    let low = (t + 1).saturating_sub(dims.window).max(first) - first;
-                    let high = t - first;
-                    p[..low].fill(0.0);
-                    p[high + 1..].fill(0.0);
-                    dp[..low].fill(0.0);
-                    dp[high + 1..].fill(0.0);
-                    let d_bias = &mut d_bias[h * dims.window..][..=high - low];
-                    for (b, g) in d_bias.iter_mut().rev().zip(&dp[low..=high]) {
-                        *b += g;
-                    }
-                }
-            });
+                },
+            );
             let ds = Mat::new(&dp, rows, keys, keys);
             let queries = Mat::new(&seq.qkv[start * stride + q..], rows, size, stride);
             let keys_mat = Mat::new(&seq.qkv[first * stride + k..], keys, size, stride);
             matmul(&mut d_qkv[start * stride + q..], stride, 0.0, ds, keys_mat, dims.scale());
             matmul(&mut d_qkv[first * stride + k..], stride, 1.0, ds.t(), queries, dims.scale());
-            matmul(&mut d_qkv[first * stride + v..], stride, 1.0, Mat::new(&p, rows, keys, keys).t(), d_out, 1.0);
+            matmul(
+                &mut d_qkv[first * stride + v..],
+                stride,
+                1.0,
+                Mat::new(&p, rows, keys, keys).t(),
+                d_out,
+                1.0,
+            );
         }
     }
     let mut normed = vec![0.0; n * d];
@@ -237,8 +260,11 @@ impl CustomOp2 for SelfAttention {
         let (len, d, inner, stride) = (dims.len, dims.d, dims.inner(), dims.qkv());
         let n = x.len() / d;
         let mut y = x.to_vec();
-        let mut saved =
-            Saved { qkv: vec![0.0; n * stride], mixed: vec![0.0; n * inner], log_sum: vec![0.0; n * dims.heads] };
+        let mut saved = Saved {
+            qkv: vec![0.0; n * stride],
+            mixed: vec![0.0; n * inner],
+            log_sum: vec![0.0; n * dims.heads],
+        };
         y.par_chunks_mut(len * d)
             .zip(x.par_chunks(len * d))
             .zip(saved.qkv.par_chunks_mut(len * stride))

@@ -38,7 +38,10 @@ pub fn attention(x: &Tensor, packed: &Tensor, dims: Dims) -> Result<Tensor> {
     let bias = part(packed, (q_rows + 2 * kv_rows + q_rows) * d, heads, window)?;
     let qkv = normalise(x)?.matmul(&w_qkv.t()?)?;
     let split = |at: usize, n: usize| -> Result<Tensor> {
-        qkv.narrow(1, at, n * head_size)?.reshape((sequences, len, n, head_size))?.transpose(1, 2)?.contiguous()
+        qkv.narrow(1, at, n * head_size)?
+            .reshape((sequences, len, n, head_size))?
+            .transpose(1, 2)?
+            .contiguous()
     };
     let repeat = |t: Tensor| -> Result<Tensor> {
         let groups = heads / kv_heads;
@@ -95,7 +98,8 @@ pub fn logits(x: &Tensor, packed: &Tensor, vocab: usize, slots: usize, targets: 
         .enumerate()
         .map(|(i, &c)| (i % slots * CLASSES) as u32 + u32::from(c))
         .collect();
-    let bias = bias.index_select(&Tensor::from_vec(class_rows, n * slots, device)?, 0)?.reshape((n, slots))?;
+    let bias =
+        bias.index_select(&Tensor::from_vec(class_rows, n * slots, device)?, 0)?.reshape((n, slots))?;
     let used: Vec<f32> = targets.candidates.iter().map(|&c| f32::from(u8::from(c != NONE))).collect();
     let index: Vec<u32> = targets.candidates.iter().map(|&c| if c == NONE { 0 } else { c }).collect();
     let bonus = (z.narrow(1, vocab, slots)? + bias)?.mul(&Tensor::from_vec(used, (n, slots), device)?)?;

@@ -25,22 +25,30 @@ impl FeedForward {
 }
 
 fn square_relu(u: &[f32], f: &mut [f32]) {
-    vector::dispatch(Arch::new(), #[inline(always)] || {
-        for (f, u) in f.iter_mut().zip(u) {
-            let r = if *u > 0.0 { *u } else { 0.0 };
-            *f = r * r;
-        }
-    });
+    vector::dispatch(
+        Arch::new(),
+        #[inline(always)]
+        || {
+            for (f, u) in f.iter_mut().zip(u) {
+                let r = if *u > 0.0 { *u } else { 0.0 };
+                *f = r * r;
+            }
+        },
+    );
 }
 
 /// `df` becomes the gradient of `u`.
 fn square_relu_backward(u: &[f32], df: &mut [f32]) {
-    vector::dispatch(Arch::new(), #[inline(always)] || {
-        for (g, u) in df.iter_mut().zip(u) {
-            let r = if *u > 0.0 { *u } else { 0.0 };
-            *g *= 2.0 * r;
-        }
-    });
+    vector::dispatch(
+        Arch::new(),
+        #[inline(always)]
+        || {
+            for (g, u) in df.iter_mut().zip(u) {
+                let r = if *u > 0.0 { *u } else { 0.0 };
+                *g *= 2.0 * r;
+            }
+        },
+    );
 }
 
 impl CustomOp2 for FeedForward {
@@ -61,8 +69,10 @@ impl CustomOp2 for FeedForward {
         let n = x.len() / d;
         let mut y = x.to_vec();
         let mut hidden = vec![0.0; n * ff];
-        y.par_chunks_mut(ROWS * d).zip(hidden.par_chunks_mut(ROWS * ff)).zip(x.par_chunks(ROWS * d)).for_each(
-            |((y, u), x)| {
+        y.par_chunks_mut(ROWS * d)
+            .zip(hidden.par_chunks_mut(ROWS * ff))
+            .zip(x.par_chunks(ROWS * d))
+            .for_each(|((y, u), x)| {
                 let rows = x.len() / d;
                 let mut normed = vec![0.0; rows * d];
                 let mut f = vec![0.0; rows * ff];
@@ -70,8 +80,7 @@ impl CustomOp2 for FeedForward {
                 matmul(u, ff, 0.0, Mat::new(&normed, rows, d, d), Mat::new(up, ff, d, d).t(), 1.0);
                 square_relu(u, &mut f);
                 matmul(y, d, 1.0, Mat::new(&f, rows, ff, ff), Mat::new(down, d, ff, ff).t(), 1.0);
-            },
-        );
+            });
         keep(&self.kept, hidden);
         Ok((CpuStorage::F32(y), Shape::from((n, d))))
     }

@@ -43,7 +43,15 @@ impl HeadLoss {
     }
 
     /// Loss of one group of rows from `first` on; `dx` and `sums` get the gradients.
-    fn group(&self, first: usize, x: &[f32], packed: &[f32], weight: f32, dx: &mut [f32], sums: &mut [f32]) -> f64 {
+    fn group(
+        &self,
+        first: usize,
+        x: &[f32],
+        packed: &[f32],
+        weight: f32,
+        dx: &mut [f32],
+        sums: &mut [f32],
+    ) -> f64 {
         let (d, v, k) = (self.d, self.vocab, self.slots);
         let cols = v + k;
         let (w, bias) = packed.split_at(cols * d);
@@ -60,15 +68,19 @@ impl HeadLoss {
             vector::normalise(x, d, normed, &mut inverse);
             matmul(z, cols, 0.0, Mat::new(normed, rows, d, d), Mat::new(w, cols, d, d).t(), 1.0);
             let base = first + block * ROWS;
-            loss += vector::dispatch(Arch::new(), #[inline(always)] || {
-                let mut loss = 0.0f64;
-                for r in 0..rows {
-                    let row = &mut z[r * cols..][..cols];
-                    let at = (base + r) * k..(base + r + 1) * k;
-                    loss += f64::from(self.row(row, base + r, at, bias, weight, d_bias));
-                }
-                loss
-            });
+            loss += vector::dispatch(
+                Arch::new(),
+                #[inline(always)]
+                || {
+                    let mut loss = 0.0f64;
+                    for r in 0..rows {
+                        let row = &mut z[r * cols..][..cols];
+                        let at = (base + r) * k..(base + r + 1) * k;
+                        loss += f64::from(self.row(row, base + r, at, bias, weight, d_bias));
+                    }
+                    loss
+                },
+            );
             let dz = Mat::new(z, rows, cols, cols);
             matmul(d_w, d, 1.0, dz.t(), Mat::new(normed, rows, d, d), 1.0);
             matmul(d_normed, d, 0.0, dz, Mat::new(w, cols, d, d), 1.0);
@@ -79,7 +91,15 @@ impl HeadLoss {
 
     /// Turns a row of logits and gates into their gradients times `weight`; gives the loss.
     #[inline(always)]
-    fn row(&self, row: &mut [f32], i: usize, at: std::ops::Range<usize>, bias: &[f32], weight: f32, d_bias: &mut [f32]) -> f32 {
+    fn row(
+        &self,
+        row: &mut [f32],
+        i: usize,
+        at: std::ops::Range<usize>,
+        bias: &[f32],
+        weight: f32,
+        d_bias: &mut [f32],
+    ) -> f32 {
         let targets = &*self.targets;
         let (z, gates) = row.split_at_mut(self.vocab);
         let candidates = &targets.candidates[at.clone()];

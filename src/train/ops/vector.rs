@@ -98,37 +98,49 @@ pub fn inverse_rms(row: &[f32]) -> f32 {
 
 /// Normalises each row of `x` (rows of `d`) into `out` and notes the factors in `inverse`.
 pub fn normalise(x: &[f32], d: usize, out: &mut [f32], inverse: &mut [f32]) {
-    dispatch(Arch::new(), #[inline(always)] || {
-        for ((row, to), inv) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)).zip(inverse) {
-            *inv = inverse_rms(row);
-            for (t, v) in to.iter_mut().zip(row) {
-                *t = v * *inv;
+    dispatch(
+        Arch::new(),
+        #[inline(always)]
+        || {
+            for ((row, to), inv) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)).zip(inverse) {
+                *inv = inverse_rms(row);
+                for (t, v) in to.iter_mut().zip(row) {
+                    *t = v * *inv;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Adds to `dx` the gradient through `normalise`: `inv * (dn - n * mean(dn * n))`.
 pub fn normalise_backward(dn: &[f32], n: &[f32], inverse: &[f32], d: usize, dx: &mut [f32]) {
-    dispatch(Arch::new(), #[inline(always)] || {
-        for (((g, n), to), inv) in
-            dn.chunks_exact(d).zip(n.chunks_exact(d)).zip(dx.chunks_exact_mut(d)).zip(inverse)
-        {
-            let mean = dot(g, n) / d as f32;
-            for ((t, g), n) in to.iter_mut().zip(g).zip(n) {
-                *t += inv * (g - n * mean);
+    dispatch(
+        Arch::new(),
+        #[inline(always)]
+        || {
+            for (((g, n), to), inv) in
+                dn.chunks_exact(d).zip(n.chunks_exact(d)).zip(dx.chunks_exact_mut(d)).zip(inverse)
+            {
+                let mean = dot(g, n) / d as f32;
+                for ((t, g), n) in to.iter_mut().zip(g).zip(n) {
+                    *t += inv * (g - n * mean);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// `to += from`, element by element.
 pub fn add(to: &mut [f32], from: &[f32]) {
-    dispatch(Arch::new(), #[inline(always)] || {
-        for (t, f) in to.iter_mut().zip(from) {
-            *t += f;
-        }
-    });
+    dispatch(
+        Arch::new(),
+        #[inline(always)]
+        || {
+            for (t, f) in to.iter_mut().zip(from) {
+                *t += f;
+            }
+        },
+    );
 }
 
 #[cfg(test)]
