@@ -1,0 +1,109 @@
+//! Archives written once are read for ever: `tests/golden/*.s3a` against their contents.
+//!
+//! Until 1.0.0 they are written anew, on purpose, when the format or the arithmetic changes:
+//! `cargo test --test golden -- --ignored`. The independent decoder reads them too (`reference.rs`).
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{command, expect, noise, put};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// What the golden archives hold; made by code, so that it cannot drift.
+fn tree(root: &Path) {
+    let log: String = (0..80)
+        .map(|i| {
+            format!(
+                "2026-01-{:02} 12:{:02}:{:02} service[{}]: request {} took {} ms\n",
+                i % 28 + 1,
+                i * 7 % 60,
+                i * 13 % 60,
+                100 + i % 3,
+                i,
+                i * i % 97
+            )
+        })
+        .collect();
+    put(root, b"log.txt", log.as_bytes());
+    put(root, b"copy of log.txt", log.as_bytes());
+    put(root, b"sub/noise", &noise(7, 4500));
+    put(root, b"sub/deeper/zeros", &[0; 5000]);
+    put(root, b"empty", b"");
+    put(root, b"\xff name \n", b"not utf-8\n");
+    std::fs::create_dir(root.join("nothing")).unwrap();
+    std::fs::hard_link(root.join("log.txt"), root.join("sub/linked")).unwrap();
+    std::os::unix::fs::symlink("../log.txt", root.join("sub/symlink")).unwrap();
+}
+
+const GOLDENS: &[(&str, &[&str])] = &[
+    ("v1_0_neural", &["--model", "default", "--chunk-size", "4k", "--references", "2"]),
+    ("v1_0_embedded", &["--model", "MODEL", "--embed-model", "--chunk-size", "4k"]),
+    ("v1_0_zstd", &["--model", "none", "--chunk-size", "4k"]),
+    ("v1_0_large_chunks", &["--model", "none", "--chunk-size", "1m"]),
+];
+
+#[test]
+fn golden_archives_hold_what_they_held() {
+    let expected = tempfile::tempdir().unwrap();
+    tree(expected.path());
+    for (name, _) in GOLDENS {
+        for scalar in ["0", "1"] {
+            let out = tempfile::tempdir().unwrap();
+            let archive = folder().join(format!("{name}.s3a"));
+            let target = out.path().join("out");
+            let run = command(out.path())
+                .env("S3A_FORCE_SCALAR", scalar)
+                .arg("unpack")
+                .arg(&archive)
+                .arg("-C")
+                .arg(&target)
+                .output();
+            expect(&run.unwrap(), 0);
+            assert_eq!(contents(expected.path()), contents(&target), "{name}, scalar {scalar}");
+            expect(&command(out.path()).arg("verify").arg(&archive).output().unwrap(), 0);
+        }
+    }
+}
+
+/// Paths and contents; the golden archives are not about owners and times.
+fn contents(root: &Path) -> Vec<(PathBuf, String, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(folder) = todo.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let kind = std::fs::symlink_metadata(&path).unwrap().file_type();
+            let content = if kind.is_file() { std::fs::read(&path).unwrap() } else { Vec::new() };
+            let relative = path.strip_prefix(root).unwrap().to_owned();
+            found.push((relative, format!("{:?}", std::fs::read_link(&path).ok()), content));
+            if kind.is_dir() {
+                todo.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+#[ignore = "writes the golden archives anew"]
+fn write_the_golden_archives() {
+    let source = tempfile::tempdir().unwrap();
+    tree(source.path());
+    for (name, options) in GOLDENS {
+        let model = folder().join("tiny.safetensors");
+        let options = options.iter().map(|o| if *o == "MODEL" { model.as_os_str() } else { o.as_ref() });
+        let archive = folder().join(format!("{name}.s3a"));
+        let run = command(source.path())
+            .args(["pack", "-f", "-o"])
+            .arg(&archive)
+            .args(options)
+            .arg(source.path())
+            .output();
+        expect(&run.unwrap(), 0);
+    }
+}
