@@ -73,7 +73,7 @@ fn the_independent_decoder_unpacks_what_was_packed() {
     put(&tree, b"sub/noise", &noise(2, 5000));
     put(&tree, b"sub/copy", &prose(1, 9000));
     put(&tree, b"sub/longer", &[prose(1, 9000), noise(3, 10)].concat());
-    put(&tree, b"zeros", &[0; 9000]);
+    put(&tree, b"zeros", &[0; 5000]);
     put(&tree, b"empty", b"");
     put(&tree, b"\xff not utf-8", b"x");
     std::fs::create_dir(tree.join("none")).unwrap();
@@ -203,7 +203,7 @@ fn the_independent_decoder_computes_the_same_slots_for_every_kind_of_model() {
         return;
     }
     let plain = Config::new("plain", 32, 1, 256);
-    let long: Vec<u8> = [prose(4, 200), prose(5, 200)].concat();
+    let long: Vec<u8> = [prose(4, 120), prose(5, 120)].concat();
     let history: Vec<Arc<[u8]>> = vec![prose(4, 500).into(), noise(6, 40).into(), prose(5, 200).into()];
     for (config, c) in [
         (plain, &[][..]),
