@@ -15,10 +15,6 @@ use s3a::train::net::{Net, NetConfig};
 use s3a::train::optimiser::Optimiser;
 use s3a::train::vocabulary;
 
-// As in the program: blocks that come and go with every step stay with the process.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const STEPS: usize = 20;
 const SEQUENCES: usize = 8;
 const LEN: usize = 512;

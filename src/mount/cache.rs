@@ -2,14 +2,15 @@
 //!
 //! A chunk is in one of three states: kept, in flight, or neither. Who asks for a chunk in the
 //! third state claims it into a `Batch` and owes its decoding; all others who ask meanwhile wait
-//! for the same outcome. A batch that is dropped undone, by a panic or by a shutdown, fails its
-//! waiters, so nobody waits for ever. Errors reach all who wait and are then forgotten.
+//! for the same outcome. A batch that is dropped undone, by a shutdown, fails its waiters, so nobody
+//! waits for ever; a panic costs only the chunk that it is about. Errors reach all who wait and are then forgotten.
 //!
 //! Invariant under the lock: `bytes` is the sum of the costs of `kept` and at most `capacity`. A
 //! chunk can be kept while it is in flight: then another one's decode needed it as history.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -206,7 +207,7 @@ impl Batch {
             return;
         }
         let start = Instant::now();
-        let results = self.cache.source.decode(&self.ids, &*self.cache);
+        let results = self.decode();
         let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let mut bytes = 0;
         let mut results = results.into_iter();
@@ -225,6 +226,20 @@ impl Batch {
             self.cache.land(id, &outcome);
         }
         self.cache.learn_cost(bytes, nanos);
+    }
+}
+
+impl Batch {
+    /// Decodes the chunks together, or one by one if that panics, so that a panic costs its chunk only.
+    fn decode(&self) -> Vec<Result<Plain, Error>> {
+        let guarded = |ids: &[ChunkId]| {
+            catch_unwind(AssertUnwindSafe(|| self.cache.source.decode(ids, &*self.cache))).ok()
+        };
+        let one = |id: &ChunkId| {
+            let alone = guarded(std::slice::from_ref(id)).and_then(|mut results| results.pop());
+            alone.unwrap_or(Err(Error::Internal("a decode was given up")))
+        };
+        guarded(&self.ids).unwrap_or_else(|| self.ids.iter().map(one).collect())
     }
 }
 
@@ -349,17 +364,23 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_panics_or_is_dropped_fails_its_waiters() {
+    fn a_panic_costs_its_chunk_and_a_dropped_batch_fails_its_waiters() {
         let fake = Arc::new(Fake::chunks(4, 100));
         fake.panic_on(2);
         let cache = Cache::new(fake, 1 << 20);
         let (slots, batch) = cache.request([ChunkId(2), ChunkId(3)].into_iter());
-        assert!(std::thread::spawn(|| batch.run()).join().is_err());
+        batch.run();
+        for (slot, panicked) in slots.into_iter().zip([true, false]) {
+            let Slot::Pending(receiver) = slot else { unreachable!() };
+            let outcome = receiver.blocking_recv().unwrap();
+            assert_eq!(outcome.is_err_and(|e| matches!(*e, Error::Internal(_))), panicked);
+        }
+        let (slots, batch) = cache.request([ChunkId(0)].into_iter());
+        drop(batch);
         for slot in slots {
             let Slot::Pending(receiver) = slot else { unreachable!() };
             assert!(matches!(*receiver.blocking_recv().unwrap().unwrap_err(), Error::Internal(_)));
         }
-        drop(cache.claim([ChunkId(0)].into_iter()));
         assert!(read(&cache, 0).is_ok());
         assert!(read(&cache, 3).is_ok());
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -69,10 +70,20 @@ pub fn unmount(target: &Path, lazy: bool) -> Result<()> {
     }
 }
 
+/// How long a mount that is in use is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Unmounts whatever is at `full`, as root directly, else through fusermount.
 pub fn release(full: &Path, lazy: bool) -> Result<()> {
     let flags = UnmountFlags::NOFOLLOW | if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
-    match rustix::mount::unmount(full, flags) {
+    // What a reader held is given back a moment after it has ended.
+    let deadline = Instant::now() + PATIENCE;
+    let mut outcome = rustix::mount::unmount(full, flags);
+    while outcome == Err(Errno::BUSY) && Instant::now() < deadline {
+        std::thread::sleep(PATIENCE / 20);
+        outcome = rustix::mount::unmount(full, flags);
+    }
+    match outcome {
         Ok(()) => Ok(()),
         Err(Errno::PERM) => fusermount(full, lazy),
         Err(Errno::BUSY) => Err(busy(full)),

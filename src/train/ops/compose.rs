@@ -5,7 +5,7 @@
 use super::attention::Dims;
 use super::embed::NONE;
 use super::loss::{CLASSES, Targets};
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 
 /// Root-mean-square normalisation of rows, without a gain.
 pub fn normalise(x: &Tensor) -> Result<Tensor> {
@@ -102,8 +102,18 @@ pub fn logits(x: &Tensor, packed: &Tensor, vocab: usize, slots: usize, targets: 
         bias.index_select(&Tensor::from_vec(class_rows, n * slots, device)?, 0)?.reshape((n, slots))?;
     let used: Vec<f32> = targets.candidates.iter().map(|&c| f32::from(u8::from(c != NONE))).collect();
     let index: Vec<u32> = targets.candidates.iter().map(|&c| if c == NONE { 0 } else { c }).collect();
-    let bonus = (z.narrow(1, vocab, slots)? + bias)?.mul(&Tensor::from_vec(used, (n, slots), device)?)?;
-    logits.scatter_add(&Tensor::from_vec(index, (n, slots), device)?, &bonus.contiguous()?, 1)
+    let index = Tensor::from_vec(index, (n, slots), device)?;
+    let used = Tensor::from_vec(used, (n, slots), device)?;
+    let bonus = (z.narrow(1, vocab, slots)? + bias)?;
+    // A slot at a time, as candidates may coincide.
+    (0..slots).try_fold(logits, |logits, slot| {
+        let place = Tensor::zeros((n, vocab), DType::F32, device)?.scatter_add(
+            &index.narrow(1, slot, 1)?.contiguous()?,
+            &used.narrow(1, slot, 1)?.contiguous()?,
+            1,
+        )?;
+        logits + place.broadcast_mul(&bonus.narrow(1, slot, 1)?)?
+    })
 }
 
 /// Mean cross-entropy in nats, `[1]` (see `loss::HeadLoss`).
