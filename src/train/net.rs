@@ -9,6 +9,7 @@ use super::ops::compose;
 use super::ops::embed::{EmbedSum, NONE};
 use super::ops::feed_forward::FeedForward;
 use super::ops::loss::{CLASSES, HeadLoss, Targets};
+use crate::model::config::{Activation, Config};
 use candle_core::{Device, Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -33,6 +34,27 @@ pub struct NetConfig {
 }
 
 impl NetConfig {
+    /// The sizes of a model, if it is one that can be trained here.
+    pub fn of_model(c: &Config) -> crate::Result<Self> {
+        c.require(c.latent.is_none(), "a model with a learned sequence cannot be trained on")?;
+        c.require(c.activation == Activation::Relu2, "a model of another activation cannot be trained on")?;
+        c.require(c.window > 0, "a model without window cannot be trained on")?;
+        Ok(Self {
+            vocab: c.vocab,
+            width: c.width,
+            layers: c.layers,
+            heads: c.heads,
+            kv_heads: c.kv_heads,
+            head_size: c.head_size,
+            ff: c.ff,
+            window: c.window,
+            orders: c.orders.clone(),
+            seconds: c.seconds.clone(),
+            ngrams: c.ngrams.clone(),
+            copy: c.copy,
+        })
+    }
+
     /// Multiply-adds per token in matrix products and attention (full window).
     pub fn macs_per_token(&self) -> usize {
         let inner = self.heads * self.head_size;
@@ -228,7 +250,7 @@ impl Net {
 }
 
 /// Names, shapes and segments of all parameter tensors, in the order of `Net::params`.
-fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
+pub(super) fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
     let tables = c.tables();
     let (d, inner) = (c.width, c.heads * c.head_size);
     let qkv = (c.heads + 2 * c.kv_heads) * c.head_size;

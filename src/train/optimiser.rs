@@ -38,6 +38,16 @@ impl Default for OptimiserConfig {
     }
 }
 
+impl OptimiserConfig {
+    /// All rates times `factor`.
+    pub fn times(mut self, factor: f64) -> Self {
+        let rates =
+            [&mut self.matrix_rate, &mut self.embedding_rate, &mut self.head_rate, &mut self.bias_rate];
+        rates.into_iter().for_each(|rate| *rate *= factor);
+        self
+    }
+}
+
 /// State of one parameter tensor: momentum, and Adam's second moment.
 struct State {
     first: Var,
