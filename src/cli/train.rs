@@ -98,6 +98,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         seconds: vec![2, 3],
         ngrams: vec![(2, 14), (3, 15)],
         copy: true,
+        steering: None,
     };
     let options = Options {
         data: args.data.clone(),

@@ -54,7 +54,7 @@ fn extents(net: &Net, batches: &[Batch]) -> candle_core::Result<(f64, Vec<Extent
             x = compose::attention(&x, attention, c.dims(batch.len))?;
             let up = compose::part(feed_forward, 0, c.ff, c.width)?;
             extent.hidden = extent.hidden.max(top(compose::normalise(&x)?.matmul(&up.t()?)?.relu()?)?);
-            x = compose::feed_forward(&x, feed_forward, c.width, c.ff)?;
+            x = compose::feed_forward(&x, feed_forward, c.width, c.ff, None)?;
             residual = residual.max(top(x.clone())?);
         }
     }

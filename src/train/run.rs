@@ -81,8 +81,7 @@ fn device(name: &str) -> Result<Device> {
 pub fn measure(net: &Net, batches: &[Batch]) -> Result<f64> {
     let (mut nats, mut bytes) = (0.0, 0usize);
     for batch in batches {
-        let loss = net.loss(batch).and_then(|l| l.to_vec1::<f32>()).map_err(failed)?;
-        nats += f64::from(loss[0]) * batch.targets.tokens.len() as f64;
+        nats += net.nats(batch, &[]).map_err(failed)?.iter().sum::<f64>();
         bytes += batch.bytes;
     }
     Ok(nats / std::f64::consts::LN_2 / bytes.max(1) as f64)
