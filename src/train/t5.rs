@@ -70,9 +70,12 @@ enum Init {
     One,
 }
 
+/// Gives a parameter's first values from its name and shape.
+type Find<'a> = &'a mut dyn FnMut(&str, &[usize], Init) -> Result<Tensor>;
+
 /// Makes or finds parameters by name, and keeps them in order.
 struct Source<'a> {
-    find: &'a mut dyn FnMut(&str, &[usize], Init) -> Result<Tensor>,
+    find: Find<'a>,
     names: Vec<(String, Var)>,
 }
 
@@ -162,9 +165,14 @@ impl T5 {
 
     /// A network with the values of `tensors`, on their device. Tensors that it has no use for are
     /// ignored.
-    pub fn load(config: T5Config, tensors: &HashMap<String, Tensor>) -> Result<Self> {
+    ///
+    /// A head of its own is used whatever `tie_word_embeddings` says: newer writers always say that it
+    /// is tied.
+    pub fn load(mut config: T5Config, tensors: &HashMap<String, Tensor>) -> Result<Self> {
         let Some(any) = tensors.values().next() else { bail!("there are no tensors") };
         let device = any.device().clone();
+        config.scale_decoder_outputs = Some(config.scaled());
+        config.tie_word_embeddings &= !tensors.contains_key("lm_head.weight");
         Self::build(config, &device, &mut |name, shape, _| {
             let found = tensors.get(name).or_else(|| {
                 // Some writers name the tied embedding after one of its users alone.
@@ -179,11 +187,7 @@ impl T5 {
         })
     }
 
-    fn build(
-        config: T5Config,
-        device: &Device,
-        find: &mut dyn FnMut(&str, &[usize], Init) -> Result<Tensor>,
-    ) -> Result<Self> {
+    fn build(config: T5Config, device: &Device, find: Find<'_>) -> Result<Self> {
         if let Err(rule) = config.check() {
             bail!("{rule}");
         }
@@ -220,9 +224,11 @@ impl T5 {
 
     /// Logits `[B, T, V]` of hidden states.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        match &self.head {
-            Some(head) => linear(hidden, head),
-            None => linear(&(hidden * (self.config.d_model as f64).powf(-0.5))?, &self.shared),
+        let head = self.head.as_ref().unwrap_or(&self.shared);
+        if self.config.scaled() {
+            linear(&(hidden * (self.config.d_model as f64).powf(-0.5))?, head)
+        } else {
+            linear(hidden, head)
         }
     }
 

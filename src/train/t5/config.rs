@@ -27,6 +27,9 @@ pub struct T5Config {
     pub feed_forward_proj: FeedForward,
     #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
+    /// Whether the head sees hidden states times `d_model^-0.5`; as `tie_word_embeddings` if absent.
+    #[serde(default)]
+    pub scale_decoder_outputs: Option<bool>,
     #[serde(default)]
     pub pad_token_id: u32,
     #[serde(default = "eos")]
@@ -80,6 +83,11 @@ impl T5Config {
     /// The token that the decoder sees before the first.
     pub fn start(&self) -> u32 {
         self.decoder_start_token_id.unwrap_or(self.pad_token_id)
+    }
+
+    /// Whether the head sees hidden states times `d_model^-0.5`.
+    pub fn scaled(&self) -> bool {
+        self.scale_decoder_outputs.unwrap_or(self.tie_word_embeddings)
     }
 
     /// Heads times head size.
