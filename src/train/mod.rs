@@ -13,6 +13,7 @@ pub mod ops;
 pub mod optimiser;
 pub mod random;
 pub mod run;
+pub mod t5;
 pub mod vocabulary;
 
 pub use run::{Options, Progress, run};
