@@ -18,4 +18,5 @@ pub mod tokens;
 mod weights;
 pub mod write;
 
+pub use steer::GAIN_ONE;
 pub use weights::Model;

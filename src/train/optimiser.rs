@@ -20,15 +20,11 @@ pub struct OptimiserConfig {
     /// Rate of biases; gates take a twentieth of it.
     pub bias_rate: f64,
     /// Rate of the rows that steer.
-    #[serde(default = "steer_rate")]
+    #[serde(default)]
     pub steer_rate: f64,
     pub momentum: f64,
     pub beta1: f64,
     pub beta2: f64,
-}
-
-fn steer_rate() -> f64 {
-    3e-3
 }
 
 impl Default for OptimiserConfig {
@@ -38,7 +34,7 @@ impl Default for OptimiserConfig {
             embedding_rate: 9e-3,
             head_rate: 3e-3,
             bias_rate: 3e-3,
-            steer_rate: steer_rate(),
+            steer_rate: 3e-3,
             momentum: 0.95,
             beta1: 0.9,
             beta2: 0.95,
@@ -47,15 +43,10 @@ impl Default for OptimiserConfig {
 }
 
 impl OptimiserConfig {
-    /// All rates times `factor`.
+    /// All rates times `factor`, but for that of steering: an earlier network has no part in it.
     pub fn times(mut self, factor: f64) -> Self {
-        let rates = [
-            &mut self.matrix_rate,
-            &mut self.embedding_rate,
-            &mut self.head_rate,
-            &mut self.bias_rate,
-            &mut self.steer_rate,
-        ];
+        let rates =
+            [&mut self.matrix_rate, &mut self.embedding_rate, &mut self.head_rate, &mut self.bias_rate];
         rates.into_iter().for_each(|rate| *rate *= factor);
         self
     }
