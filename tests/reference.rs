@@ -197,6 +197,14 @@ fn with_latent() -> Config {
     config
 }
 
+/// As an imported T5: gates, and one row of the prior for all symbols.
+fn with_gates() -> Config {
+    let mut config = with_latent();
+    config.activation = Activation::GatedGelu;
+    config.latent = Some(Latent { symbols: 300, max: 6, layers: 1, ff: 44 });
+    config
+}
+
 #[test]
 fn the_independent_decoder_computes_the_same_slots_for_every_kind_of_model() {
     if python_is_missing() {
@@ -211,6 +219,8 @@ fn the_independent_decoder_computes_the_same_slots_for_every_kind_of_model() {
         (with_latent(), &[]),
         (with_latent(), &[7]),
         (with_latent(), &[0, 19, 3, 3, 8, 11, 0, 1, 2]),
+        (with_gates(), &[]),
+        (with_gates(), &[299, 0, 7]),
     ] {
         for draw in [Draw::Even, Draw::Extreme] {
             let file = model_file(config.clone(), draw, 11).unwrap();
@@ -282,7 +292,8 @@ fn the_spec_states_the_limits_that_the_code_has() {
         (
             NUMERICS,
             format!(
-                "`C <= {0}`, `max_latent <= {0}`, {1} n-gram tables",
+                "`C <= {}`, `max_latent <= {}`, {} n-gram tables",
+                grouped(config::MAX_SYMBOLS as u64),
                 grouped(config::MAX_LATENT as u64),
                 config::MAX_NGRAMS
             ),

@@ -65,8 +65,8 @@ class Model:
         require(size % 8 == 0 and self.heads * size <= 2048, "model: heads are too large")
         require(self.heads % self.kv_heads == 0, "model: heads are no multiple of kv_heads")
         self.window = _count(c["window"], 0, 4096, "window")
-        require(c["activation"] in ("relu2", "relu"), "model: unknown activation")
-        self.square = c["activation"] == "relu2"
+        self.activation = c["activation"]
+        require(self.activation in ("relu2", "relu", "gated-gelu"), "model: unknown activation")
         self.vocab = _count(c["vocab"], 256, 65535, "vocab")
         self.orders, self.seconds = c["orders"], c["seconds"]
         for order in self.orders:
@@ -104,7 +104,7 @@ class Model:
             self.read_latent(latent)
 
     def read_latent(self, latent):
-        self.latent = _count(latent["symbols"], 1, 4096, "latent symbols")
+        self.latent = _count(latent["symbols"], 1, 65534, "latent symbols")
         self.latent_max = _count(latent["max"], 1, 4096, "latent max")
         self.latent_shift = self.number("latent_embed", 31)
         self.latent_embed = self.table("latent.embed", self.latent)
@@ -113,7 +113,8 @@ class Model:
                               for i in range(_count(latent["layers"], 1, 64, "latent layers"))]
         for layer in self.latent_layers:
             require(len(layer.bias[0]) % 2 == 1, "model: a latent bias has an even number of columns")
-        self.prior = self.tensor("latent.prior", "U32", (self.latent + 1, self.latent + 1))
+        self.prior = self.tensor("latent.prior", "U32", (-1, self.latent + 1))
+        require(len(self.prior) in (1, self.latent + 1), "model: latent.prior has another shape")
         require(all(1 <= slot <= 1 << 16 for row in self.prior for slot in row), "model: a prior slot is out of range")
 
     def read_vocab(self):
@@ -193,7 +194,9 @@ class Model:
         high = 4096 if name.startswith("decoder") else 2 * 4096 + 1
         require(1 <= len(layer.bias[0]) <= high, "model: a bias has too many columns")
         layer.out = self.linear(name + ".out", d, inner)
-        layer.up = self.linear(name + ".up", ff, d)
+        gated = self.activation == "gated-gelu"
+        layer.up = self.linear(name + ".up", 2 * ff if gated else ff, d)
+        layer.gelu = self.number(name + ".gelu", 14) if gated else None
         layer.down = self.linear(name + ".down", d, ff)
         if cross:
             layer.cross_q = self.linear(name + ".cross_q", inner, d)

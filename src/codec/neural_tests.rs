@@ -36,6 +36,14 @@ fn with_latent() -> Config {
     config
 }
 
+/// As an imported T5: gates, and one row of the prior for all symbols.
+fn with_gates() -> Config {
+    let mut config = with_latent();
+    config.activation = Activation::GatedGelu;
+    config.latent = Some(Latent { symbols: 300, max: 6, layers: 1, ff: 44 });
+    config
+}
+
 /// Text with repeats, some of it bytes that no longer token holds.
 fn text(len: usize, random: &mut Random) -> Vec<u8> {
     let mut bytes: Vec<u8> = vec![];
@@ -115,7 +123,7 @@ fn every_shape_of_model_codes_exactly() {
     wide.seconds = vec![];
     wide.copy = false;
     wide.window = 300;
-    for config in [plain, wide, with_latent()] {
+    for config in [plain, wide, with_latent(), with_gates()] {
         round_trip(&model(config, Draw::Even), &raws, &histories, &[]);
     }
 }
@@ -128,6 +136,9 @@ fn learned_sequences_of_any_length_are_coded_and_change_the_slots() {
     let histories = vec![vec![]; 2];
     for c in [&[][..], &[3], &[19, 0, 0, 5], &[1; 9]] {
         round_trip(&model, &raws, &histories, c);
+    }
+    for c in [&[][..], &[299], &[0, 150, 150, 3], &[298; 6]] {
+        round_trip(&self::model(with_gates(), Draw::Even), &raws, &histories, c);
     }
     let neural = Neural::new(model);
     let size = |c: &[u16]| neural.encode_with(&raws[1], &[], c).unwrap().residual_bits;
@@ -155,7 +166,7 @@ fn chunks_with_and_without_c_decode_together() {
 fn extreme_weights_overflow_nothing() {
     let mut random = Random::new(5);
     let raws = [text(300, &mut random)];
-    for config in [small(), with_latent()] {
+    for config in [small(), with_latent(), with_gates()] {
         let c: &[u16] = if config.latent.is_some() { &[1, 2] } else { &[] };
         round_trip(&model(config, Draw::Extreme), &raws, &[vec![text(100, &mut random).into()]], c);
     }

@@ -1,5 +1,6 @@
 //! Layers over rows: what decoder and latent encoder have in common (spec/numerics.md section 6).
 
+use super::config::Activation;
 use super::weights::{Cross, Layer, Model};
 use crate::kernels::{Activations, Backend, Buffer, KeyValues, Next, Product, Reach, Scores, padded};
 
@@ -23,6 +24,8 @@ pub struct Scratch {
     y: Buffer<i32>,
     /// Results of attention.
     o: Buffer<i32>,
+    /// Results of gates.
+    f: Buffer<i32>,
     query: Buffer<i16>,
     scores: Scores,
 }
@@ -33,6 +36,8 @@ impl Scratch {
         let config = model.config();
         let inner = config.heads * config.head_size;
         let widest = config.width.max(ff).max(inner);
+        let up = config.activation.up_rows(ff);
+        let gated = if config.activation == Activation::GatedGelu { ff } else { 0 };
         let reach = [config.window, rows, config.latent.as_ref().map_or(0, |latent| latent.max)];
         let reach =
             if config.window == 0 { super::config::MAX_WINDOW } else { reach.into_iter().max().unwrap_or(0) };
@@ -42,8 +47,9 @@ impl Scratch {
             inner,
             h: Buffer::zeroed(rows * padded(config.width)),
             act: Activations::new(rows, widest),
-            y: Buffer::zeroed(rows * padded(widest.max(3 * inner))),
+            y: Buffer::zeroed(rows * padded(widest.max(up).max(3 * inner))),
             o: Buffer::zeroed(rows * padded(inner)),
+            f: Buffer::zeroed(rows * padded(gated)),
             query: Buffer::zeroed(inner),
             scores: Scores::new(config.heads.min(4), reach),
         }
@@ -131,16 +137,23 @@ impl Scratch {
     }
 
     /// The feed-forward of the first `rows` rows.
-    pub fn feed_forward(&mut self, layer: &Layer, rows: usize, squared: bool) {
+    pub fn feed_forward(&mut self, layer: &Layer, rows: usize, activation: Activation) {
         self.normalise(rows);
         self.backend.linear(&layer.up, &self.act, rows, &mut self.y);
-        let f = &mut self.y[..rows * padded(layer.up.rows())];
-        if squared {
-            self.backend.relu2(f);
-        } else {
-            self.backend.relu(f);
-        }
-        self.act.set_len(layer.up.rows());
+        let ff = layer.down.cols();
+        let f = match activation {
+            Activation::GatedGelu => {
+                self.backend.gated_gelu(&self.y, rows, ff, layer.gelu, &mut self.f);
+                &self.f[..rows * padded(ff)]
+            }
+            Activation::Relu | Activation::Relu2 => {
+                let f = &mut self.y[..rows * padded(ff)];
+                let relu = if activation == Activation::Relu2 { Backend::relu2 } else { Backend::relu };
+                relu(self.backend, f);
+                &*f
+            }
+        };
+        self.act.set_len(ff);
         self.backend.quantise(f, rows, false, &mut self.act);
         self.backend.linear(&layer.down, &self.act, rows, &mut self.y);
         self.add(rows, |_| true);
