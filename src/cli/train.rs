@@ -62,6 +62,12 @@ pub(crate) struct Args {
     /// Go on from the checkpoint
     #[arg(long)]
     resume: bool,
+    /// Start from the weights, sizes and vocabulary of this model file or checkpoint
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// All learning rates times this
+    #[arg(long, default_value_t = 1.0)]
+    rate: f64,
     /// Steps between checkpoints and measurements
     #[arg(long, default_value_t = 500)]
     every: usize,
@@ -72,7 +78,7 @@ pub(crate) struct Args {
 
 #[cfg(feature = "train")]
 pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
-    use crate::train::{Options, net::NetConfig};
+    use crate::train::{Options, net::NetConfig, optimiser::OptimiserConfig};
 
     let checkpoint = args.checkpoint.clone().unwrap_or_else(|| {
         let mut name = args.output.clone().into_os_string();
@@ -92,13 +98,15 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         seconds: vec![2, 3],
         ngrams: vec![(2, 14), (3, 15)],
         copy: true,
+        steering: None,
     };
     let options = Options {
         data: args.data.clone(),
         output: args.output.clone(),
         name: args.name.clone(),
         net,
-        optimiser: Default::default(),
+        optimiser: OptimiserConfig::default().times(args.rate),
+        init: args.init.clone(),
         steps: args.steps,
         warm_up: args.warm_up,
         decay: f64::from(args.decay) / 100.0,

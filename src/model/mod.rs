@@ -13,6 +13,7 @@ pub mod registry;
 #[doc(hidden)]
 pub mod sample;
 mod stack;
+mod steer;
 pub mod tokens;
 mod weights;
 pub mod write;

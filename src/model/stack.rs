@@ -61,6 +61,12 @@ impl Scratch {
         self.backend.embed(rows, shift, &mut self.h[row * stride..(row + 1) * stride]);
     }
 
+    /// Adds to the residual stream of a row.
+    pub fn add_to(&mut self, row: usize, y: &[i32]) {
+        let stride = padded(self.width);
+        self.backend.add_residual(&mut self.h[row * stride..(row + 1) * stride], y);
+    }
+
     /// A product of the normalised residual streams.
     pub fn product(&mut self, product: &Product, rows: usize, out: &mut [i32]) {
         self.normalise(rows);
@@ -136,23 +142,31 @@ impl Scratch {
         self.project(&cross.out, rows.len(), |row| rows[row].is_some());
     }
 
-    /// The feed-forward of the first `rows` rows.
-    pub fn feed_forward(&mut self, layer: &Layer, rows: usize, activation: Activation) {
+    /// The feed-forward of the first `rows` rows; `gains` are those of a row that is steered.
+    pub fn feed_forward<'a>(
+        &mut self,
+        layer: &Layer,
+        rows: usize,
+        activation: Activation,
+        gains: impl Fn(usize) -> Option<&'a [i32]>,
+    ) {
         self.normalise(rows);
         self.backend.linear(&layer.up, &self.act, rows, &mut self.y);
         let ff = layer.down.cols();
-        let f = match activation {
-            Activation::GatedGelu => {
-                self.backend.gated_gelu(&self.y, rows, ff, layer.gelu, &mut self.f);
-                &self.f[..rows * padded(ff)]
+        let y = &mut self.y[..rows * padded(layer.up.rows())];
+        match activation {
+            Activation::GatedGelu => self.backend.gated_gelu(y, rows, ff, layer.gelu, &mut self.f),
+            Activation::Relu => self.backend.relu(y),
+            Activation::Relu2 => {
+                for (row, y) in y.chunks_exact_mut(padded(ff)).enumerate() {
+                    if let Some(gains) = gains(row) {
+                        self.backend.gain(y, gains);
+                    }
+                }
+                self.backend.relu2(y);
             }
-            Activation::Relu | Activation::Relu2 => {
-                let f = &mut self.y[..rows * padded(ff)];
-                let relu = if activation == Activation::Relu2 { Backend::relu2 } else { Backend::relu };
-                relu(self.backend, f);
-                &*f
-            }
-        };
+        }
+        let f = if activation == Activation::GatedGelu { &self.f } else { &self.y };
         self.act.set_len(ff);
         self.backend.quantise(f, rows, false, &mut self.act);
         self.backend.linear(&layer.down, &self.act, rows, &mut self.y);

@@ -25,6 +25,26 @@ pub struct Head {
     pub data: String,
     pub data_bytes: u64,
     pub vocabulary: Vec<Vec<u8>>,
+    /// The record of the network that this one started from.
+    #[serde(default)]
+    pub from: Option<serde_json::Value>,
+}
+
+impl Head {
+    /// What a model file tells of its training.
+    pub fn record(&self) -> serde_json::Value {
+        let mut record = serde_json::json!({
+            "data": self.data,
+            "data_bytes": self.data_bytes,
+            "steps": self.step,
+            "tokens": self.tokens,
+            "seed": self.seed,
+        });
+        if let Some(from) = &self.from {
+            record["from"] = from.clone();
+        }
+        record
+    }
 }
 
 const KEY: &str = "s3a-checkpoint";
@@ -65,6 +85,14 @@ pub fn head(path: &Path) -> Result<Head> {
     let json =
         meta.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| bad(path, "not a checkpoint"))?;
     serde_json::from_str(json).map_err(|e| bad(path, e))
+}
+
+/// The values of all tensors of a checkpoint.
+pub fn tensors(path: &Path) -> Result<HashMap<String, Vec<f32>>> {
+    let tensors =
+        candle_core::safetensors::load(path, &candle_core::Device::Cpu).map_err(|e| bad(path, e))?;
+    let values = tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.flatten_all()?.to_vec1()?)));
+    values.collect::<candle_core::Result<_>>().map_err(|e| bad(path, e))
 }
 
 /// Loads tensors into a network of the same sizes, and into its optimiser.

@@ -15,7 +15,7 @@ use crate::model::write::{Tensor as Part, least_pre, write_model};
 use std::path::Path;
 
 /// Logits and scores are in 1/1024 of a bit.
-const LOGIT_UNIT: f64 = 1024.0 * std::f64::consts::LOG2_E;
+pub(super) const LOGIT_UNIT: f64 = 1024.0 * std::f64::consts::LOG2_E;
 /// Largest magnitude of queries, keys and values, with room above what was seen.
 const QKV_TOP: f64 = 2047.0 / 1.15;
 /// Where the largest hidden value lies; the clamp is at 32,767.
@@ -54,7 +54,7 @@ fn extents(net: &Net, batches: &[Batch]) -> candle_core::Result<(f64, Vec<Extent
             x = compose::attention(&x, attention, c.dims(batch.len))?;
             let up = compose::part(feed_forward, 0, c.ff, c.width)?;
             extent.hidden = extent.hidden.max(top(compose::normalise(&x)?.matmul(&up.t()?)?.relu()?)?);
-            x = compose::feed_forward(&x, feed_forward, c.width, c.ff)?;
+            x = compose::feed_forward(&x, feed_forward, c.width, c.ff, None)?;
             residual = residual.max(top(x.clone())?);
         }
     }
@@ -211,13 +211,7 @@ fn header(name: &str, head: &Head) -> Config {
     config.seconds = c.seconds.clone();
     config.ngrams = c.ngrams.clone();
     config.copy = c.copy;
-    config.training = serde_json::json!({
-        "data": head.data,
-        "data_bytes": head.data_bytes,
-        "steps": head.step,
-        "tokens": head.tokens,
-        "seed": head.seed,
-    });
+    config.training = head.record();
     config
 }
 

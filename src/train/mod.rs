@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod corpus;
 pub mod export;
+pub mod init;
 pub mod net;
 pub mod ops;
 pub mod optimiser;

@@ -4,7 +4,7 @@ use super::corpus::{Batches, Corpus, Featuriser, held_out};
 use super::export;
 use super::net::{Batch, Net, NetConfig};
 use super::optimiser::{Optimiser, OptimiserConfig};
-use super::{checkpoint, failed, vocabulary};
+use super::{checkpoint, failed, init, vocabulary};
 use crate::error::{Error, Result};
 use crate::model::tokens::Vocabulary;
 use candle_core::Device;
@@ -37,6 +37,8 @@ pub struct Options {
     /// Checkpoint to write, and to resume from if `resume`.
     pub checkpoint: PathBuf,
     pub resume: bool,
+    /// A checkpoint or model file whose weights, sizes and vocabulary the network starts with.
+    pub init: Option<PathBuf>,
     /// Steps between checkpoints and measurements.
     pub every: usize,
     /// A CSV to append measurements to.
@@ -79,8 +81,7 @@ fn device(name: &str) -> Result<Device> {
 pub fn measure(net: &Net, batches: &[Batch]) -> Result<f64> {
     let (mut nats, mut bytes) = (0.0, 0usize);
     for batch in batches {
-        let loss = net.loss(batch).and_then(|l| l.to_vec1::<f32>()).map_err(failed)?;
-        nats += f64::from(loss[0]) * batch.targets.tokens.len() as f64;
+        nats += net.nats(batch, &[]).map_err(failed)?.iter().sum::<f64>();
         bytes += batch.bytes;
     }
     Ok(nats / std::f64::consts::LN_2 / bytes.max(1) as f64)
@@ -90,12 +91,16 @@ pub fn measure(net: &Net, batches: &[Batch]) -> Result<f64> {
 pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Progress)) -> Result<()> {
     let device = device(&options.device)?;
     let corpus = Corpus::read(&options.data)?;
+    let initial = options.init.as_deref().filter(|_| !options.resume).map(init::read).transpose()?;
     let mut head = if options.resume {
         checkpoint::head(&options.checkpoint)?
     } else {
-        let tokens = vocabulary::learn(&corpus.sample(16 << 20), options.net.vocab)?;
+        let (net, tokens) = match &initial {
+            Some(initial) => (initial.config.clone(), initial.vocabulary.clone()),
+            None => (options.net.clone(), vocabulary::learn(&corpus.sample(16 << 20), options.net.vocab)?),
+        };
         checkpoint::Head {
-            net: NetConfig { vocab: tokens.len(), ..options.net.clone() },
+            net: NetConfig { vocab: tokens.len(), ..net },
             optimiser: options.optimiser.clone(),
             step: 0,
             tokens: 0,
@@ -104,10 +109,14 @@ pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Pro
             data: format!("{} files", corpus.files),
             data_bytes: corpus.len() as u64,
             vocabulary: tokens,
+            from: initial.as_ref().map(|initial| initial.record.clone()),
         }
     };
     let vocabulary = Vocabulary::new(&head.vocabulary)?;
     let net = Net::new(head.net.clone(), head.seed, &device).map_err(failed)?;
+    if let Some(initial) = initial {
+        initial.apply(&net).map_err(failed)?;
+    }
     let mut optimiser = Optimiser::new(&net, head.optimiser.clone()).map_err(failed)?;
     if options.resume {
         checkpoint::load(&options.checkpoint, &net, Some(&mut optimiser), head.step)?;
