@@ -260,6 +260,33 @@ fn the_independent_decoder_computes_the_same_slots_for_every_kind_of_model() {
     }
 }
 
+#[cfg(feature = "train")]
+#[test]
+fn the_independent_decoder_computes_the_same_slots_for_imported_models() {
+    use s3a::train::import::{Folder, import};
+
+    if python_is_missing() {
+        return;
+    }
+    let plain = prose(3, 60);
+    for name in ["t5-relu", "t5-gated-gelu"] {
+        let folder = Folder::open(&root().join("tests/data").join(name)).unwrap();
+        let file = import(&folder, name).unwrap();
+        let neural = Neural::new(Arc::new(Model::from_bytes(&file).unwrap()));
+        for c in [&[][..], &[334, 0, 9, 150]] {
+            let payload = neural.encode_with(&plain, &[], c).unwrap().payload;
+            let folder = tempfile::tempdir().unwrap();
+            put(folder.path(), b"model", &file);
+            put(folder.path(), b"payload", &payload);
+            let raw_len = PathBuf::from(plain.len().to_string());
+            let (model, payload) = (folder.path().join("model"), folder.path().join("payload"));
+            let output = python("decode_payload.py", &[&model, &payload, &raw_len]);
+            expect(&output, 0);
+            assert!(output.stdout == plain, "{name}, c {c:?}");
+        }
+    }
+}
+
 #[test]
 fn the_spec_states_the_limits_that_the_code_has() {
     let grouped = |n: u64| {

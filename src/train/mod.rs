@@ -7,10 +7,12 @@
 pub mod checkpoint;
 pub mod corpus;
 pub mod export;
+pub mod import;
 pub mod init;
 pub mod net;
 pub mod ops;
 pub mod optimiser;
+pub mod quantise;
 pub mod random;
 pub mod run;
 pub mod t5;
