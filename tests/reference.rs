@@ -204,6 +204,14 @@ fn steered(layers: usize) -> Config {
     config
 }
 
+/// As an imported T5: gates, and one row of the prior for all symbols.
+fn with_gates() -> Config {
+    let mut config = with_latent();
+    config.activation = Activation::GatedGelu;
+    config.latent = Some(Latent { symbols: 300, max: 6, layers: 1, ff: 44, steer: false });
+    config
+}
+
 #[test]
 fn the_independent_decoder_computes_the_same_slots_for_every_kind_of_model() {
     if python_is_missing() {
@@ -218,6 +226,8 @@ fn the_independent_decoder_computes_the_same_slots_for_every_kind_of_model() {
         (with_latent(), &[]),
         (with_latent(), &[7]),
         (with_latent(), &[0, 19, 3, 3, 8, 11, 0, 1, 2]),
+        (with_gates(), &[]),
+        (with_gates(), &[299, 0, 7]),
         (steered(0), &[]),
         (steered(0), &[4, 4, 17]),
         (steered(1), &[0, 19, 3, 3, 8, 11, 0, 1, 2]),
@@ -246,6 +256,33 @@ fn the_independent_decoder_computes_the_same_slots_for_every_kind_of_model() {
                     history.len()
                 );
             }
+        }
+    }
+}
+
+#[cfg(feature = "train")]
+#[test]
+fn the_independent_decoder_computes_the_same_slots_for_imported_models() {
+    use s3a::train::import::{Folder, import};
+
+    if python_is_missing() {
+        return;
+    }
+    let plain = prose(3, 60);
+    for name in ["t5-relu", "t5-gated-gelu"] {
+        let folder = Folder::open(&root().join("tests/data").join(name)).unwrap();
+        let file = import(&folder, name).unwrap();
+        let neural = Neural::new(Arc::new(Model::from_bytes(&file).unwrap()));
+        for c in [&[][..], &[334, 0, 9, 150]] {
+            let payload = neural.encode_with(&plain, &[], c).unwrap().payload;
+            let folder = tempfile::tempdir().unwrap();
+            put(folder.path(), b"model", &file);
+            put(folder.path(), b"payload", &payload);
+            let raw_len = PathBuf::from(plain.len().to_string());
+            let (model, payload) = (folder.path().join("model"), folder.path().join("payload"));
+            let output = python("decode_payload.py", &[&model, &payload, &raw_len]);
+            expect(&output, 0);
+            assert!(output.stdout == plain, "{name}, c {c:?}");
         }
     }
 }
@@ -292,7 +329,8 @@ fn the_spec_states_the_limits_that_the_code_has() {
         (
             NUMERICS,
             format!(
-                "`C <= {0}`, `max_latent <= {0}`, {1} n-gram tables",
+                "`C <= {}`, `max_latent <= {}`, {} n-gram tables",
+                grouped(config::MAX_SYMBOLS as u64),
                 grouped(config::MAX_LATENT as u64),
                 config::MAX_NGRAMS
             ),

@@ -65,8 +65,8 @@ class Model:
         require(size % 8 == 0 and self.heads * size <= 2048, "model: heads are too large")
         require(self.heads % self.kv_heads == 0, "model: heads are no multiple of kv_heads")
         self.window = _count(c["window"], 0, 4096, "window")
-        require(c["activation"] in ("relu2", "relu"), "model: unknown activation")
-        self.square = c["activation"] == "relu2"
+        self.activation = c["activation"]
+        require(self.activation in ("relu2", "relu", "gated-gelu"), "model: unknown activation")
         self.vocab = _count(c["vocab"], 256, 65535, "vocab")
         self.orders, self.seconds = c["orders"], c["seconds"]
         for order in self.orders:
@@ -102,9 +102,10 @@ class Model:
         if latent is not None:
             require(set(latent) | {"steer"} == {"symbols", "max", "layers", "ff", "steer"},
                     "model: missing or unknown latent keys")
-            self.latent = _count(latent["symbols"], 1, 4096, "latent symbols")
+            self.latent = _count(latent["symbols"], 1, 65534, "latent symbols")
             self.latent_max = _count(latent["max"], 1, 4096, "latent max")
-            self.prior = self.tensor("latent.prior", "U32", (self.latent + 1, self.latent + 1))
+            self.prior = self.tensor("latent.prior", "U32", (-1, self.latent + 1))
+            require(len(self.prior) in (1, self.latent + 1), "model: latent.prior has another shape")
             require(all(1 <= slot <= 1 << 16 for row in self.prior for slot in row),
                     "model: a prior slot is out of range")
             self.latent_layers = []
@@ -116,7 +117,7 @@ class Model:
             require(type(steer) is bool, "model: steer is no truth value")
             require(crosses or steer, "model: nothing reads the learned sequence")
             if steer:
-                require(self.square and self.latent_max <= 64, "model: cannot be steered")
+                require(self.activation == "relu2" and self.latent_max <= 64, "model: cannot be steered")
                 self.read_steering(ff)
 
     def read_steering(self, ff):
@@ -216,7 +217,9 @@ class Model:
         high = 4096 if name.startswith("decoder") else 2 * 4096 + 1
         require(1 <= len(layer.bias[0]) <= high, "model: a bias has too many columns")
         layer.out = self.linear(name + ".out", d, inner)
-        layer.up = self.linear(name + ".up", ff, d)
+        gated = self.activation == "gated-gelu"
+        layer.up = self.linear(name + ".up", 2 * ff if gated else ff, d)
+        layer.gelu = self.number(name + ".gelu", 14) if gated else None
         layer.down = self.linear(name + ".down", d, ff)
         if cross:
             layer.cross_q = self.linear(name + ".cross_q", inner, d)

@@ -4,8 +4,8 @@ from operator import mul
 
 from coder import Decoder
 from errors import require
-from numerics import (FIELD, SLOT_EXP, attend, clamp, exp2neg, halves, normalise, pack,
-                      quantise, rshift, unpack)
+from numerics import (FIELD, SLOT_EXP, attend, clamp, exp2neg, gelu, halves, normalise,
+                      pack, quantise, rshift, unpack)
 
 STREAM = 1 << 29
 KEY = 2047
@@ -144,10 +144,14 @@ def feed_forward(model, layer, h, gains=None):
     u = project(layer.up, h)
     if gains is not None:
         f = [min(rshift(clamp(v, 0, 32767) * gain, 12), 32767) ** 2 for v, gain in zip(u, gains)]
-    elif model.square:
+    elif model.activation == "relu2":
         f = [clamp(v, 0, 32767) ** 2 for v in u]
-    else:
+    elif model.activation == "relu":
         f = [clamp(v, 0, 1 << 30) for v in u]
+    else:
+        u = [clamp(v, -32767, 32767) for v in u]
+        half = len(u) // 2
+        f = [gelu(v, layer.gelu) * g for v, g in zip(u[:half], u[half:])]
     return add(h, layer.down(*quantise(f)))
 
 
@@ -268,7 +272,8 @@ def read_latent(model, coder):
     if model.latent is None:
         return c
     while len(c) < model.latent_max:
-        symbol = coder.symbol(model.prior[c[-1] if c else model.latent])
+        row = c[-1] if c else model.latent
+        symbol = coder.symbol(model.prior[row if len(model.prior) > 1 else 0])
         if symbol == model.latent:
             break
         c.append(symbol)

@@ -1,11 +1,13 @@
-//! `s3a model`: the models at hand.
+//! `s3a model`: the models at hand, and models from elsewhere.
+
+use std::path::PathBuf;
 
 use super::output::{Out, human_bytes};
 use super::{Outcome, models};
 use crate::archive::paths::escape;
 use crate::error::Result;
 
-/// Show the models at hand
+/// Show the models at hand, or import one
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -30,11 +32,35 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make a model file of a Hugging Face T5
+    Import(Import),
+}
+
+/// `s3a model import`.
+#[derive(Debug, clap::Args)]
+#[cfg_attr(not(feature = "train"), allow(dead_code))]
+struct Import {
+    /// Folder with config.json, model.safetensors and tokenizer.json
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The model file to write [default: the name with .safetensors]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The model's name [default: the folder's]
+    #[arg(long)]
+    name: Option<String>,
+    /// Compare the integer model with the T5 on this text
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+    /// Replace the file if it exists
+    #[arg(long)]
+    force: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let mut out = Out::new();
     match &args.command {
+        Command::Import(args) => import(args, &mut out)?,
         Command::Ls { json: true } => out.json(&models::list()?)?,
         Command::Ls { json: false } => {
             for model in models::list()? {
@@ -56,4 +82,50 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     }
     out.finish()?;
     Ok(Outcome::Done)
+}
+
+#[cfg(feature = "train")]
+fn import(args: &Import, out: &mut Out) -> Result<()> {
+    use crate::error::Error;
+    use crate::train::import::{Folder, check, import};
+
+    let name = args.name.clone().unwrap_or_else(|| {
+        let folder = args.folder.canonicalize().unwrap_or_else(|_| args.folder.clone());
+        folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    });
+    let output = args.output.clone().unwrap_or_else(|| format!("{name}.safetensors").into());
+    if output.exists() && !args.force {
+        return Err(Error::Exists(output));
+    }
+    let text = match &args.check {
+        Some(path) => Some(std::fs::read(path).map_err(|e| Error::io(path, e))?),
+        None => None,
+    };
+    let folder = Folder::open(&args.folder)?;
+    let bytes = import(&folder, &name)?;
+    let partial = output.with_extension("partial");
+    std::fs::write(&partial, &bytes).map_err(|e| Error::io(&partial, e))?;
+    std::fs::rename(&partial, &output).map_err(|e| Error::io(&output, e))?;
+    let (tokens, added) = (folder.pieces.tokens.len(), folder.pieces.added);
+    out.line(format_args!(
+        "{}: {}",
+        escape(output.as_os_str().as_encoded_bytes()),
+        human_bytes(bytes.len() as u64)
+    ))?;
+    out.line(format_args!("tokens      {tokens}, {added} of them bytes that the tokenizer lacks"))?;
+    let Some(text) = text else { return Ok(()) };
+    let report = check::check(&folder, &crate::model::Model::from_bytes(&bytes)?, &text)?;
+    for (what, a) in [("c empty", report.alone), ("with c", report.with_c)] {
+        let more = 100.0 * (a.integer_bits / a.float_bits - 1.0);
+        out.line(format_args!(
+            "{what:<11} {} tokens: correlation of logits {:.5}, bits per token {:.3} float, {:.3} integer ({more:+.2} %)",
+            a.tokens, a.correlation, a.float_bits, a.integer_bits
+        ))?;
+    }
+    out.line(format_args!("oracle      logits within {:.1e} of candle-transformers' T5", report.oracle))
+}
+
+#[cfg(not(feature = "train"))]
+fn import(_: &Import, _: &mut Out) -> Result<()> {
+    Err(super::built_without("train"))
 }

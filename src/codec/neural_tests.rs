@@ -43,6 +43,14 @@ fn steered(layers: usize) -> Config {
     config
 }
 
+/// As an imported T5: gates, and one row of the prior for all symbols.
+fn with_gates() -> Config {
+    let mut config = with_latent();
+    config.activation = Activation::GatedGelu;
+    config.latent = Some(Latent { symbols: 300, max: 6, layers: 1, ff: 44, steer: false });
+    config
+}
+
 /// Text with repeats, some of it bytes that no longer token holds.
 fn text(len: usize, random: &mut Random) -> Vec<u8> {
     let mut bytes: Vec<u8> = vec![];
@@ -122,7 +130,7 @@ fn every_shape_of_model_codes_exactly() {
     wide.seconds = vec![];
     wide.copy = false;
     wide.window = 300;
-    for config in [plain, wide, with_latent(), steered(0)] {
+    for config in [plain, wide, with_latent(), with_gates(), steered(0)] {
         round_trip(&model(config, Draw::Even), &raws, &histories, &[]);
     }
 }
@@ -142,6 +150,10 @@ fn learned_sequences_of_any_length_are_coded_and_change_the_slots() {
         assert_ne!(size(&[]), size(&[7, 7]));
         assert!(neural.encode_with(&raws[1], &[], &[20]).is_err());
         assert!(neural.encode_with(&raws[1], &[], &[0; 10]).is_err());
+    }
+    let gates = model(with_gates(), Draw::Even);
+    for c in [&[][..], &[299], &[0, 150, 150, 3], &[298; 6]] {
+        round_trip(&gates, &raws, &histories, c);
     }
 }
 
@@ -166,7 +178,7 @@ fn chunks_with_and_without_c_decode_together() {
 fn extreme_weights_overflow_nothing() {
     let mut random = Random::new(5);
     let raws = [text(300, &mut random)];
-    for config in [small(), with_latent(), steered(0), steered(1)] {
+    for config in [small(), with_latent(), with_gates(), steered(0), steered(1)] {
         let c: &[u16] = if config.latent.is_some() { &[1, 2] } else { &[] };
         round_trip(&model(config, Draw::Extreme), &raws, &[vec![text(100, &mut random).into()]], c);
     }

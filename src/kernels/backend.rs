@@ -99,6 +99,12 @@ impl Backend {
         dispatch!(self, relu(x));
     }
 
+    /// `gelu(u) * g` of the halves `u` and `g` of each row of `y`; rows are padded.
+    pub fn gated_gelu(self, y: &[i32], rows: usize, len: usize, unit: u32, out: &mut [i32]) {
+        assert!(y.len() >= rows * super::padded(2 * len) && out.len() >= rows * super::padded(len));
+        super::gelu::gated(y, rows, len, unit, out);
+    }
+
     /// Adds a layer's result to the residual stream.
     pub fn add_residual(self, h: &mut [i32], y: &[i32]) {
         assert_eq!(h.len(), y.len());

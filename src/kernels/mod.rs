@@ -9,6 +9,7 @@ mod avx2;
 mod backend;
 mod buffer;
 mod cache;
+mod gelu;
 mod pack;
 pub mod scalar;
 #[cfg(feature = "train")]

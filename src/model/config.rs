@@ -17,8 +17,12 @@ pub const MAX_SIZE: usize = 2048;
 pub const MAX_LAYERS: usize = 64;
 /// Most positions that attention may reach, and the most tokens of a chunk without a window.
 pub const MAX_WINDOW: usize = 4096;
-/// Most latent symbols, and the longest c.
+/// The longest c.
 pub const MAX_LATENT: usize = 4096;
+/// Most latent symbols: with the end, slots of 2^16 add up to less than 2^32.
+pub const MAX_SYMBOLS: usize = 65_534;
+/// Largest shift that names the unit of a gate.
+pub const MAX_GELU: u8 = 14;
 /// Longest c that steers.
 pub const MAX_STEERING: usize = 64;
 /// Most n-gram tables: with eight candidates and eight classes, 32 rows add up at the input.
@@ -64,6 +68,16 @@ pub struct Config {
 pub enum Activation {
     Relu,
     Relu2,
+    /// GELU of one product times another: `up` has twice the rows.
+    #[serde(rename = "gated-gelu")]
+    GatedGelu,
+}
+
+impl Activation {
+    /// Rows of `up` for a feed-forward of width `ff`.
+    pub fn up_rows(self, ff: usize) -> usize {
+        if self == Self::GatedGelu { 2 * ff } else { ff }
+    }
 }
 
 /// The learned sequence c and what reads it: an encoder, whose output the decoder attends to, and
@@ -176,7 +190,7 @@ impl Config {
         self.require(ngrams, "ngrams must be at most 15 pairs of order, 1 to 32, and r, 1 to 22")?;
         self.require(!self.copy || !self.orders.is_empty(), "copy gates need match orders")?;
         if let Some(latent) = &self.latent {
-            let sizes = (1..=MAX_LATENT).contains(&latent.symbols)
+            let sizes = (1..=MAX_SYMBOLS).contains(&latent.symbols)
                 && (1..=MAX_LATENT).contains(&latent.max)
                 && latent.layers <= MAX_LAYERS
                 && if latent.layers == 0 { latent.ff == 0 } else { size(latent.ff) };
@@ -213,7 +227,7 @@ impl Config {
                 let mut part = |part: &str, rows, cols| add(format!("{stack}.{layer}.{part}"), rows, cols);
                 part("qkv", hd + 2 * kv, d);
                 part("out", d, hd);
-                part("up", ff, d);
+                part("up", self.activation.up_rows(ff), d);
                 part("down", d, ff);
                 if cross {
                     part("cross_q", hd, d);
@@ -239,11 +253,17 @@ impl Config {
         let scores = |stack: &str, count: usize, part: &str| -> Vec<(String, u8)> {
             (0..count).map(|layer| (format!("{stack}.{layer}.{part}"), 30)).collect()
         };
+        let gates = |stack: &str, count: usize| -> Vec<(String, u8)> {
+            let count = if self.activation == Activation::GatedGelu { count } else { 0 };
+            (0..count).map(|layer| (format!("{stack}.{layer}.gelu"), MAX_GELU)).collect()
+        };
         all.extend(scores("decoder", self.layers, "score"));
+        all.extend(gates("decoder", self.layers));
         if let Some(latent) = self.latent.as_ref().filter(|_| self.crosses()) {
             all.push(("latent_embed".into(), 31));
             all.extend(scores("decoder", self.layers, "cross_score"));
             all.extend(scores("latent", latent.layers, "score"));
+            all.extend(gates("latent", latent.layers));
         }
         all.extend(self.steer_tables().into_iter().map(|(name, _)| (name, 31)));
         all
@@ -375,8 +395,10 @@ mod tests {
             |c| c.ngrams = vec![(2, 3); 16],
             |c| c.copy = true,
             |c| c.latent = Some(Latent { symbols: 0, max: 1, layers: 1, ff: 1, steer: false }),
+            |c| c.latent = Some(Latent { symbols: 65_535, max: 1, layers: 1, ff: 1, steer: false }),
             |c| c.latent = Some(Latent { symbols: 1, max: 1, layers: 0, ff: 0, steer: false }),
             |c| c.latent = Some(Latent { symbols: 1, max: 65, layers: 0, ff: 0, steer: true }),
+            |c| c.activation = Activation::GatedGelu,
             |c| c.shifts.retain(|name, _| name != "head"),
             |c| c.shifts.extend([("head".into(), Shift::Linear { pre: 32, shift: 0 })]),
             |c| c.shifts.extend([("head".into(), Shift::Plain(3))]),

@@ -6,7 +6,7 @@
 //! not depend on what is computed beside them, so every mixture gives the same slots. Nothing is
 //! allocated per row.
 
-use super::config::{Activation, MAX_WINDOW};
+use super::config::MAX_WINDOW;
 use super::matcher::{Matcher, Slot};
 use super::stack::{RowAt, Scratch};
 use super::steer::Steering;
@@ -139,14 +139,14 @@ impl<'m> Decoder<'m> {
             self.cross_at.push(reach);
         }
         let any_cross = self.cross_at.iter().any(Option::is_some);
-        let squared = model.config().activation == Activation::Relu2;
+        let activation = model.config().activation;
         for (number, layer) in model.layers.iter().enumerate() {
             self.scratch.self_attention(layer, &mut self.caches[number], &self.at);
             if let (Some(cross), true) = (&layer.cross, any_cross) {
                 self.scratch.cross_attention(cross, &self.cross[number], &self.cross_at);
             }
             let (at, steering) = (&self.at, &self.steering);
-            self.scratch.feed_forward(layer, rows.len(), squared, |row| {
+            self.scratch.feed_forward(layer, rows.len(), activation, |row| {
                 let steering = steering.get(at.get(row)?.cache)?;
                 steering.active.then_some(&steering.gains[number][..])
             });
@@ -155,6 +155,12 @@ impl<'m> Decoder<'m> {
         if let Some(copy) = &model.copy {
             self.scratch.product_again(&copy.gates, rows.len(), &mut self.gates);
         }
+    }
+
+    /// Scores of row `row` after `forward`, without copy gates.
+    pub fn logits(&self, row: usize) -> &[i32] {
+        let vocab = self.model.config().vocab;
+        &self.logits[row * padded(vocab)..][..vocab]
     }
 
     /// Slots of row `row` after `forward`; `found` is what the match input found there.

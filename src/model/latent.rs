@@ -1,7 +1,6 @@
 //! The learned sequence c: its prior, and the encoder that turns it into keys and values for the
 //! decoder's cross-attention (spec/numerics.md section 8). Steering by c is in `steer`.
 
-use super::config::Activation;
 use super::stack::{RowAt, Scratch};
 use super::weights::Model;
 use crate::coder::{Damaged, Decoder, Encoder, Share};
@@ -16,14 +15,14 @@ pub fn encode(model: &Model, latent: &[u16], encoder: &mut Encoder) -> Result<()
     let Some(weights) = &model.latent else {
         return if latent.is_empty() { Ok(()) } else { Err(unknown()) };
     };
-    let (symbols, max) = (weights.prior.len() - 1, max_len(model));
+    let (symbols, max) = (weights.symbols(), max_len(model));
     if latent.len() > max || latent.iter().any(|&symbol| usize::from(symbol) >= symbols) {
         return Err(unknown());
     }
     let end = (latent.len() < max).then_some(symbols);
     let mut row = symbols;
     for symbol in latent.iter().map(|&symbol| usize::from(symbol)).chain(end) {
-        let sums = &weights.prior[row];
+        let sums = weights.prior_of(row);
         encoder.encode(share(sums, symbol), total(sums));
         row = symbol;
     }
@@ -34,10 +33,10 @@ pub fn encode(model: &Model, latent: &[u16], encoder: &mut Encoder) -> Result<()
 pub fn decode(model: &Model, decoder: &mut Decoder<'_>) -> Result<Vec<u16>, Damaged> {
     let mut latent = vec![];
     let Some(weights) = &model.latent else { return Ok(latent) };
-    let end = weights.prior.len() - 1;
+    let end = weights.symbols();
     let mut row = end;
     while latent.len() < max_len(model) {
-        let sums = &weights.prior[row];
+        let sums = weights.prior_of(row);
         let target = decoder.target(total(sums))?;
         // The first sum is 0, so at least one is not above the target.
         let symbol = sums.partition_point(|&sum| u64::from(sum) <= target) - 1;
@@ -73,7 +72,7 @@ pub(super) fn fill(
     for layer in &weights.layers {
         let mut cache = [KeyValues::new(layer.kv_heads, size, len)];
         scratch.self_attention(layer, &mut cache, &rows);
-        scratch.feed_forward(layer, len, config.activation == Activation::Relu2, |_| None);
+        scratch.feed_forward(layer, len, config.activation, |_| None);
     }
     let inner = heads * size;
     let mut out = Buffer::zeroed(len * padded(2 * inner));

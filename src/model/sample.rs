@@ -111,9 +111,11 @@ pub fn model_file_of(
         for layer in 0..latent.layers {
             bias(format!("latent.{layer}.bias"), config.heads, 7);
         }
+        // Many symbols share one row, as in imported models.
         let side = latent.symbols + 1;
-        let prior = (0..side * side).map(|_| 1 + random.below(1 << 16)).collect();
-        tensors.push(Tensor::u32("latent.prior", &[side, side], prior));
+        let rows = if side > 64 { 1 } else { side };
+        let prior = (0..rows * side).map(|_| 1 + random.below(1 << 16)).collect();
+        tensors.push(Tensor::u32("latent.prior", &[rows, side], prior));
     }
     write_model(&config, vocabulary, &tensors)
 }

@@ -1,5 +1,6 @@
 //! Layers over rows: what decoder and latent encoder have in common (spec/numerics.md section 6).
 
+use super::config::Activation;
 use super::weights::{Cross, Layer, Model};
 use crate::kernels::{Activations, Backend, Buffer, KeyValues, Next, Product, Reach, Scores, padded};
 
@@ -23,6 +24,8 @@ pub struct Scratch {
     y: Buffer<i32>,
     /// Results of attention.
     o: Buffer<i32>,
+    /// Results of gates.
+    f: Buffer<i32>,
     query: Buffer<i16>,
     scores: Scores,
 }
@@ -33,6 +36,8 @@ impl Scratch {
         let config = model.config();
         let inner = config.heads * config.head_size;
         let widest = config.width.max(ff).max(inner);
+        let up = config.activation.up_rows(ff);
+        let gated = if config.activation == Activation::GatedGelu { ff } else { 0 };
         let reach = [config.window, rows, config.latent.as_ref().map_or(0, |latent| latent.max)];
         let reach =
             if config.window == 0 { super::config::MAX_WINDOW } else { reach.into_iter().max().unwrap_or(0) };
@@ -42,8 +47,9 @@ impl Scratch {
             inner,
             h: Buffer::zeroed(rows * padded(config.width)),
             act: Activations::new(rows, widest),
-            y: Buffer::zeroed(rows * padded(widest.max(3 * inner))),
+            y: Buffer::zeroed(rows * padded(widest.max(up).max(3 * inner))),
             o: Buffer::zeroed(rows * padded(inner)),
+            f: Buffer::zeroed(rows * padded(gated)),
             query: Buffer::zeroed(inner),
             scores: Scores::new(config.heads.min(4), reach),
         }
@@ -141,23 +147,27 @@ impl Scratch {
         &mut self,
         layer: &Layer,
         rows: usize,
-        squared: bool,
+        activation: Activation,
         gains: impl Fn(usize) -> Option<&'a [i32]>,
     ) {
         self.normalise(rows);
         self.backend.linear(&layer.up, &self.act, rows, &mut self.y);
-        let f = &mut self.y[..rows * padded(layer.up.rows())];
-        if squared {
-            for (row, f) in f.chunks_exact_mut(padded(layer.up.rows())).enumerate() {
-                if let Some(gains) = gains(row) {
-                    self.backend.gain(f, gains);
+        let ff = layer.down.cols();
+        let y = &mut self.y[..rows * padded(layer.up.rows())];
+        match activation {
+            Activation::GatedGelu => self.backend.gated_gelu(y, rows, ff, layer.gelu, &mut self.f),
+            Activation::Relu => self.backend.relu(y),
+            Activation::Relu2 => {
+                for (row, y) in y.chunks_exact_mut(padded(ff)).enumerate() {
+                    if let Some(gains) = gains(row) {
+                        self.backend.gain(y, gains);
+                    }
                 }
+                self.backend.relu2(y);
             }
-            self.backend.relu2(f);
-        } else {
-            self.backend.relu(f);
         }
-        self.act.set_len(layer.up.rows());
+        let f = if activation == Activation::GatedGelu { &self.f } else { &self.y };
+        self.act.set_len(ff);
         self.backend.quantise(f, rows, false, &mut self.act);
         self.backend.linear(&layer.down, &self.act, rows, &mut self.y);
         self.add(rows, |_| true);

@@ -5,7 +5,7 @@
 
 use safetensors::tensor::{Dtype, SafeTensors};
 
-use super::config::{Config, Latent, MAX_WINDOW};
+use super::config::{Activation, Config, Latent, MAX_WINDOW};
 use super::matcher::CLASSES;
 use super::steer::{Part, SteerWeights};
 use super::tokens::Vocabulary;
@@ -44,6 +44,8 @@ pub(super) struct Layer {
     pub down: Product,
     pub kv_heads: usize,
     pub score_shift: u32,
+    /// The unit of a gate is `2^-gelu`.
+    pub gelu: u32,
     pub bias: Bias,
     pub cross: Option<Cross>,
 }
@@ -69,8 +71,21 @@ pub(super) struct Copy {
 pub(super) struct LatentWeights {
     pub encoder: Option<LatentEncoder>,
     pub steer: Option<SteerWeights>,
-    /// `prior[row]`: sums of the slots before each column, and of all at the end.
-    pub prior: Vec<Vec<u32>>,
+    /// Sums of the slots before each column, and of all at the end; of each row, or of one for all.
+    prior: Vec<Vec<u32>>,
+}
+
+impl LatentWeights {
+    /// Symbols of c.
+    pub fn symbols(&self) -> usize {
+        // A row has a sum for each symbol, for the end, and for all.
+        self.prior.first().map_or(0, |sums| sums.len() - 2)
+    }
+
+    /// The prior after symbol `row`.
+    pub fn prior_of(&self, row: usize) -> &[u32] {
+        &self.prior[row.min(self.prior.len() - 1)]
+    }
 }
 
 /// The encoder of c.
@@ -268,6 +283,10 @@ impl Reader<'_> {
             down: self.product(&name("down"))?,
             kv_heads,
             score_shift: self.config.plain_shift(&name("score"))?.into(),
+            gelu: match self.config.activation {
+                Activation::GatedGelu => self.config.plain_shift(&name("gelu"))?.into(),
+                Activation::Relu | Activation::Relu2 => 0,
+            },
             bias,
             cross,
         })
@@ -280,12 +299,13 @@ impl Reader<'_> {
 
     fn latent(&mut self, latent: &Latent) -> Result<LatentWeights> {
         let side = latent.symbols + 1;
-        let (_, bytes) = self.tensor("latent.prior", Dtype::U32, &[Some(side), Some(side)])?;
+        let (shape, bytes) = self.tensor("latent.prior", Dtype::U32, &[None, Some(side)])?;
+        self.config.require(shape[0] == 1 || shape[0] == side, "`latent.prior` must have 1 or C + 1 rows")?;
         let slots: Vec<u32> = bytes.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
         let fits = slots.iter().all(|slot| (1..=1 << 16).contains(slot));
         self.config.require(fits, "a slot of `latent.prior` is not within 1 to 65,536")?;
         let sums = |row: &[u32]| -> Vec<u32> {
-            // At most 4,097 slots of 2^16: the sum fits.
+            // At most 65,535 slots of 2^16: the sum fits.
             let total = row.iter().scan(0, |sum, slot| {
                 *sum += slot;
                 Some(*sum)

@@ -1,7 +1,7 @@
 //! First values of a network from an earlier one: a checkpoint, or a model file turned back to floats.
 //!
 //! A model file does not say in which units its export measured keys, values and hidden values
-//! (`export`): any choice computes the same function. Here they are chosen so that the matrices of a
+//! (`quantise`): any choice computes the same function. Here they are chosen so that the matrices of a
 //! layer have equal root-mean-square, which is what they tend to in training.
 
 use super::checkpoint;
@@ -91,7 +91,7 @@ impl Parts<'_> {
             .collect())
     }
 
-    /// A product with unit 1 on both sides (`export::Export::product`).
+    /// A product with unit 1 on both sides (`quantise::Quantiser::product`).
     fn product(&self, name: &str) -> Result<Vec<f64>> {
         let (pre, shift) = self.config.product_shift(name)?;
         let factor = (-f64::from(shift) - f64::from(pre) - 15.0).exp2();
@@ -99,7 +99,7 @@ impl Parts<'_> {
     }
 
     fn biases(&self, name: &str) -> Result<Vec<f32>> {
-        let unit = super::export::LOGIT_UNIT;
+        let unit = super::quantise::LOGIT_UNIT;
         let values = self.bytes(name)?.as_chunks::<4>().0;
         Ok(values.iter().map(|&b| (f64::from(i32::from_le_bytes(b)) / unit) as f32).collect())
     }
@@ -120,7 +120,7 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
     let config = NetConfig::of_model(c)?;
     let mut values = HashMap::new();
     let normalised = f64::from(-16).exp2();
-    let unit = super::export::LOGIT_UNIT;
+    let unit = super::quantise::LOGIT_UNIT;
     let residual = rms(&parts.scaled("embed.token")?) / TOKEN_RMS;
     for (name, _) in c.tables() {
         values.insert(name.clone(), divided(&parts.scaled(&name)?, residual));

@@ -13,7 +13,7 @@ pub use config::{FeedForward, T5Config};
 
 use super::random::Random;
 use candle_core::{D, DType, Device, Result, Tensor, Var, bail};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 /// What stands for minus infinity in a mask: far below any score, but harmless in differences.
@@ -56,6 +56,9 @@ struct Attention {
     v: Var,
     o: Var,
 }
+
+/// Sees values as they are computed, with the names that `T5::extents` gives.
+type Tap<'a> = &'a mut dyn FnMut(&str, &Tensor) -> Result<()>;
 
 /// What the relative bias of given lengths needs: the bucket of every pair, and the causal mask.
 #[derive(Clone)]
@@ -213,13 +216,31 @@ impl T5 {
 
     /// The encoder's output `[B, S, d]` for ids `[B, S]`.
     pub fn encode(&self, ids: &Tensor) -> Result<Tensor> {
-        self.stack(&self.encoder, ids, None)
+        self.stack(&self.encoder, ids, None, &mut |_, _| Ok(()))
     }
 
     /// The decoder's hidden states `[B, T, d]` for input ids `[B, T]` (the start token first) over the
     /// encoder's output `[B, S, d]`. With `S = 0` there is no cross-attention.
     pub fn decode(&self, ids: &Tensor, memory: &Tensor) -> Result<Tensor> {
-        self.stack(&self.decoder, ids, Some(memory))
+        self.stack(&self.decoder, ids, Some(memory), &mut |_, _| Ok(()))
+    }
+
+    /// Largest magnitudes while `target` is decoded over `source`: of the residual stream,
+    /// `encoder.residual`, `encoder.0.residual` and so on, and of `encoder.0.q`, `.k`, `.v`, `.up` (before
+    /// the nonlinearity), `.gate`, the decoder's, and `decoder.0.cross_q` and so on.
+    pub fn extents(&self, source: &Tensor, target: &Tensor) -> Result<BTreeMap<String, f64>> {
+        let mut extents = BTreeMap::new();
+        let mut tap = |name: &str, t: &Tensor| -> Result<()> {
+            let top = f64::from(t.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?);
+            let known = extents.entry(name.to_owned()).or_insert(top);
+            *known = known.max(top);
+            Ok(())
+        };
+        let prefixed = |stack: &'static str| move |name: &str| format!("{stack}.{name}");
+        let (encoder, decoder) = (prefixed("encoder"), prefixed("decoder"));
+        let memory = self.stack(&self.encoder, source, None, &mut |name, t| tap(&encoder(name), t))?;
+        self.stack(&self.decoder, target, Some(&memory), &mut |name, t| tap(&decoder(name), t))?;
+        Ok(extents)
     }
 
     /// Logits `[B, T, V]` of hidden states.
@@ -232,7 +253,7 @@ impl T5 {
         }
     }
 
-    fn stack(&self, stack: &Stack, ids: &Tensor, memory: Option<&Tensor>) -> Result<Tensor> {
+    fn stack(&self, stack: &Stack, ids: &Tensor, memory: Option<&Tensor>, tap: Tap<'_>) -> Result<Tensor> {
         let (batch, len) = ids.dims2()?;
         let d = self.config.d_model;
         if batch == 0 || len == 0 {
@@ -244,22 +265,36 @@ impl T5 {
             None => None,
         };
         let memory = memory.filter(|memory| memory.elem_count() > 0);
-        for layer in &stack.layers {
+        tap("residual", &x)?;
+        for (l, layer) in stack.layers.iter().enumerate() {
+            let mut tap = |part: &str, t: &Tensor| tap(&format!("{l}.{part}"), t);
             let normed = self.norm(&x, &layer.attention.norm)?;
-            x = (x + self.attend(&layer.attention, &normed, &normed, bias.as_ref())?)?;
+            x = (x + self.attend(&layer.attention, &normed, &normed, bias.as_ref(), &mut tap)?)?;
+            tap("residual", &x)?;
             if let (Some(cross), Some(memory)) = (&layer.cross, memory) {
                 let normed = self.norm(&x, &cross.norm)?;
-                x = (x + self.attend(cross, &normed, memory, None)?)?;
+                let mut tap = |part: &str, t: &Tensor| tap(&format!("cross_{part}"), t);
+                x = (x + self.attend(cross, &normed, memory, None, &mut tap)?)?;
             }
             let normed = self.norm(&x, &layer.norm)?;
-            let up = linear(&normed, &layer.up)?;
-            let hidden = match &layer.gate {
-                Some(gate) => (up.gelu()? * linear(&normed, gate)?)?,
-                None => up.relu()?,
-            };
-            x = (x + linear(&hidden, &layer.down)?)?;
+            x = (x + self.feed_forward(layer, &normed, &mut tap)?)?;
+            tap("residual", &x)?;
         }
         self.norm(&x, &stack.norm)
+    }
+
+    fn feed_forward(&self, layer: &Layer, x: &Tensor, tap: Tap<'_>) -> Result<Tensor> {
+        let up = linear(x, &layer.up)?;
+        tap("up", &up)?;
+        let hidden = match &layer.gate {
+            Some(gate) => {
+                let gate = linear(x, gate)?;
+                tap("gate", &gate)?;
+                (up.gelu()? * gate)?
+            }
+            None => up.relu()?,
+        };
+        linear(&hidden, &layer.down)
     }
 
     /// Root-mean-square normalisation with a gain.
@@ -269,19 +304,27 @@ impl T5 {
     }
 
     /// Attention of `x` to `over`; T5 does not scale scores.
-    fn attend(&self, a: &Attention, x: &Tensor, over: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    fn attend(
+        &self,
+        a: &Attention,
+        x: &Tensor,
+        over: &Tensor,
+        bias: Option<&Tensor>,
+        tap: Tap<'_>,
+    ) -> Result<Tensor> {
         let (batch, len, _) = x.dims3()?;
-        let heads = |t: &Tensor, w: &Tensor| -> Result<Tensor> {
+        let mut heads = |part: &str, t: &Tensor, w: &Tensor| -> Result<Tensor> {
             let t = linear(t, w)?;
+            tap(part, &t)?;
             let len = t.dim(1)?;
             t.reshape((batch, len, self.config.num_heads, self.config.d_kv))?.transpose(1, 2)?.contiguous()
         };
-        let scores = heads(x, &a.q)?.matmul(&heads(over, &a.k)?.t()?)?;
+        let scores = heads("q", x, &a.q)?.matmul(&heads("k", over, &a.k)?.t()?)?;
         let scores = match bias {
             Some(bias) => scores.broadcast_add(bias)?,
             None => scores,
         };
-        let mixed = softmax(&scores)?.matmul(&heads(over, &a.v)?)?;
+        let mixed = softmax(&scores)?.matmul(&heads("v", over, &a.v)?)?;
         let mixed = mixed.transpose(1, 2)?.reshape((batch, len, self.config.inner()))?;
         linear(&mixed, &a.o)
     }
