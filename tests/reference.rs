@@ -193,14 +193,15 @@ fn with_latent() -> Config {
     config.kv_heads = 4;
     config.activation = Activation::Relu;
     config.window = 0;
-    config.latent = Some(Latent { symbols: 20, max: 9, layers: 2, ff: 50, steer: false });
+    config.latent = Some(Latent { symbols: 20, max: 9, layers: 2, ff: 50, steer: false, experts: 1 });
     config
 }
 
 /// Steered by c, without an encoder or with one.
 fn steered(layers: usize) -> Config {
     let mut config = rich();
-    config.latent = Some(Latent { symbols: 20, max: 9, layers, ff: 50 * layers.min(1), steer: true });
+    config.latent =
+        Some(Latent { symbols: 20, max: 9, layers, ff: 50 * layers.min(1), steer: true, experts: 1 });
     config
 }
 
@@ -208,7 +209,14 @@ fn steered(layers: usize) -> Config {
 fn with_gates() -> Config {
     let mut config = with_latent();
     config.activation = Activation::GatedGelu;
-    config.latent = Some(Latent { symbols: 300, max: 6, layers: 1, ff: 44, steer: false });
+    config.latent = Some(Latent { symbols: 300, max: 6, layers: 1, ff: 44, steer: false, experts: 1 });
+    config
+}
+
+/// Several sets of weights; with `steer` also steered.
+fn expert(steer: bool) -> Config {
+    let mut config = rich();
+    config.latent = Some(Latent { symbols: 20, max: 9, layers: 0, ff: 0, steer, experts: 3 });
     config
 }
 
@@ -230,6 +238,8 @@ fn the_independent_decoder_computes_the_same_slots_for_every_kind_of_model() {
         (with_gates(), &[299, 0, 7]),
         (steered(0), &[]),
         (steered(0), &[4, 4, 17]),
+        (expert(false), &[7]),
+        (expert(true), &[5, 19]),
         (steered(1), &[0, 19, 3, 3, 8, 11, 0, 1, 2]),
     ] {
         for draw in [Draw::Even, Draw::Extreme] {

@@ -68,6 +68,12 @@ pub(crate) struct Args {
     /// Most symbols in a learned sequence
     #[arg(long, default_value_t = 4, value_name = "N")]
     max_symbols: usize,
+    /// Sets of the decompressor's weights, of which the first symbol chooses one
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    experts: usize,
+    /// Symbols choose among experts only, and have no rows that steer the decompressor
+    #[arg(long)]
+    experts_only: bool,
     /// Tokens of a chunk that the compressor reads
     #[arg(long, default_value_t = 128, value_name = "N")]
     excerpt: usize,
@@ -158,6 +164,8 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
                 args.compressor_width,
                 args.compressor_layers,
             ),
+            experts: args.experts,
+            rows: !args.experts_only,
             reproduce: args.reproduce,
             imitate: args.imitate,
             cost: args.cost,

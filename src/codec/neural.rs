@@ -5,7 +5,7 @@
 //! tokens, so it runs many positions of one chunk at once. Both give the same slots.
 #![deny(clippy::float_arithmetic)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::damaged;
@@ -82,6 +82,7 @@ impl Neural {
         let mut encoder = Encoder::new();
         latent::encode(&self.model, c, &mut encoder)?;
         let latent_bits = encoder.bits();
+        decoder.select(self.model.expert(c));
         decoder.begin(0, tokens.len(), c);
         let mut found = [[Slot::default(); MAX_SLOTS]; ROWS];
         let mut rows = Vec::with_capacity(ROWS);
@@ -127,12 +128,24 @@ impl ChunkModel for Neural {
             model: &self.model,
             decoder: Decoder::new(&self.model, self.backend, lanes, lanes),
             free: (0..lanes).rev().collect(),
-            waiting: jobs.iter().copied().enumerate().collect(),
+            waiting: VecDeque::new(),
             active: Vec::with_capacity(lanes),
             table_bytes: 0,
             results: jobs.iter().map(|_| None).collect(),
         };
-        lockstep.run();
+        // Chunks of one expert share their weights.
+        let mut experts: BTreeMap<usize, VecDeque<Opened<'_>>> = BTreeMap::new();
+        for (index, job) in jobs.iter().enumerate() {
+            match open(&self.model, index, job) {
+                Ok(opened) => experts.entry(self.model.expert(&opened.c)).or_default().push_back(opened),
+                Err(error) => lockstep.results[index] = Some(Err(error)),
+            }
+        }
+        for (expert, waiting) in experts {
+            lockstep.decoder.select(expert);
+            lockstep.waiting = waiting;
+            lockstep.run();
+        }
         let results = lockstep.results.into_iter();
         results.map(|result| result.unwrap_or(Err(Error::Internal("a chunk was left undecoded")))).collect()
     }
@@ -148,6 +161,25 @@ fn lay_history(model: &Model, raw_len: usize, history: &[Arc<[u8]>]) -> Result<M
     }
     matcher.extend(&[]);
     Ok(matcher)
+}
+
+/// A chunk whose c is known.
+struct Opened<'a> {
+    /// Place among the results.
+    index: usize,
+    job: &'a DecodeJob<'a>,
+    reader: Reader<'a>,
+    c: Vec<u16>,
+}
+
+fn open<'a>(model: &Model, index: usize, job: &'a DecodeJob<'a>) -> Result<Opened<'a>> {
+    if job.payload.last() == Some(&0) {
+        return Err(damaged("its payload ends in a zero byte"));
+    }
+    let mut reader = Reader::new(job.payload);
+    let c =
+        latent::decode(model, &mut reader).map_err(|Damaged| damaged("its learned sequence is damaged"))?;
+    Ok(Opened { index, job, reader, c })
 }
 
 /// A chunk that is being decoded.
@@ -168,7 +200,7 @@ struct Lockstep<'a> {
     model: &'a Model,
     decoder: Decoder<'a>,
     free: Vec<usize>,
-    waiting: VecDeque<(usize, &'a DecodeJob<'a>)>,
+    waiting: VecDeque<Opened<'a>>,
     active: Vec<Lane<'a>>,
     table_bytes: usize,
     results: Vec<Option<Result<Vec<u8>>>>,
@@ -197,12 +229,13 @@ impl<'a> Lockstep<'a> {
 
     /// Starts waiting chunks while there is room.
     fn fill(&mut self) {
-        while let (Some(&slot), Some(&(index, job))) = (self.free.last(), self.waiting.front()) {
+        while let Some(&slot) = self.free.last() {
             if !self.active.is_empty() && self.table_bytes > TABLE_BYTES {
                 return;
             }
-            self.waiting.pop_front();
-            match self.start(index, slot, job) {
+            let Some(opened) = self.waiting.pop_front() else { return };
+            let index = opened.index;
+            match self.start(opened, slot) {
                 Ok(lane) if lane.raw_len > 0 => {
                     self.free.pop();
                     self.table_bytes += lane.matcher.table_bytes();
@@ -214,13 +247,8 @@ impl<'a> Lockstep<'a> {
         }
     }
 
-    fn start(&mut self, index: usize, slot: usize, job: &'a DecodeJob<'a>) -> Result<Lane<'a>> {
-        if job.payload.last() == Some(&0) {
-            return Err(damaged("its payload ends in a zero byte"));
-        }
-        let mut reader = Reader::new(job.payload);
-        let c = latent::decode(self.model, &mut reader)
-            .map_err(|Damaged| damaged("its learned sequence is damaged"))?;
+    fn start(&mut self, opened: Opened<'a>, slot: usize) -> Result<Lane<'a>> {
+        let Opened { index, job, reader, c } = opened;
         let matcher = lay_history(self.model, job.raw_len, &job.history)?;
         // A token has at least one byte.
         self.decoder.begin(slot, job.raw_len, &c);

@@ -32,14 +32,15 @@ fn with_latent() -> Config {
     config.kv_heads = 3;
     config.activation = Activation::Relu;
     config.window = 0;
-    config.latent = Some(Latent { symbols: 20, max: 9, layers: 2, ff: 50, steer: false });
+    config.latent = Some(Latent { symbols: 20, max: 9, layers: 2, ff: 50, steer: false, experts: 1 });
     config
 }
 
 /// Steered by c, without an encoder or with one.
 fn steered(layers: usize) -> Config {
     let mut config = small();
-    config.latent = Some(Latent { symbols: 20, max: 9, layers, ff: 50 * layers.min(1), steer: true });
+    config.latent =
+        Some(Latent { symbols: 20, max: 9, layers, ff: 50 * layers.min(1), steer: true, experts: 1 });
     config
 }
 
@@ -47,7 +48,14 @@ fn steered(layers: usize) -> Config {
 fn with_gates() -> Config {
     let mut config = with_latent();
     config.activation = Activation::GatedGelu;
-    config.latent = Some(Latent { symbols: 300, max: 6, layers: 1, ff: 44, steer: false });
+    config.latent = Some(Latent { symbols: 300, max: 6, layers: 1, ff: 44, steer: false, experts: 1 });
+    config
+}
+
+/// Several sets of weights; with `steer` also steered.
+fn expert(steer: bool) -> Config {
+    let mut config = small();
+    config.latent = Some(Latent { symbols: 20, max: 9, layers: 0, ff: 0, steer, experts: 3 });
     config
 }
 
@@ -130,7 +138,7 @@ fn every_shape_of_model_codes_exactly() {
     wide.seconds = vec![];
     wide.copy = false;
     wide.window = 300;
-    for config in [plain, wide, with_latent(), with_gates(), steered(0)] {
+    for config in [plain, wide, with_latent(), with_gates(), steered(0), expert(false)] {
         round_trip(&model(config, Draw::Even), &raws, &histories, &[]);
     }
 }
@@ -140,7 +148,7 @@ fn learned_sequences_of_any_length_are_coded_and_change_the_slots() {
     let mut random = Random::new(3);
     let raws: Vec<_> = [60, 200].map(|len| text(len, &mut random)).to_vec();
     let histories = vec![vec![]; 2];
-    for config in [with_latent(), steered(0), steered(1)] {
+    for config in [with_latent(), steered(0), steered(1), expert(false), expert(true)] {
         let model = model(config, Draw::Even);
         for c in [&[][..], &[3], &[19, 0, 0, 5], &[1; 9]] {
             round_trip(&model, &raws, &histories, c);
@@ -161,7 +169,7 @@ fn learned_sequences_of_any_length_are_coded_and_change_the_slots() {
 fn chunks_with_and_without_c_decode_together() {
     let mut random = Random::new(4);
     let raws: Vec<_> = (0..7).map(|i| text(40 + 9 * i, &mut random)).collect();
-    for config in [with_latent(), steered(0)] {
+    for config in [with_latent(), steered(0), expert(true)] {
         let neural = Neural::new(model(config, Draw::Even));
         let encode =
             |(i, raw): (usize, &Vec<u8>)| neural.encode_with(raw, &[], &[4, 2, 11][..i % 4]).unwrap().payload;
@@ -178,7 +186,7 @@ fn chunks_with_and_without_c_decode_together() {
 fn extreme_weights_overflow_nothing() {
     let mut random = Random::new(5);
     let raws = [text(300, &mut random)];
-    for config in [small(), with_latent(), with_gates(), steered(0), steered(1)] {
+    for config in [small(), with_latent(), with_gates(), steered(0), steered(1), expert(true)] {
         let c: &[u16] = if config.latent.is_some() { &[1, 2] } else { &[] };
         round_trip(&model(config, Draw::Extreme), &raws, &[vec![text(100, &mut random).into()]], c);
     }

@@ -23,6 +23,8 @@ pub const MAX_LATENT: usize = 4096;
 pub const MAX_SYMBOLS: usize = 65_534;
 /// Largest shift that names the unit of a gate.
 pub const MAX_GELU: u8 = 14;
+/// Most sets of the decoder's weights.
+pub const MAX_EXPERTS: usize = 256;
 /// Longest c that steers.
 pub const MAX_STEERING: usize = 64;
 /// Most n-gram tables: with eight candidates and eight classes, 32 rows add up at the input.
@@ -93,6 +95,13 @@ pub struct Latent {
     /// Whether each symbol has rows that steer the decoder.
     #[serde(default)]
     pub steer: bool,
+    /// Sets of the decoder's weights, of which the first symbol chooses one.
+    #[serde(default = "one")]
+    pub experts: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// The shifts of a product (spec section 5, `linear`), or a plain shift.
@@ -195,7 +204,10 @@ impl Config {
                 && latent.layers <= MAX_LAYERS
                 && if latent.layers == 0 { latent.ff == 0 } else { size(latent.ff) };
             self.require(sizes, "a size of its latent encoder is out of bounds")?;
-            self.require(latent.layers > 0 || latent.steer, "nothing in it reads the learned sequence")?;
+            let read = latent.layers > 0 || latent.steer || latent.experts > 1;
+            self.require(read, "nothing in it reads the learned sequence")?;
+            let experts = (1..=MAX_EXPERTS.min(latent.symbols)).contains(&latent.experts);
+            self.require(experts, "it must have 1 to 256 experts, no more than latent symbols")?;
             let short = !latent.steer || latent.max <= MAX_STEERING;
             self.require(short, "a learned sequence that steers has at most 64 symbols")?;
             let squared = !latent.steer || self.activation == Activation::Relu2;
@@ -236,15 +248,26 @@ impl Config {
                 }
             }
         };
-        layers("decoder", self.layers, kv, self.ff, self.crosses());
+        for set in self.sets() {
+            layers(&format!("{set}decoder"), self.layers, kv, self.ff, self.crosses());
+        }
         if let Some(latent) = &self.latent {
             layers("latent", latent.layers, hd, latent.ff, false);
         }
-        add("head".into(), self.vocab, d);
-        if self.copy {
-            add("copy".into(), self.slots(), d);
+        for set in self.sets() {
+            add(format!("{set}head"), self.vocab, d);
+            if self.copy {
+                add(format!("{set}copy"), self.slots(), d);
+            }
         }
         all
+    }
+
+    /// What the names of each set of the decoder's weights begin with: nothing for the first, which
+    /// an empty c takes.
+    pub fn sets(&self) -> Vec<String> {
+        let experts = self.latent.as_ref().map_or(1, |latent| latent.experts);
+        (0..experts).map(|e| if e == 0 { String::new() } else { format!("expert.{e}.") }).collect()
     }
 
     /// All plain shifts that the architecture has, each with the largest value it may take.
@@ -257,11 +280,16 @@ impl Config {
             let count = if self.activation == Activation::GatedGelu { count } else { 0 };
             (0..count).map(|layer| (format!("{stack}.{layer}.gelu"), MAX_GELU)).collect()
         };
-        all.extend(scores("decoder", self.layers, "score"));
-        all.extend(gates("decoder", self.layers));
+        for set in self.sets() {
+            let decoder = format!("{set}decoder");
+            all.extend(scores(&decoder, self.layers, "score"));
+            all.extend(gates(&decoder, self.layers));
+            if self.crosses() {
+                all.extend(scores(&decoder, self.layers, "cross_score"));
+            }
+        }
         if let Some(latent) = self.latent.as_ref().filter(|_| self.crosses()) {
             all.push(("latent_embed".into(), 31));
-            all.extend(scores("decoder", self.layers, "cross_score"));
             all.extend(scores("latent", latent.layers, "score"));
             all.extend(gates("latent", latent.layers));
         }
@@ -356,7 +384,7 @@ mod tests {
         config.orders = vec![1, 4];
         config.ngrams = vec![(2, 14)];
         config.copy = true;
-        config.latent = Some(Latent { symbols: 16, max: 4, layers: 1, ff: 64, steer: true });
+        config.latent = Some(Latent { symbols: 16, max: 4, layers: 1, ff: 64, steer: true, experts: 1 });
         let config = with_shifts(config);
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(Config::parse(&json).unwrap(), config);
@@ -394,10 +422,14 @@ mod tests {
             |c| c.ngrams = vec![(2, 32)],
             |c| c.ngrams = vec![(2, 3); 16],
             |c| c.copy = true,
-            |c| c.latent = Some(Latent { symbols: 0, max: 1, layers: 1, ff: 1, steer: false }),
-            |c| c.latent = Some(Latent { symbols: 65_535, max: 1, layers: 1, ff: 1, steer: false }),
-            |c| c.latent = Some(Latent { symbols: 1, max: 1, layers: 0, ff: 0, steer: false }),
-            |c| c.latent = Some(Latent { symbols: 1, max: 65, layers: 0, ff: 0, steer: true }),
+            |c| c.latent = Some(Latent { symbols: 0, max: 1, layers: 1, ff: 1, steer: false, experts: 1 }),
+            |c| {
+                c.latent =
+                    Some(Latent { symbols: 65_535, max: 1, layers: 1, ff: 1, steer: false, experts: 1 })
+            },
+            |c| c.latent = Some(Latent { symbols: 1, max: 1, layers: 0, ff: 0, steer: false, experts: 1 }),
+            |c| c.latent = Some(Latent { symbols: 3, max: 1, layers: 0, ff: 0, steer: false, experts: 4 }),
+            |c| c.latent = Some(Latent { symbols: 1, max: 65, layers: 0, ff: 0, steer: true, experts: 1 }),
             |c| c.activation = Activation::GatedGelu,
             |c| c.shifts.retain(|name, _| name != "head"),
             |c| c.shifts.extend([("head".into(), Shift::Linear { pre: 32, shift: 0 })]),

@@ -10,7 +10,7 @@ use super::config::MAX_WINDOW;
 use super::matcher::{Matcher, Slot};
 use super::stack::{RowAt, Scratch};
 use super::steer::Steering;
-use super::weights::Model;
+use super::weights::{Model, Set};
 use crate::kernels::{Backend, Buffer, H_MAX, KeyValues, Reach, Slots, padded};
 
 /// One row to compute: a position of a lane.
@@ -24,6 +24,8 @@ pub struct Row {
 #[derive(Debug)]
 pub struct Decoder<'m> {
     model: &'m Model,
+    /// The weights in use: one set for all rows that are computed together.
+    set: &'m Set,
     scratch: Scratch,
     rows: usize,
     /// Rows of one lane that are computed at once.
@@ -51,6 +53,7 @@ impl<'m> Decoder<'m> {
         let steered = config.latent.as_ref().is_some_and(|latent| latent.steer);
         Self {
             model,
+            set: &model.sets[0],
             scratch: Scratch::new(model, backend, rows, config.ff),
             rows,
             depth: rows.div_ceil(lanes),
@@ -78,6 +81,12 @@ impl<'m> Decoder<'m> {
     /// Most tokens of a chunk, where the model limits them.
     pub fn max_tokens(&self) -> usize {
         if self.model.config().window == 0 { MAX_WINDOW } else { usize::MAX }
+    }
+
+    /// Takes another expert's weights. All lanes must be done: chunks that are decoded together have
+    /// the same expert (`Model::expert`).
+    pub fn select(&mut self, expert: usize) {
+        self.set = &self.model.sets[expert];
     }
 
     /// Makes a lane ready for another chunk of at most `tokens` tokens, with its c.
@@ -140,7 +149,7 @@ impl<'m> Decoder<'m> {
         }
         let any_cross = self.cross_at.iter().any(Option::is_some);
         let activation = model.config().activation;
-        for (number, layer) in model.layers.iter().enumerate() {
+        for (number, layer) in self.set.layers.iter().enumerate() {
             self.scratch.self_attention(layer, &mut self.caches[number], &self.at);
             if let (Some(cross), true) = (&layer.cross, any_cross) {
                 self.scratch.cross_attention(cross, &self.cross[number], &self.cross_at);
@@ -151,8 +160,8 @@ impl<'m> Decoder<'m> {
                 steering.active.then_some(&steering.gains[number][..])
             });
         }
-        self.scratch.product(&model.head, rows.len(), &mut self.logits);
-        if let Some(copy) = &model.copy {
+        self.scratch.product(&self.set.head, rows.len(), &mut self.logits);
+        if let Some(copy) = &self.set.copy {
             self.scratch.product_again(&copy.gates, rows.len(), &mut self.gates);
         }
     }
@@ -173,7 +182,7 @@ impl<'m> Decoder<'m> {
             self.scratch.backend.add_residual(z, &steering.head);
         }
         let z = &mut self.logits[row * stride..row * stride + vocab];
-        if let Some(copy) = &self.model.copy {
+        if let Some(copy) = &self.set.copy {
             let gates = &self.gates[row * padded(copy.gates.rows())..];
             let biases = steering.map_or(&copy.bias, |steering| &steering.copy);
             for ((slot, gate), bias) in found.iter().zip(gates).zip(biases) {

@@ -76,7 +76,7 @@ pub(super) fn fill(
     }
     let inner = heads * size;
     let mut out = Buffer::zeroed(len * padded(2 * inner));
-    for (layer, caches) in model.layers.iter().zip(caches) {
+    for (layer, caches) in model.sets[model.expert(latent)].layers.iter().zip(caches) {
         let Some(cross) = &layer.cross else { continue };
         scratch.product(&cross.kv, len, &mut out);
         caches[lane].reserve(heads, size, len);

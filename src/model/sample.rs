@@ -101,11 +101,13 @@ pub fn model_file_of(
         let values = (0..rows * cols).map(|_| value()).collect();
         tensors.push(Tensor::i32(name, &[rows, cols], values));
     };
-    for layer in 0..config.layers {
-        bias(format!("decoder.{layer}.bias"), config.heads, 20);
-    }
-    if config.copy {
-        bias("copy.bias".into(), config.slots(), CLASSES);
+    for set in config.sets() {
+        for layer in 0..config.layers {
+            bias(format!("{set}decoder.{layer}.bias"), config.heads, 20);
+        }
+        if config.copy {
+            bias(format!("{set}copy.bias"), config.slots(), CLASSES);
+        }
     }
     if let Some(latent) = &config.latent {
         for layer in 0..latent.layers {

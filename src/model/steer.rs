@@ -68,7 +68,7 @@ impl Steering {
         }
         weights.head.sum(c, &mut self.head);
         self.head.iter_mut().for_each(|bias| *bias = (*bias).clamp(-BIAS_MAX, BIAS_MAX));
-        if let (Some(part), Some(copy)) = (&weights.copy, &model.copy) {
+        if let (Some(part), Some(copy)) = (&weights.copy, &model.sets[model.expert(c)].copy) {
             let mut sums = vec![0; padded(CLASSES * copy.bias.len())];
             part.sum(c, &mut sums);
             let rows = self.copy.iter_mut().zip(&copy.bias).zip(sums.as_chunks::<CLASSES>().0);

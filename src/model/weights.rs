@@ -29,10 +29,17 @@ pub struct Model {
     pub(super) matches: Vec<(Table, Table)>,
     pub(super) ngrams: Vec<Table>,
     pub(super) embed_shift: u32,
-    pub(super) layers: Vec<Layer>,
-    pub(super) head: Product,
-    pub(super) copy: Option<Copy>,
+    /// One set, or one for each expert.
+    pub(super) sets: Vec<Set>,
     pub(super) latent: Option<LatentWeights>,
+}
+
+/// One set of the decoder's weights.
+#[derive(Debug)]
+pub(super) struct Set {
+    pub layers: Vec<Layer>,
+    pub head: Product,
+    pub copy: Option<Copy>,
 }
 
 /// One layer of the decoder or of the latent encoder.
@@ -133,11 +140,17 @@ impl Model {
         self.fingerprint
     }
 
+    /// Which set of weights decodes chunks with this c.
+    pub fn expert(&self, c: &[u16]) -> usize {
+        c.first().map_or(0, |&symbol| usize::from(symbol) % self.sets.len())
+    }
+
     /// Multiply-adds with 8-bit weights per token, attention apart.
     pub fn multiply_adds(&self) -> usize {
         let products = self.config.products();
-        let per_token =
-            products.iter().filter(|p| !p.name.starts_with("latent") && !p.name.ends_with("cross_kv"));
+        let per_token = products.iter().filter(|p| {
+            !p.name.starts_with("latent") && !p.name.starts_with("expert") && !p.name.ends_with("cross_kv")
+        });
         per_token.map(|p| p.rows * p.cols).sum()
     }
 }
@@ -159,10 +172,7 @@ impl Reader<'_> {
         let matches = matches.collect::<Result<_>>()?;
         let ngrams = (0..config.ngrams.len()).map(|n| self.table(&format!("embed.ngram.{n}")));
         let ngrams = ngrams.collect::<Result<_>>()?;
-        let reach = if config.window == 0 { MAX_WINDOW } else { config.window };
-        let layers =
-            (0..config.layers).map(|layer| self.layer("decoder", layer, config.kv_heads, (reach - 1, 0)));
-        let layers = layers.collect::<Result<_>>()?;
+        let sets = config.sets().iter().map(|set| self.set(set)).collect::<Result<_>>()?;
         let model = Model {
             vocabulary,
             fingerprint: [0; 32],
@@ -170,9 +180,7 @@ impl Reader<'_> {
             matches,
             ngrams,
             embed_shift: config.plain_shift("embed")?.into(),
-            layers,
-            head: self.product("head")?,
-            copy: if config.copy { Some(self.copy()?) } else { None },
+            sets,
             latent: config.latent.as_ref().map(|latent| self.latent(latent)).transpose()?,
             config: config.clone(),
         };
@@ -247,12 +255,26 @@ impl Reader<'_> {
         Ok((values, shape[1]))
     }
 
+    /// The weights whose names begin with `set`.
+    fn set(&mut self, set: &str) -> Result<Set> {
+        let config = self.config;
+        let reach = if config.window == 0 { MAX_WINDOW } else { config.window };
+        let stack = format!("{set}decoder");
+        let layers =
+            (0..config.layers).map(|layer| self.layer(&stack, layer, config.kv_heads, (reach - 1, 0)));
+        Ok(Set {
+            layers: layers.collect::<Result<_>>()?,
+            head: self.product(&format!("{set}head"))?,
+            copy: if config.copy { Some(self.copy(set)?) } else { None },
+        })
+    }
+
     fn layer(&mut self, stack: &str, layer: usize, kv_heads: usize, reach: (usize, usize)) -> Result<Layer> {
         let name = |part: &str| format!("{stack}.{layer}.{part}");
         let heads = self.config.heads;
         let (values, cols) = self.bias(&name("bias"), heads, None)?;
         let (before, after) = reach;
-        let bias = if stack == "decoder" {
+        let bias = if stack != "latent" {
             self.config
                 .require((1..=BIAS_COLUMNS).contains(&cols), "a decoder bias must have 1 to 4,096 columns")?;
             Bias::new(heads, before, after, |head, distance| {
@@ -266,7 +288,7 @@ impl Reader<'_> {
                 values[head * cols + distance.clamp(-side, side).wrapping_add(side).unsigned_abs()]
             })
         };
-        let cross = if stack == "decoder" && self.config.crosses() {
+        let cross = if stack != "latent" && self.config.crosses() {
             Some(Cross {
                 q: self.product(&name("cross_q"))?,
                 kv: self.product(&name("cross_kv"))?,
@@ -292,9 +314,9 @@ impl Reader<'_> {
         })
     }
 
-    fn copy(&mut self) -> Result<Copy> {
-        let (values, _) = self.bias("copy.bias", self.config.slots(), Some(CLASSES))?;
-        Ok(Copy { gates: self.product("copy")?, bias: values.as_chunks().0.to_vec() })
+    fn copy(&mut self, set: &str) -> Result<Copy> {
+        let (values, _) = self.bias(&format!("{set}copy.bias"), self.config.slots(), Some(CLASSES))?;
+        Ok(Copy { gates: self.product(&format!("{set}copy"))?, bias: values.as_chunks().0.to_vec() })
     }
 
     fn latent(&mut self, latent: &Latent) -> Result<LatentWeights> {

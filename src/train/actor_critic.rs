@@ -24,6 +24,10 @@ use std::f64::consts::LN_2;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairConfig {
     pub compressor: CompressorConfig,
+    /// Sets of D's weights, of which the first symbol chooses one.
+    pub experts: usize,
+    /// Whether symbols have rows that steer D.
+    pub rows: bool,
     /// Steps of the first and of the second stage.
     pub reproduce: usize,
     pub imitate: usize,
@@ -36,6 +40,13 @@ pub struct PairConfig {
     pub gamma: f64,
     /// Weight of the actor's entropy at the start of the third stage; it falls to a tenth.
     pub entropy: f64,
+}
+
+impl PairConfig {
+    /// Whether C is told what to write in a step.
+    pub fn is_told(&self, step: usize) -> bool {
+        step < self.reproduce + self.imitate
+    }
 }
 
 /// What one step tells; what a stage does not have is no number.
@@ -154,33 +165,34 @@ impl Pair {
         self.compressor.write(&self.compressor.read(&self.excerpts(batch))?, None)
     }
 
-    /// One step of C and D on a batch: number `at.0` of `at.1`. `learn` takes D's loss and moves D;
+    /// One step of C and D on a batch: number `at.0` of `at.1`. `mixed` are tokens and kinds of other
+    /// sequences, for the stages in which C is told what to write. `learn` takes D's loss and moves D;
     /// `factor` scales the rate.
     pub fn step(
         &mut self,
         net: &Net,
         batch: &Batch,
+        mixed: &[(Vec<u32>, u16)],
         at: (usize, usize),
         factor: f64,
         learn: impl FnOnce(&Tensor) -> Result<()>,
     ) -> Result<Told> {
         let (step, steps) = at;
-        let excerpts = self.excerpts(batch);
-        let memory = self.compressor.read(&excerpts)?;
-        let kinds = |pair: &Self| -> Vec<Vec<u16>> {
-            Self::sequences(batch).map(|tokens| vec![pair.clusters.kind(tokens) as u16]).collect()
-        };
-        if step < self.config.reproduce {
-            let loss = self.compressor.reproduce(&memory, &excerpts)?;
-            let cs = kinds(self);
-            return self.supervised(net, batch, cs, loss, factor, learn);
-        }
-        if step < self.config.reproduce + self.config.imitate {
-            let cs = kinds(self);
-            let loss = self.imitate(&memory, &cs)?;
-            return self.supervised(net, batch, cs, loss, factor, learn);
-        }
         let before = self.config.reproduce + self.config.imitate;
+        if self.config.is_told(step) {
+            let excerpts: Vec<_> =
+                mixed.iter().map(|(tokens, _)| self.compressor.excerpt(tokens.iter().copied())).collect();
+            let memory = self.compressor.read(&excerpts)?;
+            let loss = if step < self.config.reproduce {
+                self.compressor.reproduce(&memory, &excerpts)?
+            } else {
+                let kinds: Vec<_> = mixed.iter().map(|&(_, kind)| vec![kind]).collect();
+                self.imitate(&memory, &kinds)?
+            };
+            let cs = Self::sequences(batch).map(|tokens| vec![self.clusters.kind(tokens) as u16]).collect();
+            return self.supervised(net, batch, cs, loss, factor, learn);
+        }
+        let memory = self.compressor.read(&self.excerpts(batch))?;
         let done = (step - before) as f64 / steps.saturating_sub(before).max(1) as f64;
         self.reinforce(net, batch, &memory, done, factor, learn)
     }
@@ -348,9 +360,10 @@ pub fn check(config: &PairConfig, len: usize) -> crate::Result<()> {
     let c = &config.compressor;
     let sizes =
         (1..=4096).contains(&c.symbols) && (1..=64).contains(&c.max) && (4..=len).contains(&c.excerpt);
-    if sizes {
+    let experts = (1..=c.symbols.min(256)).contains(&config.experts) && (config.experts > 1 || config.rows);
+    if sizes && experts {
         return Ok(());
     }
-    let rule = "a learned sequence has 1 to 4,096 symbols, at most 64 of them, and an excerpt of 4 tokens to a sequence";
+    let rule = "a learned sequence has 1 to 4,096 symbols, at most 64 of them, and an excerpt of 4 tokens to a sequence, and 1 to 256 experts, no more than symbols";
     Err(Error::Usage(rule.to_owned()))
 }

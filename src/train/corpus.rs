@@ -5,6 +5,7 @@
 //! its references. Match features come from the product's own matcher over the whole chunk; the
 //! network sees windows of it. Some blocks are held out to measure on.
 
+use super::clusters::Clusters;
 use super::net::{Batch, NetConfig, table_row};
 use super::ops::embed::NONE;
 use super::ops::loss::Targets;
@@ -19,7 +20,9 @@ const BLOCK: usize = 64 << 10;
 /// One block in this many is held out.
 const HELD_OUT: usize = 256;
 /// Windows that are mixed with one another.
-const POOL: usize = 2048;
+const POOL: usize = 4096;
+/// Of one block, one window in this many is used each time: windows of many files are mixed then.
+const USED: usize = 4;
 
 /// Text to train on.
 pub struct Corpus {
@@ -84,6 +87,7 @@ fn walk(path: &Path, relative: &Path, out: &mut Vec<(PathBuf, PathBuf)>) -> Resu
 
 /// A stretch of a chunk with its features.
 struct Window {
+    kind: usize,
     rows: Vec<u32>,
     targets: Targets,
     bytes: usize,
@@ -161,6 +165,7 @@ impl Featuriser<'_> {
         let (per, gates) = (self.config.rows_per_position(), self.config.gates());
         let range = from..from + self.len;
         Window {
+            kind: 0,
             rows: rows[range.start * per..range.end * per].to_vec(),
             bytes: tokens[range.clone()].iter().map(|&t| self.vocabulary.token(t).len()).sum(),
             targets: Targets {
@@ -220,30 +225,78 @@ pub struct Batches<'a> {
     random: Random,
     order: Vec<usize>,
     pool: Vec<Window>,
+    /// If there are any, a batch is of one kind.
+    kinds: Option<Clusters>,
 }
 
 impl<'a> Batches<'a> {
     pub fn new(corpus: &'a Corpus, featuriser: Featuriser<'a>, seed: u64) -> Self {
-        Self { corpus, featuriser, random: Random::new(seed), order: Vec::new(), pool: Vec::new() }
+        Self {
+            corpus,
+            featuriser,
+            random: Random::new(seed),
+            order: Vec::new(),
+            pool: Vec::new(),
+            kinds: None,
+        }
     }
 
-    /// The next batch of `sequences` windows.
-    pub fn next(&mut self, sequences: usize) -> Result<Batch> {
+    /// Makes batches whose windows are of one kind each, as often as the kinds are.
+    pub fn by_kind(mut self, kinds: Clusters) -> Self {
+        self.kinds = Some(kinds);
+        self
+    }
+
+    fn fill(&mut self, sequences: usize) -> Result<()> {
         while self.pool.len() < POOL.max(sequences) {
             if self.order.is_empty() {
                 self.order = (0..self.corpus.blocks()).filter(|i| i % HELD_OUT != HELD_OUT / 2).collect();
                 self.random.shuffle(&mut self.order);
             }
             if let Some(block) = self.order.pop() {
-                self.featuriser.block(self.corpus.block(block), &mut self.random, &mut self.pool)?;
+                let mut windows = Vec::new();
+                self.featuriser.block(self.corpus.block(block), &mut self.random, &mut windows)?;
+                for mut window in windows {
+                    // A small corpus has no windows to waste.
+                    if self.corpus.blocks() > POOL / 8 && self.random.below(USED) > 0 {
+                        continue;
+                    }
+                    if let Some(kinds) = &self.kinds {
+                        window.kind = kinds.kind(&window.targets.tokens);
+                    }
+                    self.pool.push(window);
+                }
             }
         }
+        Ok(())
+    }
+
+    /// The next batch of `sequences` windows.
+    pub fn next(&mut self, sequences: usize) -> Result<Batch> {
+        self.fill(sequences)?;
         let mut windows = Vec::with_capacity(sequences);
-        for _ in 0..sequences {
+        let kind = self.pool[self.random.below(self.pool.len())].kind;
+        let mut same: Vec<usize> = (0..self.pool.len()).filter(|&i| self.pool[i].kind == kind).collect();
+        self.random.shuffle(&mut same);
+        same.truncate(sequences);
+        same.sort_unstable();
+        // From the last on: taking one out moves only what stands behind it.
+        windows.extend(same.into_iter().rev().map(|i| self.pool.swap_remove(i)));
+        while windows.len() < sequences {
             let i = self.random.below(self.pool.len());
             windows.push(self.pool.swap_remove(i));
         }
         Ok(join(self.featuriser.len, windows))
+    }
+
+    /// Tokens and kinds of some windows that are still to come.
+    pub fn mixed(&mut self, count: usize) -> Result<Vec<(Vec<u32>, u16)>> {
+        self.fill(count)?;
+        let pick = |_| {
+            let window = &self.pool[self.random.below(self.pool.len())];
+            (window.targets.tokens.clone(), window.kind as u16)
+        };
+        Ok((0..count).map(pick).collect())
     }
 }
 

@@ -26,12 +26,13 @@ struct Extent {
     hidden: f64,
 }
 
-/// Largest magnitudes of the residual stream and of all layers over the batches.
-fn extents(net: &Net, batches: &[Sample]) -> candle_core::Result<(f64, Vec<Extent>)> {
+/// Largest magnitudes of the residual stream and of all layers of one expert over the batches.
+fn extents(net: &Net, expert: usize, batches: &[Sample]) -> candle_core::Result<(f64, Vec<Extent>)> {
     let c = &net.config;
     let top = |t: candle_core::Tensor| -> candle_core::Result<f64> {
         Ok(f64::from(t.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?))
     };
+    let set = net.set(expert);
     let mut residual = 0.0f64;
     let mut layers = vec![Extent::default(); c.layers];
     for (batch, cs) in batches {
@@ -42,7 +43,7 @@ fn extents(net: &Net, batches: &[Sample]) -> candle_core::Result<(f64, Vec<Exten
         }
         residual = residual.max(top(x.clone())?);
         for (l, extent) in layers.iter_mut().enumerate() {
-            let (attention, feed_forward) = (&net.params[1 + 2 * l].var, &net.params[2 + 2 * l].var);
+            let (attention, feed_forward) = (&set[2 * l].var, &set[2 * l + 1].var);
             let (q, kv) = (c.heads * c.head_size, c.kv_heads * c.head_size);
             let w = compose::part(attention, 0, q + 2 * kv, c.width)?;
             let qkv = compose::normalise(&x)?.matmul(&w.t()?)?;
@@ -63,6 +64,26 @@ fn extents(net: &Net, batches: &[Sample]) -> candle_core::Result<(f64, Vec<Exten
         }
     }
     Ok((residual, layers))
+}
+
+/// What each expert is measured on: the sequences that take it, and some that do not.
+fn by_expert(net: &Net, held: &[Sample]) -> Vec<Vec<Sample>> {
+    let mut all: Vec<Vec<Sample>> = Vec::new();
+    for expert in 0..net.config.sets().len() {
+        let mut own: Vec<Sample> = Vec::new();
+        for (batch, cs) in held {
+            let places: Vec<usize> =
+                (0..cs.len()).filter(|&place| net.expert(&cs[place]) == expert).collect();
+            if cs.is_empty() && expert == 0 {
+                own.push((batch.clone(), vec![]));
+            } else if !places.is_empty() {
+                own.push((batch.select(&places), places.iter().map(|&place| cs[place].clone()).collect()));
+            }
+        }
+        own.extend(held.iter().take(2).map(|(batch, _)| (batch.clone(), vec![])));
+        all.push(own);
+    }
+    all
 }
 
 /// What is gathered for the file.
@@ -111,21 +132,21 @@ impl Export<'_> {
         Ok(())
     }
 
-    fn layer(&mut self, l: usize, net: &NetConfig, extent: Extent, residual: f64) -> Result<()> {
+    fn layer(&mut self, layer: &str, net: &NetConfig, extent: Extent, residual: f64) -> Result<()> {
         let (q, kv, size) = (net.heads * net.head_size, net.kv_heads * net.head_size, net.head_size as f64);
         let units = AttentionUnits::new(extent.q, extent.k, extent.v, LOGIT_UNIT / size.sqrt());
-        self.out.shift(&format!("decoder.{l}.score"), units.score);
-        self.product(&format!("decoder.{l}.qkv"), net.width, NORMALISED, |j| match j {
+        self.out.shift(&format!("{layer}.score"), units.score);
+        self.product(&format!("{layer}.qkv"), net.width, NORMALISED, |j| match j {
             j if j < q => units.query,
             j if j < q + kv => units.key,
             _ => units.value,
         })?;
-        self.bias(&format!("decoder.{l}.bias"), net.heads)?;
-        self.product(&format!("decoder.{l}.out"), q, units.mixed(), |_| residual)?;
+        self.bias(&format!("{layer}.bias"), net.heads)?;
+        self.product(&format!("{layer}.out"), q, units.mixed(), |_| residual)?;
         let hidden = hidden_unit(extent.hidden);
-        self.product(&format!("decoder.{l}.up"), net.width, NORMALISED, |_| hidden)?;
+        self.product(&format!("{layer}.up"), net.width, NORMALISED, |_| hidden)?;
         let squared = 1.0 / (127.0 * hidden * hidden);
-        self.product(&format!("decoder.{l}.down"), net.ff, squared, |_| residual)
+        self.product(&format!("{layer}.down"), net.ff, squared, |_| residual)
     }
 }
 
@@ -143,8 +164,14 @@ fn header(name: &str, head: &Head) -> Config {
     config.seconds = c.seconds.clone();
     config.ngrams = c.ngrams.clone();
     config.copy = c.copy;
-    config.latent =
-        c.steering.map(|c| Latent { symbols: c.symbols, max: c.max, layers: 0, ff: 0, steer: true });
+    config.latent = c.steering.map(|c| Latent {
+        symbols: c.symbols,
+        max: c.max,
+        layers: 0,
+        ff: 0,
+        steer: c.rows,
+        experts: c.experts,
+    });
     config.training = head.record();
     config
 }
@@ -158,17 +185,22 @@ pub fn export(
     held: &[Sample],
     prior: Option<Vec<u32>>,
 ) -> Result<Vec<u8>> {
-    let (residual_top, layers) = extents(net, held).map_err(failed)?;
-    let residual = residual_unit(residual_top);
+    let samples = by_expert(net, held).into_iter().enumerate();
+    let extents =
+        samples.map(|(expert, held)| extents(net, expert, &held)).collect::<candle_core::Result<Vec<_>>>();
+    let extents = extents.map_err(failed)?;
+    let residual = residual_unit(extents.iter().fold(0.0, |top, (residual, _)| residual.max(top)));
     let mut export = Export { net, out: Quantiser::new(header(name, head)) };
     export.embeddings(residual)?;
-    for (l, &extent) in layers.iter().enumerate() {
-        export.layer(l, &head.net, extent, residual)?;
-    }
-    export.product("head", head.net.width, NORMALISED, |_| LOGIT_UNIT)?;
-    if head.net.copy {
-        export.product("copy", head.net.width, NORMALISED, |_| LOGIT_UNIT)?;
-        export.bias("copy.bias", head.net.slots())?;
+    for (set, (_, layers)) in head.net.sets().iter().zip(extents) {
+        for (l, extent) in layers.into_iter().enumerate() {
+            export.layer(&format!("{set}decoder.{l}"), &head.net, extent, residual)?;
+        }
+        export.product(&format!("{set}head"), head.net.width, NORMALISED, |_| LOGIT_UNIT)?;
+        if head.net.copy {
+            export.product(&format!("{set}copy"), head.net.width, NORMALISED, |_| LOGIT_UNIT)?;
+            export.bias(&format!("{set}copy.bias"), head.net.slots())?;
+        }
     }
     if let (Some(prior), Some(latent)) = (prior, &export.out.config.latent) {
         let side = latent.symbols + 1;

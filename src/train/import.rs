@@ -134,7 +134,7 @@ fn header(folder: &Folder, name: &str) -> Config {
         FeedForward::GatedGelu => Activation::GatedGelu,
     };
     let (symbols, layers, ff) = (c.vocab_size, c.num_layers, c.d_ff);
-    config.latent = Some(Latent { symbols, max: MAX_C, layers, ff, steer: false });
+    config.latent = Some(Latent { symbols, max: MAX_C, layers, ff, steer: false, experts: 1 });
     // T5's ids of the vocabulary: runs of consecutive ids, each its first and their number.
     config.training = serde_json::json!({ "imported": "t5", "ids": folder.pieces.runs() });
     config

@@ -127,8 +127,8 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
     }
     // The tables hold the residual stream's unit times 2^embed.
     let residual = residual / f64::from(c.plain_shift("embed")?).exp2();
-    for l in 0..c.layers {
-        let name = |part: &str| format!("decoder.{l}.{part}");
+    for (set, l) in c.sets().iter().flat_map(|set| (0..c.layers).map(move |l| (set, l))) {
+        let name = |part: &str| format!("{set}decoder.{l}.{part}");
         let size = c.head_size;
         let (q, kv) = (c.heads * size * c.width, c.kv_heads * size * c.width);
         let qkv: Vec<f64> = parts.product(&name("qkv"))?.iter().map(|w| w / normalised).collect();
@@ -149,10 +149,26 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
         let squared = residual / (127.0 * hidden_unit * hidden_unit);
         values.insert(name("down"), divided(&parts.product(&name("down"))?, squared));
     }
-    values.insert("head".into(), divided(&parts.product("head")?, normalised * unit));
-    if c.copy {
-        values.insert("copy".into(), divided(&parts.product("copy")?, normalised * unit));
-        values.insert("copy.bias".into(), parts.biases("copy.bias")?);
+    for set in c.sets() {
+        let mut product = |name: String| -> Result<()> {
+            let product = divided(&parts.product(&name)?, normalised * unit);
+            values.insert(name, product);
+            Ok(())
+        };
+        product(format!("{set}head"))?;
+        if c.copy {
+            product(format!("{set}copy"))?;
+            values.insert(format!("{set}copy.bias"), parts.biases(&format!("{set}copy.bias"))?);
+        }
+    }
+    for (name, _) in c.steer_tables() {
+        let unit = match name.rsplit('.').next() {
+            Some("input") => residual,
+            Some("gain") => f64::from(crate::model::GAIN_ONE),
+            _ => unit,
+        };
+        let shift = f64::from(c.plain_shift(&name)?).exp2();
+        values.insert(name.clone(), divided(&parts.scaled(&name)?, unit * shift));
     }
     let v = model.vocabulary();
     let vocabulary = (0..c.vocab as u16).map(|t| v.token(t).to_vec()).collect();
@@ -166,7 +182,10 @@ impl Initial {
         for param in &net.params {
             let mut flat: Vec<f32> = param.var.flatten_all()?.to_vec1()?;
             for s in &param.segments {
-                match self.values.get(&s.name) {
+                // An expert that was not there before starts as the first set of weights.
+                let first = s.name.strip_prefix("expert.").and_then(|name| name.split_once('.'));
+                let known = self.values.get(&s.name).or_else(|| self.values.get(first?.1));
+                match known {
                     Some(values) if values.len() == s.rows * s.cols => {
                         flat[s.offset..s.offset + values.len()].copy_from_slice(values);
                     }

@@ -12,6 +12,7 @@ use super::ops::loss::{CLASSES, HeadLoss, Targets};
 use crate::model::config::{Activation, Config};
 use candle_core::{Device, Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Sizes of a decompressor (spec/numerics.md, section 11).
@@ -43,6 +44,20 @@ pub struct Steering {
     pub symbols: usize,
     /// Longest c.
     pub max: usize,
+    /// Sets of weights, of which the first symbol chooses one.
+    #[serde(default = "one")]
+    pub experts: usize,
+    /// Whether symbols have rows that steer.
+    #[serde(default = "yes")]
+    pub rows: bool,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl NetConfig {
@@ -64,7 +79,12 @@ impl NetConfig {
             seconds: c.seconds.clone(),
             ngrams: c.ngrams.clone(),
             copy: c.copy,
-            steering: c.latent.as_ref().map(|l| Steering { symbols: l.symbols, max: l.max }),
+            steering: c.latent.as_ref().map(|l| Steering {
+                symbols: l.symbols,
+                max: l.max,
+                experts: l.experts,
+                rows: l.steer,
+            }),
         })
     }
 
@@ -74,6 +94,12 @@ impl NetConfig {
         let qkv = (self.heads + 2 * self.kv_heads) * self.head_size;
         let layer = self.width * (qkv + inner + 2 * self.ff) + 2 * self.window * inner;
         self.layers * layer + self.width * (self.vocab + self.gates())
+    }
+
+    /// What the names of each set of weights begin with, as in the model file.
+    pub fn sets(&self) -> Vec<String> {
+        let experts = self.steering.map_or(1, |steering| steering.experts);
+        (0..experts).map(|e| if e == 0 { String::new() } else { format!("expert.{e}.") }).collect()
     }
 
     /// Rows that are summed for one position.
@@ -180,6 +206,28 @@ pub struct Batch {
     pub bytes: usize,
 }
 
+impl Batch {
+    /// Some of the sequences.
+    pub fn select(&self, places: &[usize]) -> Self {
+        fn rows<T: Copy>(from: &[T], sequences: usize, places: &[usize]) -> Vec<T> {
+            let each = from.len() / sequences.max(1);
+            places.iter().flat_map(|place| &from[place * each..(place + 1) * each]).copied().collect()
+        }
+        let sequences = self.targets.tokens.len() / self.len;
+        let targets = Targets {
+            tokens: rows(&self.targets.tokens, sequences, places),
+            candidates: rows(&self.targets.candidates, sequences, places),
+            classes: rows(&self.targets.classes, sequences, places),
+        };
+        Self {
+            len: self.len,
+            rows: Arc::new(rows(&self.rows, sequences, places)),
+            targets: Arc::new(targets),
+            bytes: self.bytes * places.len() / sequences.max(1),
+        }
+    }
+}
+
 /// What c adds to the input, to the gains of the hidden values, and to logits and gates.
 pub struct Steered {
     pub input: Tensor,
@@ -221,14 +269,22 @@ impl Net {
         self.params[0].var.as_tensor()
     }
 
-    fn head(&self) -> &Tensor {
-        self.params[1 + 2 * self.config.layers].var.as_tensor()
+    /// Parameters of the set of weights `expert`: two of each layer, and the head.
+    pub fn set(&self, expert: usize) -> &[Param] {
+        let len = 2 * self.config.layers + 1;
+        &self.params[1 + expert * len..][..len]
+    }
+
+    /// The set of weights that a sequence with this c takes.
+    pub fn expert(&self, c: &[u16]) -> usize {
+        let experts = self.config.steering.map_or(1, |steering| steering.experts);
+        c.first().map_or(0, |&symbol| usize::from(symbol) % experts)
     }
 
     /// What the c of each sequence adds up to, `[sequences][...]`; nothing if all are empty.
     pub fn steer(&self, cs: &[Vec<u16>]) -> Result<Option<Steered>> {
-        let Some(Steering { symbols, .. }) = self.config.steering else { return Ok(None) };
-        if cs.iter().all(Vec::is_empty) {
+        let Some(Steering { symbols, experts, rows, .. }) = self.config.steering else { return Ok(None) };
+        if !rows || cs.iter().all(Vec::is_empty) {
             return Ok(None);
         }
         let mut counts = vec![0.0f32; cs.len() * symbols];
@@ -236,7 +292,7 @@ impl Net {
             c.iter().for_each(|&symbol| counts[usize::from(symbol)] += 1.0);
         }
         let counts = Tensor::from_vec(counts, (cs.len(), symbols), &self.device)?;
-        let first = 2 + 2 * self.config.layers;
+        let first = 1 + experts * (2 * self.config.layers + 1);
         let sum = |k: usize| counts.matmul(self.params[first + k].var.as_tensor());
         let layers = self.config.layers;
         let gains = (0..layers).map(|l| (sum(1 + l)? + 1.0)?.relu()).collect::<Result<_>>()?;
@@ -245,8 +301,8 @@ impl Net {
         Ok(Some(Steered { input: sum(0)?, gains, biases }))
     }
 
-    /// The residual stream before the output head, `[n][width]`.
-    pub fn hidden(&self, batch: &Batch, steered: Option<&Steered>) -> Result<Tensor> {
+    /// The residual stream before the output head, `[n][width]`, by the weights of one set.
+    pub fn hidden(&self, batch: &Batch, set: &[Param], steered: Option<&Steered>) -> Result<Tensor> {
         let c = &self.config;
         let per = c.rows_per_position();
         let table = self.embed_table();
@@ -260,8 +316,8 @@ impl Net {
         }
         let dims = c.dims(batch.len);
         for layer in 0..c.layers {
-            let attention = self.params[1 + 2 * layer].var.as_tensor();
-            let feed_forward = self.params[2 + 2 * layer].var.as_tensor();
+            let attention = set[2 * layer].var.as_tensor();
+            let feed_forward = set[2 * layer + 1].var.as_tensor();
             let gains = steered.map(|steered| &steered.gains[layer]);
             x = if self.fused {
                 let x = x.apply_op2(attention, SelfAttention::new(dims))?;
@@ -293,9 +349,45 @@ impl Net {
         Ok(self.losses(batch, cs, false)?.1)
     }
 
+    /// Mean loss of a batch whose sequences may have different experts. Gradients of an expert that
+    /// few sequences have are noise that its optimiser would take at full size: only those of the
+    /// most frequent one count.
     fn losses(&self, batch: &Batch, cs: &[Vec<u16>], learns: bool) -> Result<(Tensor, Vec<f64>)> {
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (place, c) in cs.iter().enumerate() {
+            groups.entry(self.expert(c)).or_default().push(place);
+        }
+        if groups.len() < 2 {
+            let expert = groups.into_keys().next().unwrap_or(0);
+            return self.losses_of(expert, batch, cs, learns);
+        }
+        let most = groups.iter().max_by_key(|(_, places)| places.len()).map_or(0, |(&expert, _)| expert);
+        let mut nats = vec![0.0; cs.len()];
+        let mut loss = None;
+        for (expert, places) in groups {
+            let cs: Vec<Vec<u16>> = places.iter().map(|&place| cs[place].clone()).collect();
+            let (of_group, each) =
+                self.losses_of(expert, &batch.select(&places), &cs, learns && expert == most)?;
+            places.iter().zip(each).for_each(|(&place, each)| nats[place] = each);
+            if expert == most {
+                loss = Some(of_group);
+            }
+        }
+        let Some(loss) = loss else { candle_core::bail!("a batch of no sequences") };
+        Ok((loss, nats))
+    }
+
+    fn losses_of(
+        &self,
+        expert: usize,
+        batch: &Batch,
+        cs: &[Vec<u16>],
+        learns: bool,
+    ) -> Result<(Tensor, Vec<f64>)> {
+        let set = self.set(expert);
+        let head = set[2 * self.config.layers].var.as_tensor();
         let steered = self.steer(cs)?;
-        let x = self.hidden(batch, steered.as_ref())?;
+        let x = self.hidden(batch, set, steered.as_ref())?;
         let (width, vocab, gates) = (self.config.width, self.config.vocab, self.config.gates());
         let biases = steered.as_ref().map(|steered| &steered.biases);
         if self.fused {
@@ -305,13 +397,13 @@ impl Net {
             }
             let nats = op.nats.clone();
             let loss = match biases {
-                Some(biases) => x.apply_op3(self.head(), biases, op)?,
-                None => x.apply_op2(self.head(), op)?,
+                Some(biases) => x.apply_op3(head, biases, op)?,
+                None => x.apply_op2(head, op)?,
             };
             let nats = nats.lock().map(|nats| nats.clone()).unwrap_or_default();
             Ok((loss, nats))
         } else {
-            let nats = compose::nats(&x, self.head(), vocab, gates, &batch.targets, biases)?;
+            let nats = compose::nats(&x, head, vocab, gates, &batch.targets, biases)?;
             let n = nats.dim(0)?;
             let each = nats.reshape((n / batch.len, batch.len))?.sum(1)?.to_vec1::<f32>()?;
             let loss = (nats.sum_all()? / n as f64)?.reshape(1)?;
@@ -350,26 +442,28 @@ pub(super) fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
     out.push(("embed".to_owned(), vec![tables.rows, d], embed.segments));
     let fan = |n: usize| Init::Normal(1.0 / (n as f32).sqrt());
     let zero = Init::Constant(0.0);
-    for l in 0..c.layers {
-        let mut a = Packer::default();
-        a.add(&format!("decoder.{l}.qkv"), qkv, d, Role::Matrix, fan(d));
-        a.add(&format!("decoder.{l}.out"), d, inner, Role::Matrix, zero);
-        a.add(&format!("decoder.{l}.bias"), c.heads, c.window, Role::Bias, zero);
-        out.push((format!("decoder.{l}.attention"), vec![a.len], a.segments));
-        let mut f = Packer::default();
-        f.add(&format!("decoder.{l}.up"), c.ff, d, Role::Matrix, fan(d));
-        f.add(&format!("decoder.{l}.down"), d, c.ff, Role::Matrix, zero);
-        out.push((format!("decoder.{l}.feed_forward"), vec![f.len], f.segments));
+    for set in c.sets() {
+        for l in 0..c.layers {
+            let mut a = Packer::default();
+            a.add(&format!("{set}decoder.{l}.qkv"), qkv, d, Role::Matrix, fan(d));
+            a.add(&format!("{set}decoder.{l}.out"), d, inner, Role::Matrix, zero);
+            a.add(&format!("{set}decoder.{l}.bias"), c.heads, c.window, Role::Bias, zero);
+            out.push((format!("{set}decoder.{l}.attention"), vec![a.len], a.segments));
+            let mut f = Packer::default();
+            f.add(&format!("{set}decoder.{l}.up"), c.ff, d, Role::Matrix, fan(d));
+            f.add(&format!("{set}decoder.{l}.down"), d, c.ff, Role::Matrix, zero);
+            out.push((format!("{set}decoder.{l}.feed_forward"), vec![f.len], f.segments));
+        }
+        let mut head = Packer::default();
+        head.add(&format!("{set}head"), c.vocab, d, Role::Head, zero);
+        if c.copy {
+            head.add(&format!("{set}copy"), c.gates(), d, Role::Bias, zero);
+            // Candidates are likely from the start.
+            head.add(&format!("{set}copy.bias"), c.gates(), CLASSES, Role::Bias, Init::Constant(1.0));
+        }
+        out.push((format!("{set}head"), vec![head.len], head.segments));
     }
-    let mut head = Packer::default();
-    head.add("head", c.vocab, d, Role::Head, zero);
-    if c.copy {
-        head.add("copy", c.gates(), d, Role::Bias, zero);
-        // Candidates are likely from the start.
-        head.add("copy.bias", c.gates(), CLASSES, Role::Bias, Init::Constant(1.0));
-    }
-    out.push(("head".to_owned(), vec![head.len], head.segments));
-    if let Some(Steering { symbols, .. }) = c.steering {
+    if let Some(Steering { symbols, rows: true, .. }) = c.steering {
         let small = Init::Normal(0.02);
         let mut part = |name: String, cols: usize| {
             let mut table = Packer::default();

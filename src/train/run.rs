@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+/// Windows that the compressor sees in a step in which it is told what to write.
+const MIXED: usize = 24;
 /// Windows in which kinds of text are found.
 const KIND_TEXTS: usize = 2048;
 
@@ -128,7 +130,8 @@ impl Run {
         if let Some(pair) = &mut pair {
             pair.compressor.set_vocab(tokens.len());
             actor_critic::check(pair, options.len)?;
-            net.steering = Some(Steering { symbols: pair.compressor.symbols, max: pair.compressor.max });
+            let (symbols, max) = (pair.compressor.symbols, pair.compressor.max);
+            net.steering = Some(Steering { symbols, max, experts: pair.experts, rows: pair.rows });
         }
         let head = checkpoint::Head {
             net,
@@ -186,7 +189,13 @@ impl Run {
     }
 
     /// One step; gives the batch's bits per byte before it, and what the pair tells.
-    fn step(&mut self, batch: &Batch, steps: usize, factor: f64) -> Result<(f64, Option<Told>)> {
+    fn step(
+        &mut self,
+        batch: &Batch,
+        mixed: &[(Vec<u32>, u16)],
+        steps: usize,
+        factor: f64,
+    ) -> Result<(f64, Option<Told>)> {
         let Self { head, net, optimiser, pair } = self;
         let mut value = f64::NAN;
         let mut learn = |loss: &candle_core::Tensor| {
@@ -197,7 +206,9 @@ impl Run {
             Ok(())
         };
         let told = match pair {
-            Some(pair) => Some(pair.step(net, batch, (head.step, steps), factor, learn).map_err(failed)?),
+            Some(pair) => {
+                Some(pair.step(net, batch, mixed, (head.step, steps), factor, learn).map_err(failed)?)
+            }
             None => {
                 net.loss(batch).and_then(|loss| learn(&loss)).map_err(failed)?;
                 None
@@ -248,6 +259,9 @@ pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Pro
     let featuriser = || Featuriser { config: &config, vocabulary: &vocabulary, len: options.len };
     let held = held_out(&corpus, &featuriser(), options.sequences, 128)?;
     let mut batches = Batches::new(&corpus, featuriser(), run.head.seed ^ (run.head.step as u64) << 32);
+    if let Some(pair) = &run.pair {
+        batches = batches.by_kind(pair.clusters.clone());
+    }
     let mut log = Log::open(options)?;
     let mut smooth = Smooth::default();
     let mut told = TOLD.map(|_| Smooth::default());
@@ -256,7 +270,9 @@ pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Pro
     let (first, seconds_before) = (run.head.step, run.head.seconds);
     while run.head.step < options.steps && !interrupt.load(Ordering::Relaxed) {
         let batch = batches.next(options.sequences)?;
-        let (bpb, of_pair) = run.step(&batch, options.steps, rate_factor(options, run.head.step))?;
+        let told_what = run.pair.as_ref().is_some_and(|pair| pair.config.is_told(run.head.step));
+        let mixed = if told_what { batches.mixed(MIXED)? } else { vec![] };
+        let (bpb, of_pair) = run.step(&batch, &mixed, options.steps, rate_factor(options, run.head.step))?;
         run.head.step += 1;
         run.head.tokens += batch.targets.tokens.len() as u64;
         run.head.seconds = seconds_before + start.elapsed().as_secs_f64();

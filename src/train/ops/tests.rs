@@ -21,7 +21,7 @@ fn config() -> NetConfig {
         seconds: vec![3],
         ngrams: vec![(2, 5)],
         copy: true,
-        steering: Some(Steering { symbols: 6, max: 3 }),
+        steering: Some(Steering { symbols: 6, max: 3, experts: 1, rows: true }),
     }
 }
 
@@ -46,7 +46,11 @@ fn batch(config: &NetConfig, sequences: usize, len: usize) -> Batch {
 
 /// A network none of whose parameters is zero.
 fn net() -> Net {
-    let net = Net::new(config(), 3, &Device::Cpu).unwrap();
+    filled(config())
+}
+
+fn filled(config: NetConfig) -> Net {
+    let net = Net::new(config, 3, &Device::Cpu).unwrap();
     let mut random = Random::new(9);
     for param in &net.params {
         let values: Vec<f32> = (0..param.var.elem_count()).map(|_| random.normal() * 0.3).collect();
@@ -83,6 +87,25 @@ fn fused_operations_equal_the_composed_ones() {
             assert!((f - c).abs() < 1e-4 * top + 1e-7, "{} element {i}: {f} and {c}", param.name);
         }
     }
+}
+
+#[test]
+fn each_sequence_is_computed_by_the_expert_that_its_c_names() {
+    let mut config = config();
+    config.steering = Some(Steering { symbols: 6, max: 3, experts: 3, rows: true });
+    let net = filled(config);
+    let batch = batch(&net.config, 5, 40);
+    let cs = [vec![], vec![1, 1, 4], vec![0], vec![4, 2], vec![5]];
+    let (loss, together) = net.loss_with(&batch, &cs).unwrap();
+    for (place, c) in cs.iter().enumerate() {
+        let alone = net.nats(&batch.select(&[place]), &cs[place..=place]).unwrap()[0];
+        assert!((alone - together[place]).abs() < 1e-3, "{c:?}: {alone} and {}", together[place]);
+    }
+    // Experts 0 and 1 have two sequences each, expert 2 one: one of the former learns, no other.
+    let grads = loss.backward().unwrap();
+    let learns = |expert: usize| grads.get(net.set(expert)[0].var.as_tensor()).is_some();
+    assert_eq!((0..3).filter(|&expert| learns(expert)).count(), 1);
+    assert!(!learns(2));
 }
 
 #[test]
