@@ -312,6 +312,50 @@ fn flags_have_mirrors_in_the_environment() {
 }
 
 #[test]
+fn levels_set_what_options_do_not() {
+    let dir = packed();
+    put(dir.path(), b"many/log", &prose(5, 600_000));
+    let info = |args: &[&str]| -> serde_json::Value {
+        expect(&s3a(dir.path(), &[&["pack", "many", "-f", "-o", "many.s3a"], args].concat()), 0);
+        let shown = s3a(dir.path(), &["info", "--json", "--chunks", "many.s3a"]);
+        expect(&shown, 0);
+        expect(&s3a(dir.path(), &["verify", "many.s3a"]), 0);
+        serde_json::from_slice(&shown.stdout).unwrap()
+    };
+    let sizes: Vec<u64> = ["1", "2", "3"]
+        .map(|level| {
+            let info = info(&["-l", level]);
+            assert_eq!(
+                (info["chunk_size"].as_u64(), info["models"].as_array().unwrap().len()),
+                (Some(16_384), 0)
+            );
+            info["archive_bytes"].as_u64().unwrap()
+        })
+        .to_vec();
+    assert!(sizes.is_sorted_by(|a, b| a > b), "{sizes:?}");
+    put(dir.path(), b"many/twice", &noise(7, 40_960).repeat(2));
+    let fine = info(&["-l", "1", "--chunk-size", "4k", "--references", "1"]);
+    assert_eq!(fine["chunk_size"], 4096);
+    assert!(fine["references"]["naming"].as_u64().unwrap() > 0);
+    let said = expect(&s3a(dir.path(), &["pack", "many", "-f", "-l", "10"]), 2);
+    assert!(said.contains("10"), "{said}");
+}
+
+#[test]
+fn a_level_whose_model_is_not_at_hand_says_what_it_takes_instead() {
+    let dir = packed();
+    let models = String::from_utf8(s3a(dir.path(), &["model", "ls"]).stdout).unwrap();
+    for (level, name) in [("4", "nano"), ("9", "base")] {
+        let mut pack = command(dir.path());
+        pack.env_remove("S3A_MODEL").args(["pack", "tree/sub", "-f", "-o", "new.s3a", "-l", level]);
+        let said = expect(&pack.output().unwrap(), 0);
+        let at_hand = models.lines().any(|line| line.split("  ").nth(1) == Some(name));
+        assert_eq!(said.contains("not at hand"), !at_hand, "{said}");
+        expect(&s3a(dir.path(), &["verify", "new.s3a"]), 0);
+    }
+}
+
+#[test]
 fn source_date_epoch_bounds_the_times() {
     let dir = packed();
     let output =

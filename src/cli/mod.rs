@@ -8,6 +8,7 @@ mod cat;
 mod completions;
 mod console;
 mod info;
+mod levels;
 mod ls;
 mod model;
 mod models;
