@@ -356,6 +356,35 @@ fn a_level_whose_model_is_not_at_hand_says_what_it_takes_instead() {
 }
 
 #[test]
+fn bench_measures_and_writes_tables_and_plots() {
+    let dir = packed();
+    put(dir.path(), b"tree/more", &prose(6, 60_000));
+    let args = ["bench", "tree", "-o", "results", "-l", "1,3", "--chunk-sizes", "4k,16k", "--reads", "5"];
+    let output = s3a(dir.path(), &[&args[..], &["--peers", "gzip,zstd-blocks"]].concat());
+    expect(&output, 0);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("s3a -l 3") && shown.contains("cold reads"), "{shown}");
+    assert!(shown.contains("gzip -9"), "named in the table, or as not installed: {shown}");
+    assert_eq!(
+        names(&dir.path().join("results")),
+        ["access.svg", "bench.csv", "bench_reads.csv", "reads.svg", "sizes.svg", "speed.svg"]
+    );
+    let rows = fs::read_to_string(dir.path().join("results/bench.csv")).unwrap();
+    assert!(rows.lines().count() >= 5 && rows.lines().all(|line| line.split(',').count() >= 6), "{rows}");
+    let reads = fs::read_to_string(dir.path().join("results/bench_reads.csv")).unwrap();
+    assert_eq!(reads.lines().count(), 5);
+    for plot in ["access.svg", "reads.svg", "sizes.svg", "speed.svg"] {
+        let svg = fs::read_to_string(dir.path().join("results").join(plot)).unwrap();
+        assert!(svg.starts_with("<svg") && !svg.contains("NaN"));
+    }
+    assert!(expect(&s3a(dir.path(), &["bench", "tree", "--peers", "abacus"]), 2).contains("abacus"));
+    fs::create_dir(dir.path().join("void")).unwrap();
+    assert!(expect(&s3a(dir.path(), &["bench", "void"]), 2).contains("void"));
+    let output = s3a(dir.path(), &["bench", "tree/a.txt", "-l", "1", "--peers", "none", "--reads", "0"]);
+    expect(&output, 0);
+}
+
+#[test]
 fn source_date_epoch_bounds_the_times() {
     let dir = packed();
     let output =

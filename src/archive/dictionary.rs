@@ -17,7 +17,7 @@ use crate::wire::frame::{Frame, FrameKind, write_frame_at};
 use crate::wire::zstd_raw::{PackDictionary, Packer, train};
 
 /// Bytes that a dictionary is trained on, for each of its own.
-const SAMPLES: usize = 10;
+const SAMPLES: usize = 16;
 /// Chunks that are packed with and without, to see whether it pays.
 const PROBES: usize = 32;
 /// Dictionaries that an open archive keeps.

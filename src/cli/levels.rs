@@ -25,14 +25,14 @@ const LEVELS: [Level; 9] = {
     let small = Level { models: &["default"], zstd: 19, dictionary: 0, ..fast };
     [
         fast,
-        Level { zstd: 9, ..fast },
-        Level { zstd: 19, ..fast },
+        Level { zstd: 9, references: 4, depth: 2, ..fast },
+        Level { zstd: 19, references: 8, depth: 4, ..fast },
         Level { models: &["nano", "default"], ..small },
         small,
         Level { references: 2, ..small },
-        Level { references: 2, depth: 2, ..small },
-        Level { references: 4, depth: 4, ..small },
-        Level { models: &["base", "default"], references: 4, depth: 4, ..small },
+        Level { references: 4, depth: 2, ..small },
+        Level { references: 8, depth: 4, ..small },
+        Level { models: &["base", "default"], references: 8, depth: 4, ..small },
     ]
 };
 

@@ -4,6 +4,7 @@
 //! what was asked for to standard output, where a closed pipe is no error.
 
 mod args;
+mod bench;
 mod cat;
 mod completions;
 mod console;
@@ -56,6 +57,7 @@ enum Command {
     Umount(umount::Args),
     Train(train::Args),
     Model(model::Args),
+    Bench(bench::Args),
     Completions(completions::Args),
 }
 
@@ -133,6 +135,7 @@ fn command(command: &Command, global: &Global, console: &Console) -> Result<Outc
         Command::Umount(args) => umount::run(args),
         Command::Train(args) => train::run(args, global, console),
         Command::Model(args) => model::run(args),
+        Command::Bench(args) => bench::run(args, global, console),
         Command::Completions(args) => completions::run(args),
         Command::Mount(_) => Err(Error::Internal("mount is dispatched before")),
     }
