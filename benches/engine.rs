@@ -106,7 +106,7 @@ fn attention(config: &Config) -> usize {
 }
 
 fn job(payload: &[u8], raw_len: usize) -> DecodeJob<'_> {
-    DecodeJob { codec: Codec::Neural, model: 0, payload, raw_len, history: vec![] }
+    DecodeJob { codec: Codec::Neural, model: 0, payload, raw_len, history: vec![], dictionary: None }
 }
 
 /// A vocabulary that fits the text: the substrings that save most, taken at once.

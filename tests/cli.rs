@@ -312,6 +312,79 @@ fn flags_have_mirrors_in_the_environment() {
 }
 
 #[test]
+fn levels_set_what_options_do_not() {
+    let dir = packed();
+    put(dir.path(), b"many/log", &prose(5, 600_000));
+    let info = |args: &[&str]| -> serde_json::Value {
+        expect(&s3a(dir.path(), &[&["pack", "many", "-f", "-o", "many.s3a"], args].concat()), 0);
+        let shown = s3a(dir.path(), &["info", "--json", "--chunks", "many.s3a"]);
+        expect(&shown, 0);
+        expect(&s3a(dir.path(), &["verify", "many.s3a"]), 0);
+        serde_json::from_slice(&shown.stdout).unwrap()
+    };
+    let sizes: Vec<u64> = ["1", "2", "3"]
+        .map(|level| {
+            let info = info(&["-l", level]);
+            assert_eq!(
+                (info["chunk_size"].as_u64(), info["models"].as_array().unwrap().len()),
+                (Some(16_384), 0)
+            );
+            info["archive_bytes"].as_u64().unwrap()
+        })
+        .to_vec();
+    assert!(sizes.is_sorted_by(|a, b| a > b), "{sizes:?}");
+    put(dir.path(), b"many/twice", &noise(7, 40_960).repeat(2));
+    let fine = info(&["-l", "1", "--chunk-size", "4k", "--references", "1"]);
+    assert_eq!(fine["chunk_size"], 4096);
+    assert!(fine["references"]["naming"].as_u64().unwrap() > 0);
+    let said = expect(&s3a(dir.path(), &["pack", "many", "-f", "-l", "10"]), 2);
+    assert!(said.contains("10"), "{said}");
+}
+
+#[test]
+fn a_level_whose_model_is_not_at_hand_says_what_it_takes_instead() {
+    let dir = packed();
+    let models = String::from_utf8(s3a(dir.path(), &["model", "ls"]).stdout).unwrap();
+    for (level, name) in [("4", "nano"), ("9", "base")] {
+        let mut pack = command(dir.path());
+        pack.env_remove("S3A_MODEL").args(["pack", "tree/sub", "-f", "-o", "new.s3a", "-l", level]);
+        let said = expect(&pack.output().unwrap(), 0);
+        let at_hand = models.lines().any(|line| line.split("  ").nth(1) == Some(name));
+        assert_eq!(said.contains("not at hand"), !at_hand, "{said}");
+        expect(&s3a(dir.path(), &["verify", "new.s3a"]), 0);
+    }
+}
+
+#[test]
+fn bench_measures_and_writes_tables_and_plots() {
+    let dir = packed();
+    put(dir.path(), b"tree/more", &prose(6, 60_000));
+    let args = ["bench", "tree", "-o", "results", "-l", "1,3", "--chunk-sizes", "4k,16k", "--reads", "5"];
+    let output = s3a(dir.path(), &[&args[..], &["--peers", "gzip,zstd-blocks"]].concat());
+    expect(&output, 0);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("s3a -l 3") && shown.contains("cold reads"), "{shown}");
+    assert!(shown.contains("gzip -9"), "named in the table, or as not installed: {shown}");
+    assert_eq!(
+        names(&dir.path().join("results")),
+        ["access.svg", "bench.csv", "bench_reads.csv", "reads.svg", "sizes.svg", "speed.svg"]
+    );
+    let rows = fs::read_to_string(dir.path().join("results/bench.csv")).unwrap();
+    assert!(rows.lines().count() >= 5 && rows.lines().all(|line| line.split(',').count() >= 6), "{rows}");
+    let reads = fs::read_to_string(dir.path().join("results/bench_reads.csv")).unwrap();
+    assert_eq!(reads.lines().count(), 5);
+    for plot in ["access.svg", "reads.svg", "sizes.svg", "speed.svg"] {
+        let svg = fs::read_to_string(dir.path().join("results").join(plot)).unwrap();
+        assert!(svg.starts_with("<svg") && !svg.contains("NaN"));
+    }
+    assert!(expect(&s3a(dir.path(), &["bench", "tree", "--peers", "abacus"]), 2).contains("abacus"));
+    fs::create_dir(dir.path().join("void")).unwrap();
+    assert!(expect(&s3a(dir.path(), &["bench", "void"]), 2).contains("void"));
+    let output = s3a(dir.path(), &["bench", "tree/a.txt", "-l", "1", "--peers", "none", "--reads", "0"]);
+    expect(&output, 0);
+}
+
+#[test]
 fn source_date_epoch_bounds_the_times() {
     let dir = packed();
     let output =

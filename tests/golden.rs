@@ -39,18 +39,39 @@ fn tree(root: &Path) {
     std::os::unix::fs::symlink("../log.txt", root.join("sub/symlink")).unwrap();
 }
 
-const GOLDENS: &[(&str, &[&str])] = &[
-    ("v1_0_neural", &["--model", "default", "--chunk-size", "4k", "--references", "2"]),
-    ("v1_0_embedded", &["--model", "MODEL", "--embed-model", "--chunk-size", "4k"]),
-    ("v1_0_zstd", &["--model", "none", "--chunk-size", "4k"]),
-    ("v1_0_large_chunks", &["--model", "none", "--chunk-size", "1m"]),
+/// Enough of one kind for a dictionary.
+fn large_tree(root: &Path) {
+    for part in 0..4u32 {
+        let line = |i: u32| {
+            let (method, status) = (["GET", "PUT", "POST"][(i % 3) as usize], 200 + i * 7 % 5);
+            format!(
+                "{:06} {method} /items/{}/parts?limit={} {status}\n",
+                i * 131 % 999_983,
+                i * i % 9973,
+                i % 17
+            )
+        };
+        let text: String = (part * 1000..part * 1000 + 900).map(line).collect();
+        put(root, format!("log.{part}").as_bytes(), text.as_bytes());
+    }
+}
+
+/// Makes what an archive is to hold.
+type Fill = fn(&Path);
+
+const GOLDENS: &[(&str, Fill, &[&str])] = &[
+    ("v1_0_neural", tree, &["--model", "default", "--chunk-size", "4k", "--references", "2"]),
+    ("v1_0_embedded", tree, &["--model", "MODEL", "--embed-model", "--chunk-size", "4k"]),
+    ("v1_0_zstd", tree, &["--model", "none", "--chunk-size", "4k"]),
+    ("v1_0_large_chunks", tree, &["--model", "none", "--chunk-size", "1m"]),
+    ("v1_0_dictionary", large_tree, &["-l", "3", "--chunk-size", "4k"]),
 ];
 
 #[test]
 fn golden_archives_hold_what_they_held() {
-    let expected = tempfile::tempdir().unwrap();
-    tree(expected.path());
-    for (name, _) in GOLDENS {
+    for (name, fill, _) in GOLDENS {
+        let expected = tempfile::tempdir().unwrap();
+        fill(expected.path());
         for scalar in ["0", "1"] {
             let out = tempfile::tempdir().unwrap();
             let archive = folder().join(format!("{name}.s3a"));
@@ -92,9 +113,9 @@ fn contents(root: &Path) -> Vec<(PathBuf, String, Vec<u8>)> {
 #[test]
 #[ignore = "writes the golden archives anew"]
 fn write_the_golden_archives() {
-    let source = tempfile::tempdir().unwrap();
-    tree(source.path());
-    for (name, options) in GOLDENS {
+    for (name, fill, options) in GOLDENS {
+        let source = tempfile::tempdir().unwrap();
+        fill(source.path());
         let model = folder().join("tiny.safetensors");
         let options = options.iter().map(|o| if *o == "MODEL" { model.as_os_str() } else { o.as_ref() });
         let archive = folder().join(format!("{name}.s3a"));

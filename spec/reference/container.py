@@ -17,8 +17,9 @@ FRAME = bytes.fromhex("F5533346")
 TRAILER = bytes.fromhex("F5533354")
 END = bytes.fromhex("5333410A")
 HEADER_LEN, TRAILER_LEN = 40, 32
-MODELS, MODEL, GROUP, ENTRIES, TABLE, INDEX = range(1, 7)
-RECORDS = {MODELS: "MODELS", MODEL: "MODEL", GROUP: "GROUP", ENTRIES: "ENTRIES", TABLE: "TABLE", INDEX: "INDEX"}
+MODELS, MODEL, GROUP, ENTRIES, TABLE, INDEX, DICTIONARY = range(1, 8)
+RECORDS = {MODELS: "MODELS", MODEL: "MODEL", GROUP: "GROUP", ENTRIES: "ENTRIES", TABLE: "TABLE", INDEX: "INDEX",
+           DICTIONARY: "DICTIONARY"}
 FOLDER, FILE, SYMLINK, HARDLINK, FIFO, SOCKET, CHARACTER, BLOCK = range(8)
 STORED, ZSTD, NEURAL = range(3)
 MIB = 1 << 20
@@ -173,9 +174,10 @@ class Group:
         require(self.chunk_count <= self.raw_len <= self.chunk_count * self.chunk_size,
                 "%s: raw length and chunk count disagree" % c.what)
         self.entry_count = c.varint(65536)
-        self.body_len = c.varint()
-        require(10 * self.chunk_count <= self.body_len <= self.raw_len + 72 * self.chunk_count,
+        self.dictionary_len, self.body_len = c.varint(), c.varint()
+        require(10 * self.chunk_count <= self.body_len - self.dictionary_len <= self.raw_len + 72 * self.chunk_count,
                 "%s: the body length is out of range" % c.what)
+        self.dictionary = None
         self.models = [c.u8() for _ in range(c.varint())]
         require(all(m < model_count for m in self.models), "%s: names a model that is not listed" % c.what)
 
@@ -184,7 +186,7 @@ class Chunk:
     """Section 8: a chunk's frame, with its CRC checked and nothing decoded."""
 
     def __init__(self, c, group, number, place, window):
-        self.what = "chunk %d" % place
+        self.what, self.group = "chunk %d" % place, group
         start = c.at
         head = c.u16()
         form, length = head >> 13, head & 8191
@@ -235,7 +237,8 @@ class Chunk:
         if self.codec == STORED:
             raw = self.payload
         elif self.codec == ZSTD:
-            raw = zstd.decompress(self.payload, self.raw_len, b"".join(named))
+            dictionary = None if named else self.group.dictionary
+            raw = zstd.decompress(self.payload, self.raw_len, b"".join(named), dictionary)
             require(len(raw) == self.raw_len, "%s: unpacks to another length" % self.what)
         else:
             raw = neural.decode(models[self.model], self.payload, named, self.raw_len)
@@ -310,6 +313,12 @@ class Archive:
         group.head_len = entries.end - frame.start
         c = Cursor(self.data, "a group's body", entries.end, entries.end + group.body_len)
         require(c.end <= len(self.data), "a group's body ends early")
+        if group.dictionary_len:
+            dictionary = Frame(self.data, c.at)
+            require(dictionary.kind == DICTIONARY, "%s: a DICTIONARY frame is due" % dictionary.name)
+            require(dictionary.end - c.at == group.dictionary_len, "%s: has another length" % dictionary.name)
+            group.dictionary = zstd.Dictionary(dictionary.content)
+            c.at = dictionary.end
         chunks = []
         for number in range(group.chunk_count):
             chunk = Chunk(c, group, number, len(self.chunks), self.header.window)

@@ -347,14 +347,44 @@ class Frame:
         return taken
 
 
-def decompress(data, limit, prefix=b""):
-    """The plain bytes of one frame, at most `limit`; matches may reach into `prefix`."""
+DICTIONARY_MAGIC = bytes.fromhex("37A430EC")
+DICTIONARY_MAX = 1 << 20
+
+
+class Dictionary:
+    """What a dictionary gives a frame to begin with (5)."""
+
+    def __init__(self, data):
+        require(len(data) <= DICTIONARY_MAX, "zstd: a dictionary is too long")
+        require(len(data) >= 8 and data[:4] == DICTIONARY_MAGIC, "zstd: a dictionary has another magic number")
+        table, log, used = read_huffman(data[8:])
+        self.huffman, at = (table, log), 8 + used
+        self.tables = [None, None, None]
+        for which in (1, 2, 0):  # Offsets, match lengths, literals lengths.
+            _, log_max, symbols = KINDS[which]
+            table, log, used = read_fse(data[at:], log_max, symbols)
+            self.tables[which] = table, log
+            at += used
+        require(len(data) >= at + 12, "zstd: a dictionary ends early")
+        self.offsets = [int.from_bytes(data[i:i + 4], "little") for i in (at, at + 4, at + 8)]
+        self.content = data[at + 12:]
+        require(all(0 < offset <= len(self.content) for offset in self.offsets),
+                "zstd: an offset of a dictionary leads beyond it")
+
+
+def decompress(data, limit, prefix=b"", dictionary=None):
+    """The plain bytes of one frame, at most `limit`; matches may reach into `prefix`, or else into
+    the content of `dictionary`."""
     require(len(data) >= 2, "zstd: the frame ends early")
     require(data[0] == 0, "zstd: Frame_Header_Descriptor is not 0")
     base = 1 << (10 + (data[1] >> 3))
     window = base + (base >> 3) * (data[1] & 7)
     require(window <= WINDOW_MAX, "zstd: the window exceeds 8 MiB")
-    frame = Frame(prefix, limit)
+    frame = Frame(dictionary.content if dictionary else prefix, limit)
+    start = len(frame.out)
+    if dictionary:
+        frame.huffman, frame.tables = dictionary.huffman, list(dictionary.tables)
+        frame.offsets = list(dictionary.offsets)
     frame.block_max = min(window, BLOCK_MAX)
     at, last = 2, False
     while not last:
@@ -375,4 +405,4 @@ def decompress(data, limit, prefix=b""):
         else:
             raise Refused("zstd: a block has the reserved type")
     require(at == len(data), "zstd: bytes follow the frame")
-    return bytes(frame.out[len(prefix):])
+    return bytes(frame.out[start:])

@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::dictionary::Trained;
 use super::events::Observer;
-use crate::codec::{self, Codec, DecodeJob, EncodeJob, Encoded, Models};
+use super::writer_options::WriterOptions;
+use crate::codec::{self, Codec, DecodeJob, EncodeJob, Encoded, Models, Zstd};
 use crate::error::{Error, Result};
 use crate::wire::chunk::{ChunkHead, plain_check};
 use crate::wire::limits;
@@ -58,28 +60,38 @@ pub(super) struct ChunkEncoder {
     pub check: bool,
     pub references: Option<Arc<dyn References>>,
     pub ref_window: u32,
+    pub zstd_level: i32,
+    /// Most bytes of a group's dictionary.
+    pub dictionary: usize,
     recent: VecDeque<Known>,
     /// Chunks coded so far.
     count: u64,
 }
 
 impl ChunkEncoder {
-    pub fn new(
-        models: Models,
-        check: bool,
-        references: Option<Arc<dyn References>>,
-        ref_window: u32,
-    ) -> Self {
-        Self { models, check, references, ref_window, recent: VecDeque::new(), count: 0 }
+    pub fn new(options: &WriterOptions, ref_window: u32) -> Self {
+        Self {
+            models: options.models.clone(),
+            check: options.check,
+            references: options.references.clone(),
+            ref_window,
+            zstd_level: options.zstd_level,
+            dictionary: options.dictionary as usize,
+            recent: VecDeque::new(),
+            count: 0,
+        }
     }
 
+    /// The chunks of a group, and the frame of the dictionary that they are coded with.
     pub fn encode(
         &mut self,
         pool: &rayon::ThreadPool,
         chunks: &[Arc<[u8]>],
         observer: &dyn Observer,
-    ) -> Result<Vec<Coded>> {
+    ) -> Result<(Vec<Coded>, Vec<u8>)> {
         let plans = self.plan(chunks);
+        let trained = pool.install(|| Trained::new(chunks, self.dictionary, self.zstd_level));
+        let zstd = Zstd { level: self.zstd_level, dictionary: trained.as_ref().map(|trained| &trained.pack) };
         let jobs: Vec<(&Arc<[u8]>, &Plan)> = chunks.iter().zip(&plans).collect();
         let coded: Result<Vec<Vec<Coded>>> = pool.install(|| {
             jobs.par_chunks(BATCH)
@@ -87,22 +99,23 @@ impl ChunkEncoder {
                     if observer.interrupted() {
                         return Err(Error::Interrupted);
                     }
-                    let coded = self.encode_batch(batch);
+                    let coded = self.encode_batch(zstd, batch);
                     observer.advanced(batch.iter().map(|(raw, _)| raw.len() as u64).sum());
                     Ok(coded)
                 })
                 .collect()
         });
-        Ok(coded?.into_iter().flatten().collect())
+        let frame = trained.map_or_else(Vec::new, |trained| trained.frame);
+        Ok((coded?.into_iter().flatten().collect(), frame))
     }
 
-    fn encode_batch(&self, batch: &[(&Arc<[u8]>, &Plan)]) -> Vec<Coded> {
+    fn encode_batch(&self, zstd: Zstd<'_>, batch: &[(&Arc<[u8]>, &Plan)]) -> Vec<Coded> {
         let jobs: Vec<EncodeJob<'_>> =
             batch.iter().map(|(raw, plan)| EncodeJob { raw, history: plan.history.clone() }).collect();
-        let mut encoded = codec::encode(&self.models, &jobs);
+        let mut encoded = codec::encode(&self.models, zstd, &jobs);
         let wrong = if self.check { self.wrong(&jobs, &encoded) } else { Vec::new() };
         for &i in &wrong {
-            encoded.splice(i..=i, codec::encode(&Models::none(), &jobs[i..=i]));
+            encoded.splice(i..=i, codec::encode(&Models::none(), zstd, &jobs[i..=i]));
         }
         (0..)
             .zip(batch)
@@ -133,6 +146,7 @@ impl ChunkEncoder {
                 payload: &encoded[i].payload,
                 raw_len: jobs[i].raw.len(),
                 history: if encoded[i].used_history { jobs[i].history.clone() } else { Vec::new() },
+                dictionary: None,
             })
             .collect();
         let decoded = codec::decode(&self.models, &back);
@@ -168,6 +182,9 @@ impl ChunkEncoder {
                     (depth, closure) = (deeper, more);
                 }
             }
+            // The last one laid is what the match input finds first.
+            plan.distances.reverse();
+            plan.history.reverse();
             self.recent.push_back(Known { chunk: Earlier { bytes: Arc::clone(chunk), depth }, closure });
             if self.recent.len() > self.ref_window as usize {
                 self.recent.pop_front();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{Archive, ChunkCache, ChunkId};
-use crate::codec::{self, Codec, DecodeJob, Models};
+use crate::codec::{self, Codec, DecodeJob, Dictionary, Models};
 use crate::error::{Error, Result};
 use crate::wire::chunk::{ChunkFrame, ChunkHead, plain_check};
 use crate::wire::limits;
@@ -21,6 +21,8 @@ pub(super) struct Pending {
     pub payload: Vec<u8>,
     pub check: [u8; 4],
     pub refs: Vec<ChunkId>,
+    /// That of its group, if it needs one.
+    pub dictionary: Option<Arc<Dictionary>>,
     /// Where its frame lies.
     pub offset: u64,
 }
@@ -46,7 +48,13 @@ impl Pending {
             let target = id.0.checked_sub(distance).filter(|_| distance <= reach);
             refs.push(ChunkId(target.ok_or_else(|| bad("it refers to a chunk out of reach"))?));
         }
-        Ok(Self { head, payload: frame.payload.to_vec(), check: frame.check, refs, offset })
+        let payload = frame.payload.to_vec();
+        Ok(Self { head, payload, check: frame.check, refs, dictionary: None, offset })
+    }
+
+    /// Whether it is coded with its group's dictionary, if that has one.
+    pub fn takes_dictionary(&self) -> bool {
+        self.head.codec == Codec::Zstd && self.refs.is_empty()
     }
 }
 
@@ -133,6 +141,7 @@ fn decode_share(models: &Models, share: &[Ready]) -> Vec<(ChunkId, Result<Arc<[u
             payload: &chunk.payload,
             raw_len: chunk.head.raw_len as usize,
             history: history.clone(),
+            dictionary: chunk.dictionary.clone(),
         })
         .collect();
     let results = codec::decode(models, &jobs);

@@ -55,7 +55,7 @@ impl GroupAt {
             return Ok(chunks);
         }
         let chunks = match self.read_table(file) {
-            Ok(table) => Chunks::new(&table.frame_lens, &table.raw_lens),
+            Ok(table) => Chunks::new(self.group.dictionary_len, &table.frame_lens, &table.raw_lens),
             Err(error) => self.walk(file).map_err(|_| error)?,
         };
         Ok(self.chunks.get_or_init(|| chunks))
@@ -80,7 +80,7 @@ impl GroupAt {
         let offset = self.record.body();
         let body = file.read(offset, u64::from(self.record.body_len))?;
         let (mut frame_lens, mut raw_lens) = (Vec::new(), Vec::new());
-        let mut at = 0;
+        let mut at = self.group.dictionary_len as usize;
         for index in 0..self.group.chunk_count {
             let here = offset + at as u64;
             let data = body.get(at..).unwrap_or_default();
@@ -96,7 +96,7 @@ impl GroupAt {
         if at != body.len() || raw != u64::from(self.group.raw_len) {
             return Err(Error::Corrupt { offset, rule: "a group's chunks do not fill it" });
         }
-        Ok(Chunks::new(&frame_lens, &raw_lens))
+        Ok(Chunks::new(self.group.dictionary_len, &frame_lens, &raw_lens))
     }
 }
 
@@ -109,17 +109,17 @@ fn claimed(data: &[u8], offset: u64, chunk_size: u32) -> Result<(ChunkHead, usiz
 }
 
 impl Chunks {
-    fn new(frame_lens: &[u32], raw_lens: &[u32]) -> Self {
-        let starts = |lens: &[u32]| {
-            let mut starts = vec![0];
-            let mut at = 0;
+    fn new(first: u32, frame_lens: &[u32], raw_lens: &[u32]) -> Self {
+        let starts = |first, lens: &[u32]| {
+            let mut starts = vec![first];
+            let mut at = first;
             for len in lens {
                 at += len;
                 starts.push(at);
             }
             starts
         };
-        Self { frames: starts(frame_lens), raw: starts(raw_lens) }
+        Self { frames: starts(first, frame_lens), raw: starts(0, raw_lens) }
     }
 
     /// The chunk that holds this raw byte of the group.

@@ -7,6 +7,7 @@ pub mod cache;
 mod catalog;
 mod check;
 mod content;
+mod dictionary;
 mod encode;
 pub mod entry;
 pub mod events;

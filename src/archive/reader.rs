@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::catalog::{Budget, Catalog, by_path};
+use super::dictionary::Dictionaries;
 use super::fetch::Pending;
 use super::file::ArchiveFile;
 use super::layout::{GroupAt, Layout};
@@ -50,6 +51,7 @@ pub struct Archive {
     pub(super) layout: Layout,
     pub(super) models: Models,
     pub(super) entries: Vec<Entry>,
+    pub(super) dictionaries: Dictionaries,
     by_path: Vec<EntryId>,
 }
 
@@ -96,7 +98,8 @@ impl Archive {
         entries: Vec<Entry>,
     ) -> Result<Self> {
         let by_path = by_path(&entries)?;
-        Ok(Self { file, header, index, layout, models: Models::none(), entries, by_path })
+        let dictionaries = Dictionaries::default();
+        Ok(Self { file, header, index, layout, models: Models::none(), entries, dictionaries, by_path })
     }
 
     /// The models that chunks name, by number. Load them and hand them over with `set_models`.
@@ -230,7 +233,14 @@ impl Archive {
             return Err(bad("its length differs from the table's"));
         }
         let reach = self.header.ref_window.min(id.0.saturating_sub(group.reach));
-        Pending::new(id, frame, info.offset, &group.group.models, reach)
+        let mut chunk = Pending::new(id, frame, info.offset, &group.group.models, reach)?;
+        if chunk.takes_dictionary() {
+            chunk.dictionary = self.dictionary(group).map_err(|e| match e {
+                Error::Corrupt { .. } | Error::Truncated { .. } => bad("its group's dictionary is damaged"),
+                other => other,
+            })?;
+        }
+        Ok(chunk)
     }
 
     /// Fills `buf` with a file's bytes from `offset` on; fewer only at the end of the file. Follows

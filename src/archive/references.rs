@@ -20,7 +20,9 @@ use crate::wire::limits;
 const SAMPLES: u64 = 512;
 const MOST_SAMPLES: usize = 1024;
 /// Shared samples, of those not covered yet, that make a chunk worth naming.
-const LEAST_SHARED: u32 = 12;
+const LEAST_SHARED: u32 = 16;
+/// Samples that naming a key must cover to make up for what its other text disturbs.
+const DISTURBANCE: u32 = 12;
 /// What a key must gain beyond what it loses.
 const LEAST_GAIN: i64 = 16;
 /// Comparisons of samples per sample: shingles that are in too many chunks are left out.
@@ -203,7 +205,7 @@ impl<'a> Planner<'a> {
         let named = &self.chunks[at].named;
         match named.iter().map(|(_, count)| *count).min() {
             Some(least) if named.len() >= self.similar.refs => count.saturating_sub(least),
-            _ => count,
+            _ => count - DISTURBANCE,
         }
     }
 

@@ -189,6 +189,9 @@ impl<'a> Scan<'a> {
                 read_model(&mut frame.expect(FrameKind::Model, at)?)?;
                 self.index.embedded.push(at);
             }
+            FrameKind::Dictionary => {
+                return Err(Error::Corrupt { offset: at, rule: "a dictionary without a group" });
+            }
             FrameKind::Index | FrameKind::Skippable(_) => {}
         }
         self.report_lost();

@@ -8,11 +8,12 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::catalog::Budget;
+use super::dictionary::read_dictionary;
 use super::entry::ContentHash;
 use super::fetch::{Done, Pending, decode_all};
 use super::source::Source;
 use super::{ChunkId, Entry, EntryId, Kind, OpenOptions, paths};
-use crate::codec::Models;
+use crate::codec::{Dictionary, Models};
 use crate::error::{Error, Result};
 use crate::wire::chunk::{CHECKS_LEN, ChunkFrame, ChunkHead, HEAD_MAX, Place};
 use crate::wire::cursor::Cursor;
@@ -42,6 +43,7 @@ pub enum Event {
 /// A group of which chunks or the table are still to come.
 struct Current {
     group: Group,
+    dictionary: Option<Arc<Dictionary>>,
     record: GroupRecord,
     frame_lens: Vec<u32>,
     raw_lens: Vec<u32>,
@@ -180,7 +182,7 @@ impl<R: Read> StreamReader<R> {
                 Ok(())
             }
             FrameKind::Skippable(_) => Ok(()),
-            FrameKind::Entries | FrameKind::Table => {
+            FrameKind::Entries | FrameKind::Table | FrameKind::Dictionary => {
                 Err(Error::Corrupt { offset, rule: "a frame stands outside its group" })
             }
         }
@@ -266,8 +268,22 @@ impl<R: Read> StreamReader<R> {
             entry_count,
             crc: frame.crc,
         };
-        self.current = Some(Current { group, record, frame_lens: Vec::new(), raw_lens: Vec::new() });
+        let dictionary = self.take_dictionary(&group)?;
+        self.current =
+            Some(Current { group, dictionary, record, frame_lens: Vec::new(), raw_lens: Vec::new() });
         Ok(())
+    }
+
+    fn take_dictionary(&mut self, group: &Group) -> Result<Option<Arc<Dictionary>>> {
+        if group.dictionary_len == 0 {
+            return Ok(None);
+        }
+        let offset = self.source.offset();
+        let frame = self.source.frame()?;
+        if frame.len != group.dictionary_len as usize {
+            return Err(Error::Corrupt { offset, rule: "a dictionary has another length" });
+        }
+        read_dictionary(&frame, offset).map(Some)
     }
 
     fn take_entries(&mut self, frame: Entries, offset: u64) -> Result<()> {
@@ -364,7 +380,9 @@ impl<R: Read> StreamReader<R> {
         let frame = ChunkFrame::read(&bytes, offset, chunk_size, place).map_err(bad)?;
         current.frame_lens.push(len as u32);
         current.raw_lens.push(frame.head.raw_len);
-        Pending::new(id, frame, offset, &current.group.models, self.header.ref_window)
+        let mut chunk = Pending::new(id, frame, offset, &current.group.models, self.header.ref_window)?;
+        chunk.dictionary = current.dictionary.clone().filter(|_| chunk.takes_dictionary());
+        Ok(chunk)
     }
 
     fn end_group(&mut self, mut current: Current) -> Result<()> {

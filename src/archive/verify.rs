@@ -157,7 +157,7 @@ impl Check<'_> {
                 }
             }
             FrameKind::Skippable(_) => {}
-            FrameKind::Group | FrameKind::Entries | FrameKind::Table => {
+            FrameKind::Group | FrameKind::Entries | FrameKind::Table | FrameKind::Dictionary => {
                 return Err(corrupt("a frame stands outside its group"));
             }
         }
@@ -166,6 +166,10 @@ impl Check<'_> {
 
     fn tables(&mut self) {
         for group in &self.archive.layout.groups {
+            if let Err(error) = self.archive.dictionary(group) {
+                let start = group.record.body();
+                self.damage(start..start + u64::from(group.group.dictionary_len), error);
+            }
             if let Err(error) = group.read_table(&self.archive.file) {
                 self.damage(group.record.table()..group.record.end(), error);
             }

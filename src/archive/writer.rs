@@ -89,7 +89,7 @@ impl<W: Write> Writer<W> {
             ref_window,
             group_len,
         };
-        header.check().map_err(|rule| Error::Usage(rule.to_owned()))?;
+        header.check().and_then(|()| options.check()).map_err(|rule| Error::Usage(rule.to_owned()))?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads)
             .build()
@@ -98,7 +98,7 @@ impl<W: Write> Writer<W> {
         let mut writer = Self {
             out,
             pool,
-            encoder: ChunkEncoder::new(options.models, options.check, options.references, ref_window),
+            encoder: ChunkEncoder::new(&options, ref_window),
             observer: options.observer,
             index: Index { models, ..Index::default() },
             stats: Stats::default(),
@@ -262,7 +262,7 @@ impl<W: Write> Writer<W> {
         gathered.entries.open = open && !gathered.entries.entries.is_empty();
         let chunks: Vec<Arc<[u8]>> =
             gathered.raw.chunks(self.header.chunk_size as usize).map(Arc::from).collect();
-        let coded = self.encoder.encode(&self.pool, &chunks, &*self.observer)?;
+        let (coded, dictionary) = self.encoder.encode(&self.pool, &chunks, &*self.observer)?;
 
         let mut plain = Vec::new();
         gathered.entries.write(self.base, &mut plain);
@@ -276,7 +276,8 @@ impl<W: Write> Writer<W> {
             coded.iter().filter(|c| c.head.codec == Codec::Neural).map(|c| c.head.model).collect();
         models.sort_unstable();
         models.dedup();
-        let (body, frame_lens) = self.write_chunks(coded, salt, &models);
+        let dictionary_len = dictionary.len() as u32;
+        let (body, frame_lens) = self.write_chunks(dictionary, coded, salt, &models);
         let entry_count = gathered.entries.entries.len() as u32;
         let group = Group {
             salt,
@@ -284,6 +285,7 @@ impl<W: Write> Writer<W> {
             chunk_size: self.header.chunk_size,
             chunk_count: chunks.len() as u32,
             entry_count,
+            dictionary_len,
             body_len: body.len() as u32,
             models,
         };
@@ -320,9 +322,16 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// The chunk frames of a group, and their lengths.
-    fn write_chunks(&mut self, coded: Vec<Coded>, salt: u32, models: &[u8]) -> (Vec<u8>, Vec<u32>) {
-        let (mut body, mut lens) = (Vec::new(), Vec::new());
+    /// The body of a group, which begins with its dictionary, and the lengths of the chunk frames.
+    fn write_chunks(
+        &mut self,
+        dictionary: Vec<u8>,
+        coded: Vec<Coded>,
+        salt: u32,
+        models: &[u8],
+    ) -> (Vec<u8>, Vec<u32>) {
+        let (mut body, mut lens) = (dictionary, Vec::new());
+        self.stats.dictionaries += body.len() as u64;
         for (index, mut chunk) in (0..).zip(coded) {
             let start = body.len();
             let stats = &mut self.stats.codecs[chunk.head.codec as usize];

@@ -7,6 +7,8 @@ use super::EntryId;
 use super::encode::References;
 use super::events::Observer;
 use crate::codec::Models;
+use crate::wire::limits;
+use crate::wire::zstd_raw;
 
 /// Raw bytes after which a group is written.
 const GROUP_LEN: u32 = 16 << 20;
@@ -29,7 +31,24 @@ pub struct WriterOptions {
     pub check: bool,
     /// Chooses earlier chunks as history; without, chunks stand alone.
     pub references: Option<Arc<dyn References>>,
+    /// zstd's level, 1 to 22, for chunks that no model codes shorter.
+    pub zstd_level: i32,
+    /// Most bytes of the dictionary that each group is given where it pays, up to 1 MiB; 0 for none.
+    pub dictionary: u32,
     pub observer: Arc<dyn Observer + Send + Sync>,
+}
+
+impl WriterOptions {
+    /// The bounds that the values must keep.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if !(1..=22).contains(&self.zstd_level) {
+            return Err("zstd's level is not within 1 and 22");
+        }
+        if self.dictionary > limits::DICTIONARY_LEN {
+            return Err("a dictionary has more than 1 MiB");
+        }
+        Ok(())
+    }
 }
 
 impl Default for WriterOptions {
@@ -42,6 +61,8 @@ impl Default for WriterOptions {
             embed: Vec::new(),
             check: true,
             references: None,
+            zstd_level: zstd_raw::LEVEL,
+            dictionary: 0,
             observer: Arc::new(()),
         }
     }
@@ -94,6 +115,8 @@ pub struct Stats {
     pub codecs: [CodecStats; 3],
     /// Chunk heads, checks, tables, index.
     pub chunk_overhead: u64,
+    /// Bytes of the DICTIONARY frames.
+    pub dictionaries: u64,
     /// Bytes of the ENTRIES frames.
     pub metadata: u64,
     /// Neural chunks that did not decode to what was packed and were coded otherwise.

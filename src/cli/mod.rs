@@ -4,10 +4,12 @@
 //! what was asked for to standard output, where a closed pipe is no error.
 
 mod args;
+mod bench;
 mod cat;
 mod completions;
 mod console;
 mod info;
+mod levels;
 mod ls;
 mod model;
 mod models;
@@ -55,6 +57,7 @@ enum Command {
     Umount(umount::Args),
     Train(train::Args),
     Model(model::Args),
+    Bench(bench::Args),
     Completions(completions::Args),
 }
 
@@ -132,6 +135,7 @@ fn command(command: &Command, global: &Global, console: &Console) -> Result<Outc
         Command::Umount(args) => umount::run(args),
         Command::Train(args) => train::run(args, global, console),
         Command::Model(args) => model::run(args),
+        Command::Bench(args) => bench::run(args, global, console),
         Command::Completions(args) => completions::run(args),
         Command::Mount(_) => Err(Error::Internal("mount is dispatched before")),
     }

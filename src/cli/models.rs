@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::args::open_options;
 use super::output::hex;
 use crate::archive::Archive;
+use crate::archive::paths::escape;
 use crate::codec::neural::Neural;
 use crate::codec::{ChunkModel, Models};
 use crate::error::{Error, Result};
@@ -18,24 +19,35 @@ use crate::wire::models::ModelRef;
 /// The name that stands for packing without a model.
 pub(crate) const NO_MODEL: &str = "none";
 
-/// The name of the model inside the binary.
-const DEFAULT: &str = "default";
-
 /// Models for a new archive, and the files of those that it is to carry.
 pub(crate) struct Chosen {
     pub models: Models,
     pub embed: Vec<(u8, Arc<[u8]>)>,
+    /// What to tell the user where the first choice is not at hand.
+    pub missing: Option<String>,
+    pub zstd_alone: bool,
 }
 
-/// The models for a new archive: the one named, or else the default.
-pub(crate) fn for_packing(name: Option<&str>, embed: bool) -> Result<Chosen> {
-    let name = name.unwrap_or(DEFAULT);
-    if name == NO_MODEL {
-        return Ok(Chosen { models: Models::none(), embed: Vec::new() });
-    }
-    let found = registry::by_name(name)?;
+/// The models for a new archive: of those named the first that is at hand, none if none is named.
+pub(crate) fn for_packing(names: &[&str], embed: bool) -> Result<Chosen> {
+    let alone = Chosen { models: Models::none(), embed: Vec::new(), missing: None, zstd_alone: true };
+    let Some((&first, others)) = names.split_first().filter(|(first, _)| **first != NO_MODEL) else {
+        return Ok(alone);
+    };
+    let at_hand = |name: &&str| registry::by_name(name).ok();
+    let (found, missing) = match registry::by_name(first) {
+        Ok(found) => (found, None),
+        Err(e) => {
+            let found = others.iter().find_map(at_hand).ok_or(e)?;
+            let name = escape(found.model.config().name.as_bytes());
+            let missing = format!(
+                "model {first} is not at hand (`s3a model ls` lists those that are): packing with {name}"
+            );
+            (found, Some(missing))
+        }
+    };
     let embed = if embed { vec![(0, registry::file_bytes(&found)?.into())] } else { Vec::new() };
-    Ok(Chosen { models: Models::one(neural(found.model)), embed })
+    Ok(Chosen { models: Models::one(neural(found.model)), embed, missing, zstd_alone: false })
 }
 
 /// The models that an archive names. `embedded` gives the file of one that the archive carries;

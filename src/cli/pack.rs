@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::args::{Global, Patterns, chunk_size};
 use super::console::Console;
 use super::output::{human_bytes, human_time, ratio};
-use super::{Outcome, models};
+use super::{Outcome, levels, models};
 use crate::archive::pack::Packer;
 use crate::archive::partial::Partial;
 use crate::archive::{Similar, Stats, WriterOptions, scan};
@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// Replace an existing archive
     #[arg(short, long)]
     force: bool,
+    /// From 1, the fastest, to 9, the smallest; sets what the options below do not
+    #[arg(short, long, value_name = "1..9", value_parser = clap::value_parser!(u8).range(1..=9), default_value_t = levels::DEFAULT, env = "S3A_LEVEL", hide_env_values = true)]
+    level: u8,
     /// Name or file of the model to code with, or `none`
     #[arg(long, value_name = "NAME|FILE", env = "S3A_MODEL", hide_env_values = true)]
     model: Option<String>,
@@ -42,14 +45,14 @@ pub(crate) struct Args {
     #[arg(long)]
     embed_model: bool,
     /// Bytes of a chunk, the least that is decoded for a read: 4k to 1m
-    #[arg(long, value_name = "SIZE", value_parser = chunk_size, default_value = "16k", env = "S3A_CHUNK_SIZE", hide_env_values = true)]
-    chunk_size: u32,
+    #[arg(long, value_name = "SIZE", value_parser = chunk_size, env = "S3A_CHUNK_SIZE", hide_env_values = true)]
+    chunk_size: Option<u32>,
     /// Earlier chunks that a chunk may look back on, 0 to 8; a read decodes them too
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=8), default_value_t = 0)]
-    references: u8,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=8))]
+    references: Option<u8>,
     /// How deep references may chain, 1 to 8
-    #[arg(long, value_name = "D", value_parser = clap::value_parser!(u8).range(1..=8), default_value_t = 1)]
-    depth: u8,
+    #[arg(long, value_name = "D", value_parser = clap::value_parser!(u8).range(1..=8))]
+    depth: Option<u8>,
     /// Do not decode each chunk again to check it
     #[arg(long)]
     no_check: bool,
@@ -92,14 +95,25 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     if !args.force && !is_pipe && existing.is_some() {
         return Err(Error::Exists(output));
     }
-    let chosen = models::for_packing(args.model.as_deref(), args.embed_model)?;
+    let level = levels::level(args.level);
+    let names = args.model.as_deref().map_or(level.models.to_vec(), |name| vec![name]);
+    let chosen = models::for_packing(&names, args.embed_model)?;
+    if let Some(missing) = &chosen.missing {
+        console.say(missing);
+    }
+    let chunk_size = args.chunk_size.unwrap_or(level.chunk_size);
+    let (references, depth) =
+        (args.references.unwrap_or(level.references), args.depth.unwrap_or(level.depth));
     let writer = WriterOptions {
-        chunk_size: args.chunk_size,
+        chunk_size,
         threads: global.threads,
         models: chosen.models,
         embed: chosen.embed,
         check: !args.no_check,
-        references: Similar::for_options(args.references, args.depth, args.chunk_size),
+        references: Similar::for_options(references, depth, chunk_size),
+        zstd_level: level.zstd,
+        // What a model codes needs none.
+        dictionary: if chosen.zstd_alone { level.dictionary } else { 0 },
         observer: Arc::new(console.clone()),
         ..WriterOptions::default()
     };

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 
 pub use crate::wire::chunk::Codec;
+pub use crate::wire::zstd_raw::Dictionary;
 pub use models::{ChunkModel, Models};
+pub use zstd_chunk::Zstd;
 
 /// One chunk to decode.
 pub struct DecodeJob<'a> {
@@ -27,6 +29,8 @@ pub struct DecodeJob<'a> {
     pub raw_len: usize,
     /// Plain bytes of the referenced chunks, in the order in which the chunk names them.
     pub history: Vec<Arc<[u8]>>,
+    /// That of the chunk's group, for zstd without history.
+    pub dictionary: Option<Arc<Dictionary>>,
 }
 
 /// One chunk to encode.
@@ -53,10 +57,11 @@ pub fn decode(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
         .iter()
         .map(|job| match job.codec {
             Codec::Stored => stored::decode(job),
-            Codec::Zstd => zstd_chunk::decode(job),
+            Codec::Zstd => Err(damaged("it was not unpacked")),
             Codec::Neural => Err(damaged("its model is not loaded")),
         })
         .collect();
+    zstd_chunk::decode(jobs, &mut results);
     for (index, model) in models.loaded() {
         let mine: Vec<usize> =
             (0..jobs.len()).filter(|&i| jobs[i].codec == Codec::Neural && jobs[i].model == index).collect();
@@ -76,20 +81,28 @@ pub fn decode(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
 
 /// Encodes each job with the codec that gives the fewest bytes; results stand in the order of
 /// `jobs`. On equal length the simpler codec wins, and the model of the lower number.
-pub fn encode(models: &Models, jobs: &[EncodeJob<'_>]) -> Vec<Encoded> {
+pub fn encode(models: &Models, zstd: Zstd<'_>, jobs: &[EncodeJob<'_>]) -> Vec<Encoded> {
     let mut best: Vec<Encoded> = jobs.iter().map(stored::encode).collect();
-    for (best, job) in best.iter_mut().zip(jobs) {
-        zstd_chunk::encode(job).into_iter().for_each(|encoded| best.keep_shorter(encoded));
+    for (best, made) in best.iter_mut().zip(zstd_chunk::encode(zstd, jobs)) {
+        made.into_iter().for_each(|encoded| best.keep_shorter(encoded));
     }
+    let open: Vec<usize> = (0..jobs.len()).filter(|&i| !is_noise(&best[i], &jobs[i])).collect();
+    let open_jobs: Vec<EncodeJob<'_>> =
+        open.iter().map(|&i| EncodeJob { raw: jobs[i].raw, history: jobs[i].history.clone() }).collect();
     for (model, loaded) in models.loaded() {
-        for ((best, job), payload) in best.iter_mut().zip(jobs).zip(loaded.encode(jobs)) {
-            let used_history = !job.history.is_empty();
+        for (&i, payload) in open.iter().zip(loaded.encode(&open_jobs)) {
+            let used_history = !jobs[i].history.is_empty();
             if let Some(payload) = payload {
-                best.keep_shorter(Encoded { codec: Codec::Neural, model, payload, used_history });
+                best[i].keep_shorter(Encoded { codec: Codec::Neural, model, payload, used_history });
             }
         }
     }
     best
+}
+
+/// Whether a chunk is most likely compressed already: a model would take its time and gain nothing.
+fn is_noise(best: &Encoded, job: &EncodeJob<'_>) -> bool {
+    job.raw.len() >= 4096 && best.payload.len() as u64 * 64 >= job.raw.len() as u64 * 63
 }
 
 impl Encoded {
@@ -111,7 +124,7 @@ mod tests {
 
     fn round_trip(models: &Models, raw: &[u8], history: Vec<Arc<[u8]>>) -> Encoded {
         let jobs = [EncodeJob { raw, history: history.clone() }];
-        let encoded = encode(models, &jobs).pop().unwrap();
+        let encoded = encode(models, Zstd::default(), &jobs).pop().unwrap();
         let history = if encoded.used_history { history } else { Vec::new() };
         let job = DecodeJob {
             codec: encoded.codec,
@@ -119,6 +132,7 @@ mod tests {
             payload: &encoded.payload,
             raw_len: raw.len(),
             history,
+            dictionary: None,
         };
         assert_eq!(decode(models, &[job]).pop().unwrap().unwrap(), raw);
         encoded
@@ -155,12 +169,20 @@ mod tests {
         let encoded = round_trip(&Models::none(), &text, vec![]);
         for cut in 0..encoded.payload.len() {
             let payload = &encoded.payload[..cut];
-            let job =
-                DecodeJob { codec: Codec::Zstd, model: 0, payload, raw_len: text.len(), history: vec![] };
+            let raw_len = text.len();
+            let job = DecodeJob {
+                codec: Codec::Zstd,
+                model: 0,
+                payload,
+                raw_len,
+                history: vec![],
+                dictionary: None,
+            };
             assert!(decode(&Models::none(), &[job])[0].is_err());
         }
         for codec in [Codec::Stored, Codec::Neural] {
-            let job = DecodeJob { codec, model: 3, payload: b"abc", raw_len: 4, history: vec![] };
+            let (payload, history, dictionary) = (b"abc", vec![], None);
+            let job = DecodeJob { codec, model: 3, payload, raw_len: 4, history, dictionary };
             assert!(decode(&Models::none(), &[job])[0].is_err());
         }
     }

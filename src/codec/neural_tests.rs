@@ -81,7 +81,14 @@ fn history(random: &mut Random) -> Vec<Arc<[u8]>> {
 }
 
 fn job<'a>(payload: &'a [u8], raw_len: usize, history: &[Arc<[u8]>]) -> DecodeJob<'a> {
-    DecodeJob { codec: Codec::Neural, model: 0, payload, raw_len, history: history.to_vec() }
+    DecodeJob {
+        codec: Codec::Neural,
+        model: 0,
+        payload,
+        raw_len,
+        history: history.to_vec(),
+        dictionary: None,
+    }
 }
 
 fn decode(neural: &Neural, jobs: &[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {

@@ -1,22 +1,52 @@
 //! zstd, for what a model codes no shorter. History serves as a raw prefix: the referenced chunks
-//! one after another, the one named last standing right before the chunk.
+//! one after another, the one named last standing right before the chunk. A chunk without history is
+//! coded with its group's dictionary, if there is one.
 
 use super::{Codec, DecodeJob, EncodeJob, Encoded, damaged};
 use crate::error::Result;
-use crate::wire::zstd_raw;
+use crate::wire::zstd_raw::{self, PackDictionary, Packer, Unpacker};
 
-/// The chunk without its history, and with it where there is one.
-pub fn encode(job: &EncodeJob<'_>) -> Vec<Encoded> {
-    let pack = |prefix: &[u8]| {
-        let payload = zstd_raw::compress(job.raw, prefix).ok()?;
-        Some(Encoded { codec: Codec::Zstd, model: 0, payload, used_history: !prefix.is_empty() })
-    };
-    let alone = pack(&[]);
-    let with_history = if job.history.is_empty() { None } else { pack(&job.history.concat()) };
-    alone.into_iter().chain(with_history).collect()
+/// How zstd packs the chunks of a group.
+#[derive(Clone, Copy)]
+pub struct Zstd<'a> {
+    pub level: i32,
+    /// Made for that level.
+    pub dictionary: Option<&'a PackDictionary>,
 }
 
-pub fn decode(job: &DecodeJob<'_>) -> Result<Vec<u8>> {
-    zstd_raw::decompress(job.payload, &job.history.concat(), job.raw_len)
-        .ok_or(damaged("its zstd frame is damaged"))
+impl Default for Zstd<'_> {
+    fn default() -> Self {
+        Self { level: zstd_raw::LEVEL, dictionary: None }
+    }
+}
+
+/// Each chunk without its history, and with it where there is one.
+pub fn encode(zstd: Zstd<'_>, jobs: &[EncodeJob<'_>]) -> Vec<Vec<Encoded>> {
+    let mut packer = Packer::new(zstd.level, zstd.dictionary).ok();
+    let one = |job: &EncodeJob<'_>| {
+        let made = |payload, used_history| Encoded { codec: Codec::Zstd, model: 0, payload, used_history };
+        let alone = packer.as_mut().and_then(|packer| packer.pack(job.raw).ok());
+        let prefixed = if job.history.is_empty() {
+            None
+        } else {
+            zstd_raw::compress_at(job.raw, &job.history.concat(), zstd.level).ok()
+        };
+        let alone = alone.map(|payload| made(payload, false)).into_iter();
+        alone.chain(prefixed.map(|payload| made(payload, true))).collect()
+    };
+    jobs.iter().map(one).collect()
+}
+
+/// Decodes those of the jobs that are zstd's, and puts the results in their places.
+pub fn decode<'a>(jobs: &'a [DecodeJob<'_>], results: &mut [Result<Vec<u8>>]) {
+    let mut unpacker: Option<Unpacker<'a>> = None;
+    for (job, result) in jobs.iter().zip(results).filter(|(job, _)| job.codec == Codec::Zstd) {
+        let plain = if job.history.is_empty() {
+            let unpacker = unpacker.get_or_insert_with(Unpacker::new);
+            unpacker.unpack(job.payload, job.dictionary.as_deref(), job.raw_len)
+        } else {
+            zstd_raw::decompress(job.payload, &job.history.concat(), job.raw_len)
+        };
+        *result = plain.ok_or(damaged("its zstd frame is damaged"));
+    }
 }

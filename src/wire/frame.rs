@@ -30,6 +30,7 @@ pub enum FrameKind {
     Entries,
     Table,
     Index,
+    Dictionary,
     /// A kind this build does not know, which may be skipped.
     Skippable(u8),
 }
@@ -43,7 +44,17 @@ impl FrameKind {
             Self::Entries => 4,
             Self::Table => 5,
             Self::Index => 6,
+            Self::Dictionary => 7,
             Self::Skippable(code) => code,
+        }
+    }
+
+    /// Most bytes of content, stored and plain.
+    fn max_len(self) -> u32 {
+        match self {
+            Self::Model => limits::MODEL_LEN,
+            Self::Dictionary => limits::DICTIONARY_LEN,
+            _ => limits::FRAME_LEN,
         }
     }
 }
@@ -75,6 +86,7 @@ impl FrameHead {
             4 => FrameKind::Entries,
             5 => FrameKind::Table,
             6 => FrameKind::Index,
+            7 => FrameKind::Dictionary,
             _ if flags & SKIPPABLE != 0 => FrameKind::Skippable(code),
             _ => return Err(corrupt("a frame has an unknown kind")),
         };
@@ -83,7 +95,7 @@ impl FrameHead {
         }
         let packed = flags & PACKED != 0;
         let plain_len = if packed { input.u32()? } else { stored_len };
-        let max = if kind == FrameKind::Model { limits::MODEL_LEN } else { limits::FRAME_LEN };
+        let max = kind.max_len();
         if stored_len > max || plain_len > max || plain_len > limits::unpacked_len(stored_len) {
             return Err(corrupt("a frame is longer than the limit"));
         }
@@ -138,12 +150,17 @@ impl Frame {
 
 /// Appends a frame, packed where that is shorter. Returns its CRC.
 pub fn write_frame(kind: FrameKind, plain: &[u8], out: &mut Vec<u8>) -> Result<u32> {
-    let max = if kind == FrameKind::Model { limits::MODEL_LEN } else { limits::FRAME_LEN };
+    write_frame_at(kind, plain, zstd_raw::LEVEL, out)
+}
+
+/// The same, packed at one of zstd's levels.
+pub fn write_frame_at(kind: FrameKind, plain: &[u8], level: i32, out: &mut Vec<u8>) -> Result<u32> {
+    let max = kind.max_len();
     if plain.len() > max as usize {
         return Err(Error::Limit { what: "a frame's length", got: plain.len() as u64, max: max.into() });
     }
     let start = out.len();
-    let packed = zstd_raw::compress(plain, &[])?;
+    let packed = zstd_raw::compress_at(plain, &[], level)?;
     let is_packed =
         packed.len() + 4 < plain.len() && plain.len() as u32 <= limits::unpacked_len(packed.len() as u32);
     let content = if is_packed { &packed } else { plain };

@@ -17,7 +17,9 @@ pub struct Group {
     pub chunk_size: u32,
     pub chunk_count: u32,
     pub entry_count: u32,
-    /// Bytes of all chunk frames.
+    /// Bytes of the DICTIONARY frame; 0 if there is none.
+    pub dictionary_len: u32,
+    /// Bytes of the DICTIONARY frame and all chunk frames.
     pub body_len: u32,
     /// Number in the archive of each model that chunks of this group name.
     pub models: Vec<u8>,
@@ -26,7 +28,8 @@ pub struct Group {
 impl Group {
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend(self.salt.to_le_bytes());
-        for value in [self.raw_len, self.chunk_size, self.chunk_count, self.entry_count, self.body_len] {
+        let (lens, counts) = ([self.dictionary_len, self.body_len], [self.chunk_count, self.entry_count]);
+        for value in [self.raw_len, self.chunk_size].into_iter().chain(counts).chain(lens) {
             put_varint(out, value.into());
         }
         put_varint(out, self.models.len() as u64);
@@ -40,10 +43,12 @@ impl Group {
             input.bounded_u32(limits::CHUNK_SIZE_MAX, "a group's chunk size exceeds the limit")?;
         let chunk_count = input.bounded_u32(limits::GROUP_CHUNKS, "a group has too many chunks")?;
         let entry_count = input.bounded_u32(limits::GROUP_ENTRIES, "a group has too many entries")?;
+        let dictionary_len = input.bounded_u32(u32::MAX, "a group's dictionary is longer than the limit")?;
         let body_len = input.bounded_u32(u32::MAX, "a group's chunks are longer than the limit")?;
         let count = input.bounded_len(limits::MODELS, "a group names too many models")?;
         let models = input.bytes(count)?.to_vec();
-        let group = Self { salt, raw_len, chunk_size, chunk_count, entry_count, body_len, models };
+        let group =
+            Self { salt, raw_len, chunk_size, chunk_count, entry_count, dictionary_len, body_len, models };
         if chunk_size < limits::CHUNK_SIZE_MIN {
             return Err(input.corrupt("a group's chunk size is below the limit"));
         }
@@ -54,7 +59,8 @@ impl Group {
         // A frame has at least two bytes of head and its checks, and at most its raw bytes more.
         let most = u64::from(raw_len)
             + u64::from(chunk_count) * (super::chunk::HEAD_MAX + super::chunk::CHECKS_LEN) as u64;
-        if u64::from(body_len) < u64::from(chunk_count) * 10 || u64::from(body_len) > most {
+        let chunks = body_len.checked_sub(dictionary_len).map(u64::from);
+        if chunks.is_none_or(|len| len < u64::from(chunk_count) * 10 || len > most) {
             return Err(input.corrupt("a group's stored length does not fit its chunks"));
         }
         Ok(group)
@@ -133,7 +139,8 @@ impl Table {
         if bits != 0 {
             return Err(input.corrupt("a table has bits left over"));
         }
-        if frame_lens.iter().map(|&len| u64::from(len)).sum::<u64>() != u64::from(group.body_len) {
+        let sum: u64 = frame_lens.iter().map(|&len| u64::from(len)).sum();
+        if sum + u64::from(group.dictionary_len) != u64::from(group.body_len) {
             return Err(input.corrupt("a table's lengths do not add up to its group's"));
         }
         let raw_lens = match input.u8()? {
@@ -168,7 +175,8 @@ mod tests {
             chunk_size: 4096,
             chunk_count: raw_lens.len() as u32,
             entry_count: 12,
-            body_len: frame_lens.iter().sum(),
+            dictionary_len: 100,
+            body_len: frame_lens.iter().sum::<u32>() + 100,
             models: vec![0, 7],
         };
         Table { group, frame_lens, raw_lens }
@@ -210,7 +218,9 @@ mod tests {
             Group { raw_len: 1, ..good.clone() },
             Group { chunk_count: 0, ..good.clone() },
             Group { chunk_size: 512, ..good.clone() },
-            Group { body_len: 19, ..good.clone() },
+            Group { body_len: 119, ..good.clone() },
+            Group { dictionary_len: 1131, ..good.clone() },
+            Group { dictionary_len: u32::MAX, ..good.clone() },
             Group { body_len: u32::MAX, ..good.clone() },
         ] {
             let mut bytes = Vec::new();

@@ -18,7 +18,7 @@ pub struct GroupRecord {
     pub offset: u64,
     /// Bytes of the GROUP and ENTRIES frames.
     pub head_len: u32,
-    /// Bytes of all chunk frames.
+    /// Bytes of the DICTIONARY frame and all chunk frames.
     pub body_len: u32,
     /// Bytes of the TABLE frame.
     pub table_len: u32,

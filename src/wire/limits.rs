@@ -32,6 +32,8 @@ pub fn unpacked_len(stored_len: u32) -> u32 {
 pub const FRAME_MIN: u32 = 14;
 /// The same for a frame that carries a model file.
 pub const MODEL_LEN: u32 = 512 << 20;
+/// Bytes of a group's dictionary.
+pub const DICTIONARY_LEN: u32 = 1 << 20;
 /// Window of a zstd frame, as a power of two.
 pub const ZSTD_WINDOW_LOG: u32 = 23;
 

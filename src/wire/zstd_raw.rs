@@ -1,29 +1,27 @@
 //! zstd frames as archives hold them (spec/format.md, section 2.3): one frame of RFC 8878 without
 //! its magic number, its first byte (Frame_Header_Descriptor) zero, so without content size,
-//! checksum and dictionary id; a window of at most 8 MiB.
+//! checksum and dictionary id; a window of at most 8 MiB. Dictionaries have zstd's own form.
 
 use std::io::Read;
 
-use zstd::zstd_safe::{CCtx, CParameter, DCtx, find_frame_compressed_size};
+use zstd::zstd_safe::{CCtx, CDict, CParameter, DCtx, DDict, find_frame_compressed_size};
 
-use super::limits::ZSTD_WINDOW_LOG;
+use super::limits::{DICTIONARY_LEN, ZSTD_WINDOW_LOG};
 use crate::error::{Error, Result};
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-const LEVEL: i32 = 19;
+const DICTIONARY_MAGIC: [u8; 4] = [0x37, 0xa4, 0x30, 0xec];
+/// The level for what is small or packed for ever.
+pub const LEVEL: i32 = 19;
 
 /// Packs `plain`, which may match into `prefix` as if that stood before it.
 pub fn compress(plain: &[u8], prefix: &[u8]) -> Result<Vec<u8>> {
-    let failed = |_| Error::Internal("zstd could not compress");
-    let mut context = CCtx::create();
-    for parameter in [
-        CParameter::CompressionLevel(LEVEL),
-        CParameter::ContentSizeFlag(false),
-        CParameter::ChecksumFlag(false),
-        CParameter::DictIdFlag(false),
-    ] {
-        context.set_parameter(parameter).map_err(failed)?;
-    }
+    compress_at(plain, prefix, LEVEL)
+}
+
+/// The same at one of zstd's levels.
+pub fn compress_at(plain: &[u8], prefix: &[u8], level: i32) -> Result<Vec<u8>> {
+    let mut context = context(level)?;
     // Left alone, the window is that of the plain bytes, and cannot reach into the prefix.
     let reach = (plain.len() + prefix.len()).next_power_of_two().ilog2();
     if !prefix.is_empty() || reach > ZSTD_WINDOW_LOG {
@@ -32,6 +30,27 @@ pub fn compress(plain: &[u8], prefix: &[u8]) -> Result<Vec<u8>> {
     if !prefix.is_empty() {
         context.ref_prefix(prefix).map_err(failed)?;
     }
+    run(&mut context, plain)
+}
+
+fn failed(_: usize) -> Error {
+    Error::Internal("zstd could not compress")
+}
+
+fn context<'a>(level: i32) -> Result<CCtx<'a>> {
+    let mut context = CCtx::create();
+    for parameter in [
+        CParameter::CompressionLevel(level),
+        CParameter::ContentSizeFlag(false),
+        CParameter::ChecksumFlag(false),
+        CParameter::DictIdFlag(false),
+    ] {
+        context.set_parameter(parameter).map_err(failed)?;
+    }
+    Ok(context)
+}
+
+fn run(context: &mut CCtx<'_>, plain: &[u8]) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(zstd::zstd_safe::compress_bound(plain.len()));
     context.compress2(&mut out, plain).map_err(failed)?;
     if out.get(..5) != Some(&[0x28, 0xb5, 0x2f, 0xfd, 0]) {
@@ -39,6 +58,79 @@ pub fn compress(plain: &[u8], prefix: &[u8]) -> Result<Vec<u8>> {
     }
     out.drain(..MAGIC.len());
     Ok(out)
+}
+
+/// A dictionary made ready for packing at one level.
+pub struct PackDictionary(CDict<'static>);
+
+impl PackDictionary {
+    /// `None` where it is none.
+    pub fn new(plain: &[u8], level: i32) -> Option<Self> {
+        CDict::try_create(plain, level).map(Self)
+    }
+}
+
+/// Packs many small frames, without prefix.
+pub struct Packer<'a>(CCtx<'a>);
+
+impl<'a> Packer<'a> {
+    /// With a dictionary, its level counts.
+    pub fn new(level: i32, dictionary: Option<&'a PackDictionary>) -> Result<Self> {
+        let mut context = context(level)?;
+        if let Some(dictionary) = dictionary {
+            context.ref_cdict(&dictionary.0).map_err(failed)?;
+        }
+        Ok(Self(context))
+    }
+
+    pub fn pack(&mut self, plain: &[u8]) -> Result<Vec<u8>> {
+        run(&mut self.0, plain)
+    }
+}
+
+/// Trains a dictionary of at most `most` bytes; none where the samples are too few or too alike.
+pub fn train(samples: &[u8], lens: &[usize], most: usize) -> Option<Vec<u8>> {
+    let mut dictionary = Vec::with_capacity(most);
+    zstd::zstd_safe::train_from_buffer(&mut dictionary, samples, lens).ok()?;
+    Some(dictionary).filter(|dictionary| dictionary.starts_with(&DICTIONARY_MAGIC))
+}
+
+/// A dictionary made ready for unpacking.
+pub struct Dictionary(DDict<'static>);
+
+impl Dictionary {
+    /// `None` where it is none.
+    pub fn new(plain: &[u8]) -> Option<Self> {
+        let formed = plain.starts_with(&DICTIONARY_MAGIC) && plain.len() <= DICTIONARY_LEN as usize;
+        if formed { DDict::try_create(plain).map(Self) } else { None }
+    }
+}
+
+/// Unpacks many frames, without prefix.
+pub struct Unpacker<'a>(DCtx<'a>);
+
+impl<'a> Unpacker<'a> {
+    #[expect(clippy::new_without_default, reason = "it takes memory")]
+    pub fn new() -> Self {
+        Self(DCtx::create())
+    }
+
+    /// As `decompress` does, with a dictionary.
+    pub fn unpack(
+        &mut self,
+        packed: &[u8],
+        dictionary: Option<&'a Dictionary>,
+        len: usize,
+    ) -> Option<Vec<u8>> {
+        let frame = with_magic(packed)?;
+        match dictionary {
+            Some(dictionary) => self.0.ref_ddict(&dictionary.0).ok()?,
+            None => self.0.disable_dictionary().ok()?,
+        };
+        let mut out = Vec::with_capacity(len);
+        self.0.decompress(&mut out, &frame).ok()?;
+        (out.len() == len).then_some(out)
+    }
 }
 
 /// Unpacks one frame of exactly `len` plain bytes, all at once; `None` where it is damaged.
@@ -98,6 +190,40 @@ mod tests {
             let packed = compress(&prefix.clone(), &prefix).unwrap();
             assert!(packed.len() < 200, "{len}: {}", packed.len());
             assert_eq!(decompress(&packed, &prefix, prefix.len()).unwrap(), prefix);
+        }
+    }
+
+    #[test]
+    fn a_dictionary_serves_many_frames() {
+        // Each is made of a few of the same pieces, and something of its own.
+        let piece = |i: u32| blake3::hash(&i.to_le_bytes()).to_hex().to_string().repeat(2);
+        let plains: Vec<Vec<u8>> = (0..200)
+            .map(|i| {
+                (0..9).map(|j| piece(if j < 8 { i * j * j % 37 } else { 100 + i })).collect::<String>().into()
+            })
+            .collect();
+        let lens: Vec<usize> = plains.iter().map(Vec::len).collect();
+        let trained = train(&plains.concat(), &lens, 8 << 10).unwrap();
+        assert!(trained.len() <= 8 << 10);
+        let unpack = Dictionary::new(&trained).unwrap();
+        for level in [3, 9, 19] {
+            let pack = PackDictionary::new(&trained, level).unwrap();
+            let mut packer = Packer::new(level, Some(&pack)).unwrap();
+            let mut unpacker = Unpacker::new();
+            let mut total = (0, 0);
+            for plain in &plains {
+                let packed = packer.pack(plain).unwrap();
+                let alone = compress_at(plain, &[], level).unwrap();
+                total = (total.0 + packed.len(), total.1 + alone.len());
+                assert!(unpacker.unpack(&packed, Some(&unpack), plain.len()).as_ref() == Some(plain));
+                assert!(unpacker.unpack(&packed, None, plain.len()).as_ref() != Some(plain));
+                assert!(unpacker.unpack(&alone, None, plain.len()).as_ref() == Some(plain));
+            }
+            assert!(total.0 < total.1 / 2, "{level}: {total:?}");
+        }
+        assert!(Dictionary::new(b"no dictionary").is_none());
+        for cut in 0..trained.len().min(300) {
+            let _ = Dictionary::new(&trained[..cut]);
         }
     }
 
