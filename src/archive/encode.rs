@@ -73,14 +73,15 @@ impl ChunkEncoder {
         Self { models, check, references, ref_window, recent: VecDeque::new(), count: 0 }
     }
 
+    /// Codes chunks as they were planned.
     pub fn encode(
-        &mut self,
+        &self,
         pool: &rayon::ThreadPool,
         chunks: &[Arc<[u8]>],
+        plans: &[Plan],
         observer: &dyn Observer,
     ) -> Result<Vec<Coded>> {
-        let plans = self.plan(chunks);
-        let jobs: Vec<(&Arc<[u8]>, &Plan)> = chunks.iter().zip(&plans).collect();
+        let jobs: Vec<(&Arc<[u8]>, &Plan)> = chunks.iter().zip(plans).collect();
         let coded: Result<Vec<Vec<Coded>>> = pool.install(|| {
             jobs.par_chunks(BATCH)
                 .map(|batch| {
@@ -145,7 +146,7 @@ impl ChunkEncoder {
     }
 
     /// What each chunk looks back on, within the bounds; the chunks themselves become known.
-    fn plan(&mut self, chunks: &[Arc<[u8]>]) -> Vec<Plan> {
+    pub fn plan(&mut self, chunks: &[Arc<[u8]>]) -> Vec<Plan> {
         let Some(references) = self.references.clone() else {
             return chunks.iter().map(|_| Plan::default()).collect();
         };
@@ -186,7 +187,7 @@ impl ChunkEncoder {
 
 /// What one chunk looks back on.
 #[derive(Default)]
-struct Plan {
-    distances: Vec<u32>,
+pub(super) struct Plan {
+    pub distances: Vec<u32>,
     history: Vec<Arc<[u8]>>,
 }

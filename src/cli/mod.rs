@@ -3,12 +3,16 @@
 //! One file per command. A command gives an `Outcome` or an error; messages go to standard error,
 //! what was asked for to standard output, where a closed pipe is no error.
 
+mod append;
 mod args;
 mod cat;
 mod completions;
 mod console;
+mod diff;
 mod info;
 mod ls;
+mod man;
+mod merge;
 mod model;
 mod models;
 mod mount;
@@ -16,7 +20,10 @@ mod output;
 mod pack;
 mod salvage;
 mod signals;
+mod take;
+mod tar;
 mod train;
+mod tree;
 mod umount;
 mod unpack;
 mod verify;
@@ -41,12 +48,15 @@ struct Cli {
 enum Command {
     #[command(visible_alias = "create")]
     Pack(pack::Args),
+    Append(append::Args),
+    Merge(merge::Args),
     #[command(visible_alias = "extract", visible_alias = "x")]
     Unpack(unpack::Args),
     #[command(visible_alias = "list")]
     Ls(ls::Args),
     Cat(cat::Args),
     Info(info::Args),
+    Diff(diff::Args),
     #[command(visible_alias = "check")]
     Verify(verify::Args),
     Salvage(salvage::Args),
@@ -56,6 +66,7 @@ enum Command {
     Train(train::Args),
     Model(model::Args),
     Completions(completions::Args),
+    Man(man::Args),
 }
 
 const EXIT_CODES: &str = "\
@@ -123,6 +134,8 @@ fn prepare(command: &Command, global: &Global, console: &Console) -> Result<()> 
 fn command(command: &Command, global: &Global, console: &Console) -> Result<Outcome> {
     match command {
         Command::Pack(args) => pack::run(args, global, console),
+        Command::Append(args) => append::run(args, global, console),
+        Command::Merge(args) => merge::run(args, console),
         Command::Unpack(args) => unpack::run(args, console),
         Command::Ls(args) => ls::run(args, console),
         Command::Cat(args) => cat::run(args, console),
@@ -133,6 +146,8 @@ fn command(command: &Command, global: &Global, console: &Console) -> Result<Outc
         Command::Train(args) => train::run(args, global, console),
         Command::Model(args) => model::run(args),
         Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
+        Command::Diff(args) => diff::run(args, console),
         Command::Mount(_) => Err(Error::Internal("mount is dispatched before")),
     }
 }
