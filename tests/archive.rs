@@ -72,6 +72,7 @@ fn stream(bytes: &[u8]) -> Result<(Vec<u8>, Vec<s3a::archive::Entry>)> {
                 assert_eq!(id.0 as usize, entries.len());
                 entries.push(entry);
             }
+            Event::Models => reader.set_models(sample::models()),
             Event::FileEnd { id, hash: found } => {
                 if let Kind::File { hash, .. } = &mut entries[id.0 as usize].kind {
                     *hash = found;

@@ -82,17 +82,18 @@ impl ChunkEncoder {
         }
     }
 
-    /// The chunks of a group, and the frame of the dictionary that they are coded with.
+    /// Codes chunks of a group as they were planned; also gives the frame of the dictionary that they are
+    /// coded with.
     pub fn encode(
-        &mut self,
+        &self,
         pool: &rayon::ThreadPool,
         chunks: &[Arc<[u8]>],
+        plans: &[Plan],
         observer: &dyn Observer,
     ) -> Result<(Vec<Coded>, Vec<u8>)> {
-        let plans = self.plan(chunks);
         let trained = pool.install(|| Trained::new(chunks, self.dictionary, self.zstd_level));
         let zstd = Zstd { level: self.zstd_level, dictionary: trained.as_ref().map(|trained| &trained.pack) };
-        let jobs: Vec<(&Arc<[u8]>, &Plan)> = chunks.iter().zip(&plans).collect();
+        let jobs: Vec<(&Arc<[u8]>, &Plan)> = chunks.iter().zip(plans).collect();
         let coded: Result<Vec<Vec<Coded>>> = pool.install(|| {
             jobs.par_chunks(BATCH)
                 .map(|batch| {
@@ -159,7 +160,7 @@ impl ChunkEncoder {
     }
 
     /// What each chunk looks back on, within the bounds; the chunks themselves become known.
-    fn plan(&mut self, chunks: &[Arc<[u8]>]) -> Vec<Plan> {
+    pub fn plan(&mut self, chunks: &[Arc<[u8]>]) -> Vec<Plan> {
         let Some(references) = self.references.clone() else {
             return chunks.iter().map(|_| Plan::default()).collect();
         };
@@ -203,7 +204,7 @@ impl ChunkEncoder {
 
 /// What one chunk looks back on.
 #[derive(Default)]
-struct Plan {
-    distances: Vec<u32>,
+pub(super) struct Plan {
+    pub distances: Vec<u32>,
     history: Vec<Arc<[u8]>>,
 }

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 
 /// Chunks that a worker decodes together, and raw bytes that all workers do. Models decode many
 /// chunks in lockstep, but the user waits for a batch to see progress or to interrupt.
-const LOCKSTEP: usize = 64;
+pub(super) const LOCKSTEP: usize = 64;
 const BATCH: u32 = 8 << 20;
 
 /// Raw bytes of chunks that are kept because later ones may refer to them.
@@ -52,11 +52,11 @@ pub struct Summary {
 }
 
 /// An entry that is to be unpacked.
-struct Item<'a> {
-    entry: &'a Entry,
-    path: Cow<'a, [u8]>,
+pub(super) struct Item<'a> {
+    pub entry: &'a Entry,
+    pub path: Cow<'a, [u8]>,
     /// For a hardlink: the item that has the content.
-    link: Option<usize>,
+    pub link: Option<usize>,
 }
 
 impl Options {
@@ -94,17 +94,16 @@ pub fn extract(
     folders.iter().try_for_each(|item| target.make_folder(&item.path, item.entry))?;
 
     let mut filler = Filler::new(&mut target, observer);
-    let mut wanted = Vec::new();
     for item in items.iter().filter(|item| item.link.is_none()) {
-        let Kind::File { extents, .. } = &item.entry.kind else { continue };
+        if !matches!(item.entry.kind, Kind::File { .. }) {
+            continue;
+        }
         filler.add(&item.path, item.entry, 0)?;
-        wanted.extend(extents.iter().filter(|e| e.len > 0).map(|e| archive.chunks_of(e.raw_offset, e.len)));
         if observer.interrupted() {
             return Err(Error::Interrupted);
         }
     }
-    wanted.sort_unstable_by_key(|range| range.start);
-    fill(archive, &wanted, &mut filler, observer)?;
+    fill(archive, &wanted(archive, &items), &mut filler, observer)?;
     let (files, failure) = filler.finish();
 
     for item in &items {
@@ -121,7 +120,7 @@ pub fn extract(
 }
 
 /// Checks everything that is to be unpacked. A hardlink whose file is left out brings the content.
-fn plan<'a>(archive: &'a Archive, options: &Options) -> Result<Vec<Item<'a>>> {
+pub(super) fn plan<'a>(archive: &'a Archive, options: &Options) -> Result<Vec<Item<'a>>> {
     let mut checker = Checker::new(options.devices, options.max_bytes);
     let mut items: Vec<Item<'a>> = Vec::new();
     let mut first: HashMap<EntryId, usize> = HashMap::new();
@@ -148,19 +147,29 @@ fn plan<'a>(archive: &'a Archive, options: &Options) -> Result<Vec<Item<'a>>> {
     Ok(items)
 }
 
-/// Decodes the wanted chunks in order and hands them to the files.
-fn fill(
-    archive: &Archive,
-    wanted: &[std::ops::Range<u32>],
-    filler: &mut Filler<'_, '_>,
-    observer: &dyn Observer,
-) -> Result<()> {
-    let mut ids = Vec::new();
-    let mut next = 0;
-    for range in wanted {
+/// The chunks that hold the data of all items, in order.
+pub(super) fn wanted(archive: &Archive, items: &[Item<'_>]) -> Vec<ChunkId> {
+    let mut ranges = Vec::new();
+    for item in items.iter().filter(|item| item.link.is_none()) {
+        let Kind::File { extents, .. } = &item.entry.kind else { continue };
+        ranges.extend(extents.iter().filter(|e| e.len > 0).map(|e| archive.chunks_of(e.raw_offset, e.len)));
+    }
+    ranges.sort_unstable_by_key(|range| range.start);
+    let (mut ids, mut next) = (Vec::new(), 0);
+    for range in ranges {
         ids.extend((range.start.max(next)..range.end).map(ChunkId));
         next = next.max(range.end);
     }
+    ids
+}
+
+/// Decodes chunks in order and hands them to the files.
+fn fill(
+    archive: &Archive,
+    ids: &[ChunkId],
+    filler: &mut Filler<'_, '_>,
+    observer: &dyn Observer,
+) -> Result<()> {
     let chunk_size = archive.header().chunk_size.max(1);
     observer.phase("unpacking", Some(ids.len() as u64 * u64::from(chunk_size)));
     let fits = usize::try_from(BATCH / chunk_size).unwrap_or(1);

@@ -34,13 +34,16 @@ struct Arrived {
 }
 
 /// Unpacks what `stream` brings into the folder `target`. Fails at the first damage; what was
-/// complete by then stays.
+/// complete by then stays. `load` gives the stream the models that it names, at first and when a
+/// later generation names more.
 pub fn extract_stream<R: Read>(
     stream: &mut StreamReader<R>,
     target: &Path,
     options: &Options,
+    load: &dyn Fn(&mut StreamReader<R>) -> Result<()>,
     observer: &dyn Observer,
 ) -> Result<Summary> {
+    load(stream)?;
     let mut checker = Checker::new(options.devices, options.max_bytes);
     let mut target = Target::open(target, options.replace, options.restore, observer)?;
     let mut filler = Filler::new(&mut target, observer);
@@ -58,6 +61,7 @@ pub fn extract_stream<R: Read>(
                 checker.admit(id, &entry, path)?;
                 arrived.take(&mut filler, stream, id, path, &entry)?;
             }
+            Ok(Some(Event::Models)) => load(stream)?,
             Ok(Some(Event::FileEnd { id, hash })) => {
                 if let Some((file, _)) = arrived.files.get(&id) {
                     filler.set_hash(*file, hash);

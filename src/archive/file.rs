@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::wire::cursor::Cursor;
 use crate::wire::frame::{Frame, FrameHead, HEAD_MAX};
 
+#[derive(Debug)]
 pub(super) struct ArchiveFile {
     file: File,
     /// For messages.
@@ -26,6 +27,11 @@ impl ArchiveFile {
 
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// What it is called in messages.
+    pub fn name(&self) -> &Path {
+        &self.name
     }
 
     /// Exactly `len` bytes from `offset` on. What the file does not have is not allocated.

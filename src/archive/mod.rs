@@ -3,33 +3,42 @@
 //! Contents of all files form one raw stream that is cut into chunks; entries point into it
 //! (spec/format.md).
 
+mod append;
 pub mod cache;
 mod catalog;
 mod check;
+mod clash;
 mod content;
 mod dictionary;
+pub mod diff;
 mod encode;
 pub mod entry;
 pub mod events;
 pub mod extract;
 pub mod extract_stream;
+pub mod extract_tar;
 mod fetch;
 mod file;
 mod fill;
 mod input;
+mod join;
 mod layout;
+pub mod merge;
 pub mod meta;
 pub mod order;
 pub mod pack;
+pub mod pack_tar;
 pub mod partial;
 pub mod paths;
 pub mod reader;
 pub mod references;
+pub mod resume;
 pub mod salvage;
 pub mod scan;
 pub mod select;
 mod source;
 pub mod stream;
+pub mod tar;
 mod target;
 pub mod verify;
 mod walk;

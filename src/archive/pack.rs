@@ -3,18 +3,24 @@
 //! The bytes written depend on the tree and the options alone. A file that cannot be opened is
 //! left out with a warning; one that changes while it is read is packed as it was read, with a
 //! warning too. Sources are only ever read.
+//!
+//! The same goes for what is added to an archive (`append`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, fstat};
 
+use super::Archive;
+use super::clash::{Clash, Paths};
 use super::content::{Hashing, SegmentReader, Sizes, hash, segments};
-use super::entry::{EntryId, Kind, Timestamp};
+use super::entry::{ContentHash, EntryId, Kind, Timestamp};
 use super::events::{Observer, Warning};
 use super::order::packing_order;
+use super::paths::escape;
+use super::resume::Previous;
 use super::scan::{self, Found, Tree};
 use super::writer::{Content, ContentWarning, Stats, Writer, WriterOptions};
 use crate::error::{Error, Result};
@@ -31,6 +37,18 @@ pub struct Packer {
 struct Written {
     by_inode: HashMap<(u64, u64), EntryId>,
     by_content: HashMap<(u64, [u8; 32]), EntryId>,
+    /// Files of earlier generations, of which the archive has half a hash.
+    earlier: HashMap<(u64, ContentHash), EntryId>,
+    earlier_sizes: HashSet<u64>,
+}
+
+impl Written {
+    /// A file with this content.
+    fn find(&self, size: u64, digest: [u8; 32]) -> Option<EntryId> {
+        let mut half = [0; 16];
+        half.copy_from_slice(&digest[..16]);
+        self.by_content.get(&(size, digest)).or_else(|| self.earlier.get(&(size, half))).copied()
+    }
 }
 
 impl Packer {
@@ -59,16 +77,76 @@ impl Packer {
 
     /// Sum of the sizes of all files.
     pub fn bytes(&self) -> u64 {
-        self.tree.entries.iter().map(|found| size_of(&found.entry.kind)).sum()
+        let entries = self.order.iter().filter_map(|&at| self.tree.entries.get(at as usize));
+        entries.map(|found| size_of(&found.entry.kind)).sum()
     }
 
-    /// Writes everything to `out`, which is given back for syncing.
-    pub fn write<W: Write>(mut self, out: W, options: WriterOptions) -> Result<(W, Stats)> {
+    /// Leaves out what `archive` has already: folders, and with `skip` everything else too, of
+    /// which the number is told. Without, a path that is there is an error.
+    pub fn only_new(&mut self, archive: &Archive, skip: bool) -> Result<u64> {
+        let mut paths = Paths::default();
+        for entry in archive.entries() {
+            paths.take(&entry.path, entry.kind == Kind::Directory);
+        }
+        let (mut order, mut skipped) = (Vec::new(), 0);
+        for &at in &self.order {
+            let Some(Found { entry, .. }) = self.tree.entries.get(at as usize) else { continue };
+            match paths.clash(&entry.path, entry.kind == Kind::Directory) {
+                Clash::None => order.push(at),
+                Clash::SameFolder => {}
+                Clash::Taken if skip => skipped += 1,
+                Clash::Taken => {
+                    return Err(Error::Usage(format!(
+                        "{} is in the archive already, or stands in the way there; --skip-existing leaves out what is there",
+                        escape(&entry.path)
+                    )));
+                }
+            }
+        }
+        self.order = order;
+        Ok(skipped)
+    }
+
+    /// Writes an archive to `out`, which is given back for syncing. What `previous` holds of the
+    /// same archive is not coded again.
+    pub fn write<W: Write>(
+        self,
+        out: W,
+        options: WriterOptions,
+        previous: Option<Previous>,
+    ) -> Result<(W, Stats)> {
         let observer = options.observer.clone();
+        self.write_all(Writer::resume(out, options, previous)?, Written::default(), &*observer)
+    }
+
+    /// Writes a generation of `archive` to `out`, which appends to its bytes. Files whose size and
+    /// content hash a file of the archive has get the data of that.
+    pub fn append<W: Write>(self, archive: &Archive, out: W, options: WriterOptions) -> Result<(W, Stats)> {
+        let observer = options.observer.clone();
+        let mut written = Written::default();
+        for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {
+            match &entry.kind {
+                Kind::File { size: size @ 1.., extents, hash } => {
+                    let whole = extents.iter().map(|extent| extent.len).sum::<u64>() == *size;
+                    if whole {
+                        written.earlier.insert((*size, *hash), id);
+                        written.earlier_sizes.insert(*size);
+                    }
+                }
+                _ => continue,
+            }
+        }
+        self.write_all(Writer::append(out, archive, options)?, written, &*observer)
+    }
+
+    fn write_all<W: Write>(
+        mut self,
+        mut writer: Writer<W>,
+        mut written: Written,
+        observer: &dyn Observer,
+    ) -> Result<(W, Stats)> {
         observer.phase("packing", Some(self.bytes()));
         let sizes = Sizes::of(&self.tree.entries);
-        let mut writer = Writer::create(out, options)?;
-        let mut written = Written::default();
         for at in std::mem::take(&mut self.order) {
             if observer.interrupted() {
                 return Err(Error::Interrupted);
@@ -76,7 +154,8 @@ impl Packer {
             let Some(found) = self.tree.entries.get(at as usize) else { continue };
             match found.entry.kind {
                 Kind::File { size, .. } => {
-                    self.write_file(&mut writer, found, &mut written, sizes.repeats(size), &*observer)?
+                    let repeats = sizes.repeats(size) || written.earlier_sizes.contains(&size);
+                    self.write_file(&mut writer, found, &mut written, repeats, observer)?
                 }
                 _ => {
                     writer.add(found.entry.clone(), Content::None)?;
@@ -137,10 +216,10 @@ impl Packer {
             writer.add(entry, Content::Sparse { segments, data: &mut data })?
         } else if repeats {
             let known = match hash(&mut file) {
-                Ok(digest) => written.by_content.get(&(size, digest)),
+                Ok(digest) => written.find(size, digest),
                 Err(e) => return left_out(e),
             };
-            if let Some(&same) = known {
+            if let Some(same) = known {
                 writer.add(entry, Content::SameAs(same))?
             } else {
                 // Hashed again while it is written: only what was written may stand for others.
@@ -174,7 +253,7 @@ fn size_of(kind: &Kind) -> u64 {
     if let Kind::File { size, .. } = kind { *size } else { 0 }
 }
 
-fn describe(warning: Option<&ContentWarning>, changed: bool) -> Option<String> {
+pub(super) fn describe(warning: Option<&ContentWarning>, changed: bool) -> Option<String> {
     match warning {
         Some(ContentWarning::Shrunk { missing }) => {
             Some(format!("became shorter while it was read; {missing} zero bytes stand for its end"))

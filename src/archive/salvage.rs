@@ -126,17 +126,18 @@ impl<'a> Scan<'a> {
 
     /// Where the next marker of a frame or trailer lies.
     fn find(&self, mut from: u64) -> Result<Option<u64>> {
-        loop {
+        while from < self.file.len() {
             let bytes = self.file.read_up_to(from, PIECE)?;
             let found = bytes.windows(4).position(|four| four == MARKER || four == TRAILER_MARKER);
             if let Some(at) = found {
                 return Ok(Some(from + at as u64));
             }
             if (bytes.len() as u64) < PIECE {
-                return Ok(None);
+                break;
             }
             from += PIECE - 3;
         }
+        Ok(None)
     }
 
     /// Notes that all up to `next` is lost.
@@ -276,7 +277,12 @@ impl<'a> Scan<'a> {
     }
 
     fn push(&mut self, group: Group, record: GroupRecord) {
-        self.at = record.end();
+        let (len, end) = (self.file.len(), record.end());
+        if end > len {
+            let error = Error::Truncated { offset: len, needed: end - len };
+            self.damages.push(Damage { offset: len, len: end - len, chunk: None, error });
+        }
+        self.at = end.min(len);
         let (chunks, entries, raw) = (group.chunk_count, group.entry_count, u64::from(group.raw_len));
         self.layout.groups.push(GroupAt::new(record, group, self.next_chunk, self.base.raw, self.reach));
         self.next_chunk = self.next_chunk.saturating_add(chunks);

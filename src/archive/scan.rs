@@ -5,14 +5,15 @@
 //! hash; hardlinks are files whose `inode` is the same. What cannot be looked at becomes a warning and is left out.
 
 use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
 
-use super::entry::Entry;
-use super::events::Observer;
+use super::entry::{Entry, Kind};
+use super::events::{Observer, Warning};
 use super::paths::{Beneath, join, split};
 use super::select::{Choice, Selection};
 use super::walk::Walker;
@@ -32,6 +33,14 @@ pub struct Options {
     pub latest_mtime: Option<i64>,
     /// Objects to leave out silently, by device and inode: the archive that is being written.
     pub skip: Vec<(u64, u64)>,
+    /// A single source keeps the path it was given by, as several do.
+    pub as_given: bool,
+    /// Take what is below folders that are named as sources.
+    pub recurse: bool,
+    /// A source that is missing is a warning and no error.
+    pub lenient: bool,
+    /// Take owners; otherwise all entries belong to user and group 0.
+    pub owners: bool,
 }
 
 impl Default for Options {
@@ -44,6 +53,10 @@ impl Default for Options {
             xattrs: true,
             latest_mtime: None,
             skip: Vec::new(),
+            as_given: false,
+            recurse: true,
+            lenient: false,
+            owners: true,
         }
     }
 }
@@ -94,18 +107,30 @@ impl Tree {
         observer: &dyn Observer,
     ) -> Result<Self> {
         let mut tree = Self::default();
+        let base = base.unwrap_or(Path::new(""));
+        if let ([source], false) = (sources, options.as_given) {
+            tree.add_only(&base.join(source), options, observer)?;
+            return Ok(tree);
+        }
+        let mut named = Named::default();
         for source in sources {
-            let path = base.map_or_else(|| source.clone(), |base| base.join(source));
-            match sources {
-                [_] => tree.add_only(&path, options, observer)?,
-                _ => tree.add_one_of_many(&path, &archive_name(source), options, observer)?,
+            match tree.add_named(base, source, &mut named, options, observer) {
+                Err(Error::Io { path, source: e }) if options.lenient => {
+                    observer
+                        .warning(Warning::new(path.as_os_str().as_bytes(), format_args!("left out: {e}")));
+                }
+                other => other?,
             }
         }
-        if sources.len() > 1 {
-            tree.entries.sort_by(|a, b| cmp_paths(&a.entry.path, &b.entry.path));
-            tree.entries.dedup_by(|b, a| a.entry.path == b.entry.path);
-        }
+        tree.entries.sort_by(|a, b| cmp_paths(&a.entry.path, &b.entry.path));
+        tree.entries.dedup_by(|b, a| a.entry.path == b.entry.path);
         Ok(tree)
+    }
+
+    /// Sum of the sizes of all files.
+    pub fn bytes(&self) -> u64 {
+        let size = |found: &Found| if let Kind::File { size, .. } = found.entry.kind { size } else { 0 };
+        self.entries.iter().map(size).sum()
     }
 
     /// Opens the content of a file that was found.
@@ -127,28 +152,71 @@ impl Tree {
         self.add_file(path, &name, options, observer)
     }
 
-    fn add_one_of_many(
+    /// Adds a source by the path it was given by, with the folders on it.
+    fn add_named(
         &mut self,
-        path: &Path,
-        name: &[u8],
+        base: &Path,
+        source: &Path,
+        named: &mut Named,
         options: &Options,
         observer: &dyn Observer,
     ) -> Result<()> {
-        let stat = fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| Error::io(path, e.into()))?;
+        let (start, name) = archive_name(source);
+        let path = base.join(source);
+        let start = base.join(start);
+        let at = match named.roots.get(&start) {
+            Some(&at) => at,
+            None => {
+                let at =
+                    self.add_root(if start.as_os_str().is_empty() { Path::new(".") } else { &start }, b"")?;
+                named.roots.insert(start, at);
+                at
+            }
+        };
+        let stat =
+            fs::statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| Error::io(&path, e.into()))?;
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let excluded = options.selection.choose(name, is_dir, false) == Choice::Exclude;
-        if excluded || (!is_dir && !options.selection.takes(name, false)) {
+        let excluded = options.selection.choose(&name, is_dir, false) == Choice::Exclude;
+        if excluded || (!is_dir && !options.selection.takes(&name, false)) {
             return Ok(());
         }
-        // The folders that lead to it come along, so that each entry's folder is an entry.
+        // Where the path leads through a symlink, what it is in is opened by the path that was given.
+        let folder = split(&name).0;
+        if !name.is_empty() && self.roots[at as usize].folder.folder(folder).is_err() {
+            return self.add_linked(&path, &name, is_dir, options, observer);
+        }
+        let mut above = folder;
+        while !above.is_empty() && named.folders.insert(above.to_vec()) {
+            self.walker(options, observer).push_at(at, above)?;
+            above = split(above).0;
+        }
+        let mut walker = self.walker(options, observer);
+        match is_dir {
+            true if options.recurse => walker.walk(at, &name),
+            true if name.is_empty() => walker.push_root(at, b""),
+            _ => walker.push_at(at, &name),
+        }
+    }
+
+    fn add_linked(
+        &mut self,
+        path: &Path,
+        name: &[u8],
+        is_dir: bool,
+        options: &Options,
+        observer: &dyn Observer,
+    ) -> Result<()> {
         let (mut folder, mut at) = (split(name).0, path.parent());
         while let Some(real) = at.filter(|_| !folder.is_empty()) {
             let root = self.add_root(real, folder)?;
             self.walker(options, observer).push_root(root, folder)?;
             (folder, at) = (split(folder).0, real.parent());
         }
-        if is_dir {
+        if is_dir && options.recurse {
             self.add_folder(path, name, options, observer)
+        } else if is_dir {
+            let root = self.add_root(path, name)?;
+            self.walker(options, observer).push_root(root, name)
         } else {
             self.add_file(path, name, options, observer)
         }
@@ -174,7 +242,7 @@ impl Tree {
     ) -> Result<()> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let root = self.add_root(folder, split(name).0)?;
-        self.walker(options, observer).push_below(root, name)
+        self.walker(options, observer).push_at(root, name)
     }
 
     fn add_root(&mut self, folder: &Path, prefix: &[u8]) -> Result<u32> {
@@ -188,13 +256,31 @@ impl Tree {
     }
 }
 
-/// The path in the archive of a source among several: what it was given by, from the last `..` on.
-fn archive_name(given: &Path) -> Vec<u8> {
-    given.components().fold(Vec::new(), |name, component| match component {
-        Component::Normal(part) => join(&name, part.as_bytes()),
-        Component::CurDir => name,
-        Component::ParentDir | Component::RootDir | Component::Prefix(_) => Vec::new(),
-    })
+/// What is known of sources that keep their paths.
+#[derive(Default)]
+struct Named {
+    /// Roots by the path they were opened by.
+    roots: HashMap<PathBuf, u32>,
+    /// Folders that were added because they lead to a source.
+    folders: HashSet<Vec<u8>>,
+}
+
+/// The path in the archive of a source that keeps its own: what it was given by, from the last `..`
+/// on. And the part of the path before that.
+fn archive_name(given: &Path) -> (PathBuf, Vec<u8>) {
+    let (mut start, mut name, mut passed) = (PathBuf::new(), Vec::new(), PathBuf::new());
+    for component in given.components() {
+        passed.push(component);
+        match component {
+            Component::Normal(part) => name = join(&name, part.as_bytes()),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                name.clear();
+                start.clone_from(&passed);
+            }
+        }
+    }
+    (start, name)
 }
 
 /// Orders paths as a walk meets them: by components, and a folder before what is below it.

@@ -36,6 +36,9 @@ pub enum Event {
     Entry(EntryId, Entry),
     /// The file that was left open by an earlier group ends in this one; comes before the data.
     FileEnd { id: EntryId, hash: ContentHash },
+    /// A later generation names more models: `models` lists them all. What it codes with them comes
+    /// after.
+    Models,
     /// The next bytes of the raw stream, checked.
     Data { chunk: ChunkId, raw_offset: u64, bytes: Arc<[u8]> },
 }
@@ -72,6 +75,8 @@ pub struct StreamReader<R: Read> {
     last_index: Option<(Index, u64)>,
     options: OpenOptions,
     finished: bool,
+    /// The list of models has grown since the caller last had a chance to look at it.
+    more_models: bool,
 }
 
 impl<R: Read> StreamReader<R> {
@@ -98,11 +103,13 @@ impl<R: Read> StreamReader<R> {
             last_index: None,
             options: options.clone(),
             finished: false,
+            more_models: false,
         };
         // Models come first, so that callers can load them before the first event.
         while reader.models_ahead()? {
             reader.between()?;
         }
+        reader.more_models = false;
         Ok(reader)
     }
 
@@ -198,6 +205,7 @@ impl<R: Read> StreamReader<R> {
                 rule: "a later list of models does not go on from the earlier",
             });
         }
+        self.more_models |= models.len() > self.index.models.len();
         self.index.models = models;
         Ok(())
     }
@@ -240,6 +248,9 @@ impl<R: Read> StreamReader<R> {
         }
         if group.models.iter().any(|&model| usize::from(model) >= self.index.models.len()) {
             return Err(Error::Corrupt { offset, rule: "a group names a model that the archive does not" });
+        }
+        if std::mem::take(&mut self.more_models) {
+            self.events.push_back(Event::Models);
         }
         let entries_offset = self.source.offset();
         let entries_frame = self.source.frame()?;

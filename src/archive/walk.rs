@@ -4,7 +4,9 @@
 //! under the walk cannot lead it elsewhere. At most `OPEN_FOLDERS` are held open, whatever the
 //! depth.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
@@ -52,20 +54,26 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// Adds one object that is no folder and lies directly in a root.
-    pub fn push_below(&mut self, root: u32, path: &[u8]) -> Result<()> {
-        let folder = &self.roots[root as usize].folder;
-        let at = folder.folder(b"").map_err(|e| Error::io(folder.path(), e.into()))?;
-        let name = split(path).1;
-        let stat = fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| Error::io(folder.path(), e.into()))?;
+    /// Adds one object below a root, alone.
+    pub fn push_at(&mut self, root: u32, path: &[u8]) -> Result<()> {
+        let from = &self.roots[root as usize];
+        let below = from.below(path);
+        let io =
+            |e: rustix::io::Errno| Error::io(from.folder.path().join(OsStr::from_bytes(below)), e.into());
+        let (folder, name) = split(below);
+        let at = from.folder.folder(folder).map_err(io)?;
+        let stat = fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io)?;
         self.push(root, path.to_vec(), &stat, &at, name);
         Ok(())
     }
 
-    /// Adds the folder that a root opens as `path`, and everything below it.
+    /// Adds the folder that `path` is in a root, and everything below it.
     pub fn walk(&mut self, root: u32, path: &[u8]) -> Result<()> {
-        self.push_root(root, path)?;
+        if self.roots[root as usize].below(path).is_empty() {
+            self.push_root(root, path)?;
+        } else {
+            self.push_at(root, path)?;
+        }
         let folder = &self.roots[root as usize].folder;
         let (top, names) =
             list(&self.roots[root as usize], path).map_err(|e| Error::io(folder.path(), e.into()))?;
@@ -159,8 +167,8 @@ impl Walker<'_> {
             path,
             kind,
             mode: (stat.st_mode & 0o7777) as u16,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
+            uid: if self.options.owners { stat.st_uid } else { 0 },
+            gid: if self.options.owners { stat.st_gid } else { 0 },
             mtime,
             xattrs,
         };

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use super::encode::{ChunkEncoder, Coded};
 use super::events::Observer;
 use super::input::{Input, Stop};
+use super::resume::{Kept, Previous};
 use super::{ContentHash, Entry, EntryId, Extent, Kind};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::wire::chunk::{Place, write_chunk};
+use crate::wire::chunk::{ChunkHead, Place, write_chunk};
 use crate::wire::entries::{Base, Entries};
 use crate::wire::files::empty_hash;
 use crate::wire::frame::{FrameKind, write_frame};
@@ -33,17 +34,17 @@ const GROUP_METADATA: usize = 2 << 20;
 pub(super) const REF_BYTES: u32 = 32 << 20;
 
 /// What is kept of a file that was added.
-struct Known {
-    size: u64,
-    raw_offset: u64,
-    hash: ContentHash,
-    /// Only if there are holes.
-    extents: Option<Box<[Extent]>>,
+pub(super) struct Known {
+    pub size: u64,
+    pub raw_offset: u64,
+    pub hash: ContentHash,
+    /// Only if it is not one run of the raw stream without holes.
+    pub extents: Option<Box<[Extent]>>,
 }
 
 /// The group that is being gathered.
 #[derive(Default)]
-struct Gathered {
+pub(super) struct Gathered {
     raw: Vec<u8>,
     entries: Entries,
     /// About how many bytes the entries take.
@@ -51,27 +52,34 @@ struct Gathered {
 }
 
 pub struct Writer<W: Write> {
-    out: W,
-    header: Header,
-    pool: rayon::ThreadPool,
-    encoder: ChunkEncoder,
-    observer: Arc<dyn Observer + Send + Sync>,
-    index: Index,
-    stats: Stats,
-    gathered: Gathered,
+    pub(super) out: W,
+    pub(super) header: Header,
+    pub(super) pool: rayon::ThreadPool,
+    pub(super) encoder: ChunkEncoder,
+    pub(super) observer: Arc<dyn Observer + Send + Sync>,
+    pub(super) index: Index,
+    pub(super) stats: Stats,
+    pub(super) gathered: Gathered,
     /// Raw bytes of a full group.
-    group_len: usize,
+    pub(super) group_len: usize,
     /// Numbers of the first entry and raw byte of the group that is being gathered.
-    base: Base,
+    pub(super) base: Base,
     /// By entry number; `None` for what is not a file.
-    known: Vec<Option<Known>>,
+    pub(super) known: Vec<Option<Known>>,
     /// Where the content of this BLAKE3 lies.
-    contents: HashMap<[u8; 32], u64>,
+    pub(super) contents: HashMap<[u8; 32], u64>,
+    /// What need not be coded again.
+    pub(super) previous: Option<Previous>,
 }
 
 impl<W: Write> Writer<W> {
     /// Writes the head of an archive to `out`, which is only ever appended to.
     pub fn create(out: W, options: WriterOptions) -> Result<Self> {
+        Self::resume(out, options, None)
+    }
+
+    /// The same, but takes over what `previous` holds of the same archive.
+    pub fn resume(out: W, options: WriterOptions, previous: Option<Previous>) -> Result<Self> {
         let chunk_size = options.chunk_size;
         let (ref_depth, ref_window) = match &options.references {
             Some(references) => (references.depth(), REF_BYTES / chunk_size.max(1)),
@@ -90,10 +98,7 @@ impl<W: Write> Writer<W> {
             group_len,
         };
         header.check().and_then(|()| options.check()).map_err(|rule| Error::Usage(rule.to_owned()))?;
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(options.threads)
-            .build()
-            .map_err(|e| Error::Usage(format!("{} threads cannot be started: {e}", options.threads)))?;
+        let pool = workers(options.threads)?;
         let models = model_refs(&options)?;
         let mut writer = Self {
             out,
@@ -107,27 +112,28 @@ impl<W: Write> Writer<W> {
             base: Base::default(),
             known: Vec::new(),
             contents: HashMap::new(),
+            previous,
             header,
         };
-        writer.put(&writer.header.write())?;
+        writer.put_passing(&writer.header.write())?;
         writer.write_models(options.embed)?;
         Ok(writer)
     }
 
-    fn write_models(&mut self, mut embed: Vec<(u8, Arc<[u8]>)>) -> Result<()> {
+    pub(super) fn write_models(&mut self, mut embed: Vec<(u8, Arc<[u8]>)>) -> Result<()> {
         if self.index.models.is_empty() {
             return Ok(());
         }
         let (mut plain, mut frame) = (Vec::new(), Vec::new());
         write_models(&self.index.models, &mut plain);
         write_frame(FrameKind::Models, &plain, &mut frame)?;
-        self.put(&frame)?;
+        self.put_passing(&frame)?;
         embed.sort_by_key(|(number, _)| *number);
         for (number, file) in embed {
             self.index.embedded.push(self.stats.archive_len);
             let mut frame = Vec::new();
             write_frame(FrameKind::Model, &write_model(number, &file), &mut frame)?;
-            self.put(&frame)?;
+            self.put_passing(&frame)?;
         }
         Ok(())
     }
@@ -262,8 +268,7 @@ impl<W: Write> Writer<W> {
         gathered.entries.open = open && !gathered.entries.entries.is_empty();
         let chunks: Vec<Arc<[u8]>> =
             gathered.raw.chunks(self.header.chunk_size as usize).map(Arc::from).collect();
-        let (coded, dictionary) = self.encoder.encode(&self.pool, &chunks, &*self.observer)?;
-
+        let plans = self.encoder.plan(&chunks);
         let mut plain = Vec::new();
         gathered.entries.write(self.base, &mut plain);
         let mut salt = [0; 4];
@@ -271,6 +276,13 @@ impl<W: Write> Writer<W> {
         salt.copy_from_slice(&digest.as_bytes()[..4]);
         plain[..4].copy_from_slice(&salt);
         let salt = u32::from_le_bytes(salt);
+        if let Some(previous) = &mut self.previous {
+            match previous.take(salt, &plain, self.header.chunk_size, &chunks, &plans) {
+                Some(kept) => return self.keep_group(kept),
+                None => self.previous = None,
+            }
+        }
+        let (coded, dictionary) = self.encoder.encode(&self.pool, &chunks, &plans, &*self.observer)?;
 
         let mut models: Vec<u8> =
             coded.iter().filter(|c| c.head.codec == Codec::Neural).map(|c| c.head.model).collect();
@@ -300,6 +312,23 @@ impl<W: Write> Writer<W> {
         Table { group: group.clone(), frame_lens, raw_lens }.write(&mut table_plain);
         write_frame(FrameKind::Table, &table_plain, &mut table)?;
 
+        self.put_group(&group, crc, group_frame, [head, body, table])
+    }
+
+    /// Writes a group that a run before has coded.
+    fn keep_group(&mut self, kept: Kept) -> Result<()> {
+        for (head, frame_len) in kept.heads.iter().zip(&kept.frame_lens) {
+            self.count(head, *frame_len as usize);
+            self.observer.advanced(head.raw_len.into());
+        }
+        let Kept { group, group_crc, group_len, head, body, table, .. } = kept;
+        self.put_group(&group, group_crc, group_len, [head, body, table])
+    }
+
+    /// Writes the parts of a group and notes where they lie; `group_frame` bytes of the first are
+    /// its GROUP frame.
+    fn put_group(&mut self, group: &Group, crc: u32, group_frame: usize, parts: [Vec<u8>; 3]) -> Result<()> {
+        let [head, _, table] = &parts;
         self.index.groups.push(GroupRecord {
             offset: self.stats.archive_len,
             head_len: head.len() as u32,
@@ -307,19 +336,20 @@ impl<W: Write> Writer<W> {
             table_len: table.len() as u32,
             raw_len: group.raw_len,
             chunk_count: group.chunk_count,
-            entry_count,
+            entry_count: group.entry_count,
             crc,
         });
         self.stats.metadata += (head.len() - group_frame) as u64;
         self.stats.chunk_overhead += (group_frame + table.len()) as u64;
         self.stats.groups += 1;
         self.stats.raw_bytes += u64::from(group.raw_len);
-        self.base.entry += entry_count;
+        self.base.entry += group.entry_count;
         self.base.raw += u64::from(group.raw_len);
-        for part in [head, body, table] {
+        for part in parts {
             self.put(&part)?;
         }
-        Ok(())
+        // Whole groups are what a resumed run can use, and a reader of a pipe.
+        self.out.flush().map_err(|e| Error::io("output", e))
     }
 
     /// The body of a group, which begins with its dictionary, and the lengths of the chunk frames.
@@ -334,19 +364,23 @@ impl<W: Write> Writer<W> {
         self.stats.dictionaries += body.len() as u64;
         for (index, mut chunk) in (0..).zip(coded) {
             let start = body.len();
-            let stats = &mut self.stats.codecs[chunk.head.codec as usize];
-            stats.chunks += 1;
-            stats.raw_bytes += u64::from(chunk.head.raw_len);
-            stats.payload_bytes += chunk.payload.len() as u64;
             chunk.head.model = models.binary_search(&chunk.head.model).unwrap_or(0) as u8;
             let place = Place { salt, index };
             write_chunk(&chunk.head, self.header.chunk_size, &chunk.payload, chunk.check, place, &mut body);
             lens.push((body.len() - start) as u32);
-            self.stats.chunk_overhead += (body.len() - start - chunk.payload.len()) as u64;
+            self.count(&chunk.head, body.len() - start);
             self.stats.rejected += u64::from(chunk.rejected);
-            self.stats.chunks += 1;
         }
         (body, lens)
+    }
+
+    fn count(&mut self, head: &ChunkHead, frame_len: usize) {
+        let stats = &mut self.stats.codecs[head.codec as usize];
+        stats.chunks += 1;
+        stats.raw_bytes += u64::from(head.raw_len);
+        stats.payload_bytes += u64::from(head.coded_len);
+        self.stats.chunk_overhead += (frame_len - head.coded_len as usize) as u64;
+        self.stats.chunks += 1;
     }
 
     /// Writes what is left, the index and the trailer, and flushes; gives `out` back for syncing.
@@ -365,6 +399,14 @@ impl<W: Write> Writer<W> {
         self.put(&end)?;
         self.out.flush().map_err(|e| Error::io("output", e))?;
         Ok((self.out, self.stats))
+    }
+
+    /// Writes what is no group.
+    fn put_passing(&mut self, bytes: &[u8]) -> Result<()> {
+        if let Some(previous) = &mut self.previous {
+            previous.pass(bytes);
+        }
+        self.put(bytes)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
@@ -411,6 +453,11 @@ fn check(entry: &Entry) -> Result<()> {
         Some((what, got, max)) => Err(Error::Limit { what, got: got as u64, max: max as u64 }),
         None => Ok(()),
     }
+}
+
+pub(super) fn workers(threads: usize) -> Result<rayon::ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|e| Error::Usage(format!("{threads} threads cannot be started: {e}")))
 }
 
 fn model_refs(options: &WriterOptions) -> Result<Vec<ModelRef>> {

@@ -124,6 +124,13 @@ pub(crate) fn chunk_size(text: &str) -> Result<u32, String> {
     fits.ok_or_else(|| format!("chunks have 4k to 1m bytes, not {text}"))
 }
 
+/// Raw bytes of a group: a chunk at least, 64 MiB at most.
+pub(crate) fn group_size(text: &str) -> Result<u32, String> {
+    let bytes = size(text)?;
+    let fits = u32::try_from(bytes).ok().filter(|bytes| (4 << 10..=64 << 20).contains(bytes));
+    fits.ok_or_else(|| format!("groups have 4k to 64m bytes, not {text}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,8 +8,10 @@ use super::Outcome;
 use super::args::{Patterns, open_options};
 use super::console::Console;
 use super::output::{Out, date, hex};
+use super::tree::draw;
 use super::unpack::{clean, find};
 use crate::archive::paths::escape;
+use crate::archive::scan::cmp_paths;
 use crate::archive::{Archive, Entry, Kind};
 use crate::error::Result;
 
@@ -24,6 +26,9 @@ pub(crate) struct Args {
     /// Show mode, owner, size and time
     #[arg(short, long)]
     long: bool,
+    /// Draw folders as a tree
+    #[arg(long, conflicts_with_all = ["long", "json", "null"])]
+    tree: bool,
     /// Print a JSON array with one object per entry
     #[arg(long, conflicts_with_all = ["long", "null"])]
     json: bool,
@@ -64,6 +69,16 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     }
     let selection = args.patterns.selection()?.beneath(args.paths.iter().map(|path| clean(path)));
     let mut out = Out::new();
+    if args.tree {
+        let taken = |entry: &&Entry| selection.takes(&entry.path, entry.kind == Kind::Directory);
+        let mut entries: Vec<&Entry> = archive.entries().iter().filter(taken).collect();
+        entries.sort_by(|a, b| cmp_paths(&a.path, &b.path));
+        let note = |entry: &Entry| arrow(&archive, entry);
+        let list: Vec<_> = entries.iter().map(|entry| (&entry.path[..], note(entry))).collect();
+        draw(&list).iter().try_for_each(|line| out.line(line))?;
+        out.finish()?;
+        return Ok(Outcome::Done);
+    }
     let mut first = true;
     for id in archive.by_path() {
         let Some(entry) = archive.entry(*id) else { continue };
@@ -118,6 +133,10 @@ fn target<'a>(archive: &'a Archive, entry: &'a Entry) -> Option<&'a [u8]> {
     }
 }
 
+fn arrow(archive: &Archive, entry: &Entry) -> String {
+    target(archive, entry).map(|to| format!(" -> {}", escape(to))).unwrap_or_default()
+}
+
 fn long(archive: &Archive, entry: &Entry) -> String {
     let mut mode: Vec<char> = "rwxrwxrwx".chars().collect();
     for (at, shown) in mode.iter_mut().enumerate() {
@@ -135,7 +154,7 @@ fn long(archive: &Archive, entry: &Entry) -> String {
         Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => format!("{major},{minor}"),
         _ => "-".into(),
     };
-    let arrow = target(archive, entry).map(|to| format!(" -> {}", escape(to))).unwrap_or_default();
+    let arrow = arrow(archive, entry);
     let mode: String = mode.into_iter().collect();
     let (uid, gid) = (entry.uid, entry.gid);
     format!(

@@ -3,14 +3,18 @@
 //! One file per command. A command gives an `Outcome` or an error; messages go to standard error,
 //! what was asked for to standard output, where a closed pipe is no error.
 
+mod append;
 mod args;
 mod bench;
 mod cat;
 mod completions;
 mod console;
+mod diff;
 mod info;
 mod levels;
 mod ls;
+mod man;
+mod merge;
 mod model;
 mod models;
 mod mount;
@@ -18,7 +22,10 @@ mod output;
 mod pack;
 mod salvage;
 mod signals;
+mod take;
+mod tar;
 mod train;
+mod tree;
 mod umount;
 mod unpack;
 mod verify;
@@ -43,12 +50,15 @@ struct Cli {
 enum Command {
     #[command(visible_alias = "create")]
     Pack(pack::Args),
+    Append(append::Args),
+    Merge(merge::Args),
     #[command(visible_alias = "extract", visible_alias = "x")]
     Unpack(unpack::Args),
     #[command(visible_alias = "list")]
     Ls(ls::Args),
     Cat(cat::Args),
     Info(info::Args),
+    Diff(diff::Args),
     #[command(visible_alias = "check")]
     Verify(verify::Args),
     Salvage(salvage::Args),
@@ -59,6 +69,7 @@ enum Command {
     Model(model::Args),
     Bench(bench::Args),
     Completions(completions::Args),
+    Man(man::Args),
 }
 
 const EXIT_CODES: &str = "\
@@ -126,6 +137,8 @@ fn prepare(command: &Command, global: &Global, console: &Console) -> Result<()> 
 fn command(command: &Command, global: &Global, console: &Console) -> Result<Outcome> {
     match command {
         Command::Pack(args) => pack::run(args, global, console),
+        Command::Append(args) => append::run(args, global, console),
+        Command::Merge(args) => merge::run(args, console),
         Command::Unpack(args) => unpack::run(args, console),
         Command::Ls(args) => ls::run(args, console),
         Command::Cat(args) => cat::run(args, console),
@@ -137,6 +150,8 @@ fn command(command: &Command, global: &Global, console: &Console) -> Result<Outc
         Command::Model(args) => model::run(args),
         Command::Bench(args) => bench::run(args, global, console),
         Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
+        Command::Diff(args) => diff::run(args, console),
         Command::Mount(_) => Err(Error::Internal("mount is dispatched before")),
     }
 }

@@ -50,6 +50,23 @@ pub(crate) fn for_packing(names: &[&str], embed: bool) -> Result<Chosen> {
     Ok(Chosen { models: Models::one(neural(found.model)), embed, missing, zstd_alone: false })
 }
 
+/// The model for more of an archive: the one named, or else the last of the archive's own.
+pub(crate) fn for_appending(
+    name: Option<&str>,
+    embed: bool,
+    archive: &Archive,
+    path: &Path,
+) -> Result<Chosen> {
+    let (None, Some((number, wanted))) = (name, archive.models().iter().enumerate().next_back()) else {
+        return for_packing(&[name.unwrap_or(NO_MODEL)], embed);
+    };
+    let found = for_reading(archive.models(), |index| archive.embedded_model(index), Some(path))?;
+    let model = u8::try_from(number).ok().and_then(|number| found.get(number)).cloned();
+    let missing = || Error::ModelMissing { fingerprint: wanted.hex(), name: wanted.name.clone() };
+    let models = Models::one(model.ok_or_else(missing)?);
+    Ok(Chosen { models, embed: Vec::new(), missing: None, zstd_alone: false })
+}
+
 /// The models that an archive names. `embedded` gives the file of one that the archive carries;
 /// others are looked for, beside the archive too. One that is missing is an error only when a
 /// chunk needs it.

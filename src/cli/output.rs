@@ -50,6 +50,11 @@ fn failed(e: io::Error) -> Error {
     Error::io(STDOUT, e)
 }
 
+/// Whether a path that the user names stands for standard output.
+pub(crate) fn is_stdout(path: &std::path::Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// Whether the reader of standard output went away, which is its right.
 pub(crate) fn is_closed_pipe(error: &Error) -> bool {
     matches!(error, Error::Io { path, source } if path.as_os_str() == STDOUT && source.kind() == ErrorKind::BrokenPipe)

@@ -8,27 +8,31 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::args::{Global, Patterns, chunk_size};
+use super::args::{Global, chunk_size, group_size};
 use super::console::Console;
-use super::output::{human_bytes, human_time, ratio};
+use super::output::{hex, human_bytes, human_time, ratio};
+use super::take::Take;
 use super::{Outcome, levels, models};
 use crate::archive::pack::Packer;
 use crate::archive::partial::Partial;
-use crate::archive::{Similar, Stats, WriterOptions, scan};
+use crate::archive::resume::Previous;
+use crate::archive::{Similar, Stats, WriterOptions};
 use crate::error::{Error, Result};
 
 /// Bytes that are collected before they are written.
-const BUFFER: usize = 1 << 20;
+pub(super) const BUFFER: usize = 1 << 20;
 
 /// What errors of the writer, which does not know its file, have as their path.
 const WRITER_PATH: &str = "output";
 
 /// Pack folders and files into an archive
-#[derive(Debug, clap::Args)]
+///
+/// A single folder becomes the root of the archive; several sources keep the paths they are given by.
+/// What an interrupted run has packed is kept beside the archive for --resume.
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to pack; a single folder becomes the root of the archive
-    #[arg(required = true, value_name = "PATH")]
-    sources: Vec<PathBuf>,
+    #[command(flatten)]
+    take: Take,
     /// The archive to write, or `-` for standard output [default: the source's name with .s3a, in the current folder]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -56,33 +60,28 @@ pub(crate) struct Args {
     /// Do not decode each chunk again to check it
     #[arg(long)]
     no_check: bool,
-    /// Sources are named from this folder
-    #[arg(short = 'C', long = "directory", value_name = "DIR")]
-    directory: Option<PathBuf>,
-    #[command(flatten)]
-    patterns: Patterns,
-    /// Do not enter other file systems
-    #[arg(short = 'x', long)]
-    one_file_system: bool,
-    /// Pack FIFOs, sockets and devices too
+    /// Pack what a tar stream holds, from a file or `-` for standard input
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["sources", "files_from", "directory", "one_file_system", "no_recursion", "resume"])]
+    tar: Option<PathBuf>,
+    /// Go on with what an interrupted run of the same command has left
     #[arg(long)]
-    special: bool,
-    /// Leave out extended attributes
-    #[arg(long)]
-    no_xattrs: bool,
+    resume: bool,
+    /// Bytes that are gathered and written together, and that an interruption may cost
+    #[arg(long, value_name = "SIZE", value_parser = group_size, default_value = "16m")]
+    group_size: u32,
 }
 
 pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
     let start = Instant::now();
-    let output = match &args.output {
-        Some(output) => output.clone(),
-        None => default_output(&args.sources, args.directory.as_deref())?,
+    let sources = if args.tar.is_some() { Vec::new() } else { args.take.sources()? };
+    let output = match (&args.output, &args.tar) {
+        (Some(output), _) => output.clone(),
+        (None, Some(_)) => return Err(Error::Usage("name the archive with -o".into())),
+        (None, None) => default_output(&args.take, &sources)?,
     };
     let to_stdout = output.as_os_str() == "-";
-    if to_stdout && std::io::stdout().is_terminal() {
-        return Err(Error::Usage(
-            "an archive is not written to a terminal; name a file with -o or use a pipe".into(),
-        ));
+    if to_stdout {
+        refuse_terminal()?;
     }
     console.about(&output);
     // Told before the scan, which may take long.
@@ -106,6 +105,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         (args.references.unwrap_or(level.references), args.depth.unwrap_or(level.depth));
     let writer = WriterOptions {
         chunk_size,
+        group_len: args.group_size.max(chunk_size),
         threads: global.threads,
         models: chosen.models,
         embed: chosen.embed,
@@ -115,24 +115,26 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         // What a model codes needs none.
         dictionary: if chosen.zstd_alone { level.dictionary } else { 0 },
         observer: Arc::new(console.clone()),
-        ..WriterOptions::default()
     };
-    let options = scan::Options {
-        selection: args.patterns.selection()?,
-        one_file_system: args.one_file_system,
-        special: args.special,
-        xattrs: !args.no_xattrs,
-        latest_mtime: source_date_epoch()?,
-        skip: existing.iter().map(|m| (m.dev(), m.ino())).collect(),
-    };
-    let packer = Packer::scan(&args.sources, args.directory.as_deref(), &options, console)?;
+    if let Some(tar) = &args.tar {
+        let stats =
+            super::tar::pack(tar, &args.take, &output, args.force || is_pipe, is_pipe || to_stdout, writer)?;
+        console.finish();
+        console.say(&report(&output, &stats, start));
+        return Ok(Outcome::Done);
+    }
+    let tag = tag(args, &output, &writer);
+    let skip = existing.iter().map(|m| (m.dev(), m.ino())).collect();
+    let options = args.take.options(false, skip)?;
+    let packer = Packer::scan(&sources, args.take.directory.as_deref(), &options, console)?;
     let stats = if to_stdout {
         write_plain(packer, std::io::stdout().lock(), writer)?
     } else if is_pipe {
         let file = File::options().write(true).open(&output).map_err(|e| Error::io(&output, e))?;
         write_plain(packer, file, writer)?
     } else {
-        write_file(packer, &output, args.force, writer)?
+        let partial = Partials { output: &output, force: args.force, resume: args.resume, tag };
+        partial.write(packer, writer, console)?
     };
     console.finish();
     console.say(&report(&output, &stats, start));
@@ -140,30 +142,96 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
 }
 
 fn write_plain(packer: Packer, out: impl Write, options: WriterOptions) -> Result<Stats> {
-    let (mut out, stats) = packer.write(BufWriter::with_capacity(BUFFER, out), options)?;
+    let (mut out, stats) = packer.write(BufWriter::with_capacity(BUFFER, out), options, None)?;
     out.flush().map_err(|e| Error::io("archive", e))?;
     Ok(stats)
 }
 
-fn write_file(packer: Packer, output: &Path, force: bool, options: WriterOptions) -> Result<Stats> {
-    let (partial, file) = Partial::create(output, force)?;
-    // The writer does not know what its file is called.
-    let named = |e| match e {
+/// Names the archive in an error of the writer, which does not know what its file is called.
+pub(super) fn name_output(error: Error, output: &Path) -> Error {
+    match error {
         Error::Io { path, source } if path.as_os_str() == WRITER_PATH => Error::io(output, source),
-        e => e,
-    };
-    let (out, stats) = packer.write(BufWriter::with_capacity(BUFFER, file), options).map_err(named)?;
-    let file = out.into_inner().map_err(|e| Error::io(output, e.into_error()))?;
-    partial.commit(&file)?;
-    Ok(stats)
+        other => other,
+    }
+}
+
+/// Archives are for files and pipes.
+pub(super) fn refuse_terminal() -> Result<()> {
+    if !std::io::stdout().is_terminal() {
+        return Ok(());
+    }
+    let what = "an archive is not written to a terminal; name a file with -o or use a pipe";
+    Err(Error::Usage(what.into()))
+}
+
+/// Tells partial files of commands apart that would write other bytes: a digest of all flags, the
+/// model and this version.
+fn tag(args: &Args, output: &Path, writer: &WriterOptions) -> String {
+    let same = Args { output: None, force: false, resume: false, ..args.clone() };
+    let models: Vec<_> = writer.models.loaded().map(|(_, model)| hex(&model.fingerprint())).collect();
+    let text = format!("{} {:?} {models:?} {same:?}", env!("CARGO_PKG_VERSION"), output.file_name());
+    hex(&blake3::hash(text.as_bytes()).as_bytes()[..8])
+}
+
+/// A file that is an archive once it is complete, and that a later run can go on with before.
+struct Partials<'a> {
+    output: &'a Path,
+    force: bool,
+    resume: bool,
+    tag: String,
+}
+
+impl Partials<'_> {
+    fn write(&self, packer: Packer, options: WriterOptions, console: &Console) -> Result<Stats> {
+        let output = self.output;
+        let (partial, file, previous) = match Partial::find(output, self.force, &self.tag)? {
+            Some((partial, file)) if self.resume => {
+                let copy = file.try_clone().map_err(|e| Error::io(output, e))?;
+                (partial, file, Some(Previous::new(copy, output)?))
+            }
+            found => {
+                match found {
+                    Some((partial, _)) => console.say(&format!(
+                        "{} is left of an interrupted run; --resume would go on with it",
+                        partial.keep().display()
+                    )),
+                    None if self.resume => console.say("no interrupted run of this command left anything"),
+                    None => {}
+                }
+                let (partial, file) = Partial::create(output, self.force, &self.tag)?;
+                (partial, file, None)
+            }
+        };
+        let handle = file.try_clone().map_err(|e| Error::io(output, e))?;
+        match packer.write(BufWriter::with_capacity(BUFFER, file), options, previous) {
+            Ok((out, stats)) => {
+                let file = out.into_inner().map_err(|e| Error::io(output, e.into_error()))?;
+                // What an interrupted run wrote beyond is of no use.
+                file.set_len(stats.archive_len).map_err(|e| Error::io(output, e))?;
+                partial.commit(&file)?;
+                Ok(stats)
+            }
+            Err(Error::Interrupted) => {
+                if Previous::has_groups(&handle, output) {
+                    console.finish();
+                    console.say(&format!(
+                        "{} keeps what is packed; the same command with --resume goes on with it",
+                        partial.keep().display()
+                    ));
+                }
+                Err(Error::Interrupted)
+            }
+            Err(e) => Err(name_output(e, output)),
+        }
+    }
 }
 
 /// The source's own name with `.s3a`, in the current folder.
-fn default_output(sources: &[PathBuf], base: Option<&Path>) -> Result<PathBuf> {
-    let [source] = sources else {
+fn default_output(take: &Take, sources: &[PathBuf]) -> Result<PathBuf> {
+    let ([source], None) = (sources, &take.files_from) else {
         return Err(Error::Usage("several sources: name the archive with -o".into()));
     };
-    let path = base.map_or_else(|| source.clone(), |base| base.join(source));
+    let path = take.directory.as_ref().map_or_else(|| source.clone(), |base| base.join(source));
     let name = match path.file_name() {
         Some(name) => name.to_owned(),
         // `.` and the like have a name too.
@@ -175,12 +243,6 @@ fn default_output(sources: &[PathBuf], base: Option<&Path>) -> Result<PathBuf> {
     let mut file = name;
     file.push(".s3a");
     Ok(file.into())
-}
-
-fn source_date_epoch() -> Result<Option<i64>> {
-    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(None) };
-    let seconds = text.to_str().and_then(|text| text.parse().ok());
-    seconds.map(Some).ok_or_else(|| Error::Usage("SOURCE_DATE_EPOCH is no number of seconds".into()))
 }
 
 fn report(output: &Path, stats: &Stats, start: Instant) -> String {

@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Write the contents of files to standard output, one after the other
     #[arg(long)]
     to_stdout: bool,
+    /// Write a tar stream to a file or, with `-`, to standard output, instead of unpacking
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["to_stdout", "directory"])]
+    tar: Option<PathBuf>,
     #[command(flatten)]
     patterns: Patterns,
 }
@@ -53,8 +56,11 @@ pub(crate) struct How {
     #[arg(long, conflicts_with = "no_same_owner")]
     same_owner: bool,
     /// Do not restore owners
-    #[arg(long)]
+    #[arg(long, visible_alias = "no-owner")]
     no_same_owner: bool,
+    /// Take owners as numbers, which are all that an archive holds; for those who know it from tar
+    #[arg(long)]
+    numeric_owner: bool,
     /// Restore set-user-ID and set-group-ID bits and capabilities too
     #[arg(short, long)]
     preserve_permissions: bool,
@@ -145,6 +151,12 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
         to_stdout(&archive, &options, console)?;
         return Ok(Outcome::Done);
     }
+    if let Some(tar) = &args.tar {
+        // Whoever unpacks the stream decides about owners, unless they are to be left out.
+        let restore = Restore { owners: !args.how.no_same_owner, ..options.restore };
+        let options = Options { restore, devices: true, ..options };
+        return super::tar::unpack(&archive, tar, args.how.force, &options, console);
+    }
     let target = args.how.target(&archive, &args.archive, "")?;
     let summary = extract(&archive, &target, &options, console)?;
     console.finish();
@@ -153,19 +165,19 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
 }
 
 fn from_pipe(args: &Args, console: &Console) -> Result<Outcome> {
-    if args.to_stdout {
-        return Err(Error::Usage("--to-stdout needs the archive as a file".into()));
+    if args.to_stdout || args.tar.is_some() {
+        return Err(Error::Usage("--to-stdout and --tar need the archive as a file".into()));
     }
     let options = args.how.options(&args.patterns, &args.paths, None)?;
     let mut stream = StreamReader::open(std::io::stdin().lock(), &open_options())?;
-    let found = models::for_reading(
-        stream.models(),
-        |index| Ok(stream.embedded_model(index).map(<[u8]>::to_vec)),
-        None,
-    )?;
-    stream.set_models(found);
+    let load = |stream: &mut StreamReader<_>| {
+        let carried = |index| Ok(stream.embedded_model(index).map(<[u8]>::to_vec));
+        let found = models::for_reading(stream.models(), carried, None)?;
+        stream.set_models(found);
+        Ok(())
+    };
     let target = args.how.directory.clone().unwrap_or_else(|| ".".into());
-    let summary = extract_stream(&mut stream, &target, &options, console)?;
+    let summary = extract_stream(&mut stream, &target, &options, &load, console)?;
     console.finish();
     console.say(&format!("{}: {} entries, {} files", target.display(), summary.entries, summary.files));
     Ok(Outcome::Done)

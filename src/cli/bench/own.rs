@@ -65,7 +65,7 @@ pub(super) fn measure(
     let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
     let start = Instant::now();
     let packer = Packer::scan(std::slice::from_ref(&tree.path), None, &scan::Options::default(), &())?;
-    let (_, stats) = packer.write(BufWriter::with_capacity(1 << 20, file), setup.options())?;
+    let (_, stats) = packer.write(BufWriter::with_capacity(1 << 20, file), setup.options(), None)?;
     let packed = start.elapsed();
 
     let file = File::open(&path).map_err(|e| Error::io(&path, e))?;

@@ -1,0 +1,132 @@
+//! tar streams: read as input of archives, and written from them.
+//!
+//! Read are the formats ustar, pax and GNU, with long names, extended attributes, times in
+//! nanoseconds and sparse files; written is pax, with extended headers only where a plain one does
+//! not do. Names and values are bytes throughout. Nothing is held but one member's headers, which
+//! are bounded.
+
+mod number;
+mod read;
+mod sparse;
+mod write;
+
+pub use read::{Member, MemberKind, TarReader};
+pub use write::TarWriter;
+
+/// Everything in a tar stream is in blocks of this length.
+const BLOCK: usize = 512;
+
+/// Where the fields of a header lie. Those of `prefix` are ustar's, GNU has others there.
+mod field {
+    use std::ops::Range;
+
+    pub const NAME: Range<usize> = 0..100;
+    pub const MODE: Range<usize> = 100..108;
+    pub const UID: Range<usize> = 108..116;
+    pub const GID: Range<usize> = 116..124;
+    pub const SIZE: Range<usize> = 124..136;
+    pub const MTIME: Range<usize> = 136..148;
+    pub const CHECKSUM: Range<usize> = 148..156;
+    pub const KIND: usize = 156;
+    pub const LINK: Range<usize> = 157..257;
+    pub const MAGIC: Range<usize> = 257..265;
+    pub const MAJOR: Range<usize> = 329..337;
+    pub const MINOR: Range<usize> = 337..345;
+    pub const PREFIX: Range<usize> = 345..500;
+    pub const GNU_SPARSE: Range<usize> = 386..482;
+    pub const GNU_EXTENDED: usize = 482;
+    pub const GNU_REAL_SIZE: Range<usize> = 483..495;
+}
+
+/// Sum of a header's bytes, its own field counted as blanks; and the same with signed bytes, as some
+/// have it.
+fn checksums(header: &[u8; BLOCK]) -> (i64, i64) {
+    let sum = |value: fn(u8) -> i64| -> i64 {
+        let counted =
+            |(at, &byte): (usize, &u8)| value(if field::CHECKSUM.contains(&at) { b' ' } else { byte });
+        header.iter().enumerate().map(counted).sum()
+    };
+    (sum(i64::from), sum(|byte| i64::from(byte as i8)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::entry::Timestamp;
+    use std::io::Read;
+
+    fn member(path: &[u8], kind: MemberKind, size: u64) -> Member {
+        Member { path: path.to_vec(), kind, mode: 0o644, size, ..Member::default() }
+    }
+
+    #[test]
+    fn members_come_back_whatever_they_are_called() {
+        let long = [b"folder/".repeat(40), b"name\nwith\xff".to_vec()].concat();
+        let link = MemberKind::Symlink { target: [b"../".repeat(90), b"x\ny".to_vec()].concat() };
+        let mut odd = member(&long, MemberKind::File, 5);
+        odd.mtime = Timestamp { secs: -7, nanos: 250_000_001 };
+        (odd.uid, odd.gid) = (u32::MAX, 4_000_000_000);
+        odd.xattrs = vec![(b"user.a=b".to_vec(), b"1\n2\0\xff".to_vec()), (b"user.empty".to_vec(), vec![])];
+        let mut sparse = member(b"sparse", MemberKind::File, 1 << 40);
+        sparse.segments = Some(vec![(0, 3), (1 << 30, 600), ((1 << 40) - 4, 4)]);
+        let mut hole = member(b"hole", MemberKind::File, 1 << 20);
+        hole.segments = Some(vec![]);
+        let members = [
+            (member(b"", MemberKind::Folder, 0), &b""[..]),
+            (member(b"plain", MemberKind::File, 0), b""),
+            (member(&[b'p'; 200], MemberKind::Folder, 0), b""),
+            (odd, b"bytes"),
+            (member(b"link", link, 0), b""),
+            (member(b"hard", MemberKind::Hardlink { target: long }, 0), b""),
+            (sparse, &[7; 607]),
+            (hole, b""),
+            (member(b"tty", MemberKind::CharDevice { major: 5, minor: 1 }, 0), b""),
+            (member(b"disk", MemberKind::BlockDevice { major: 8, minor: 300 }, 0), b""),
+            (member(b"fifo", MemberKind::Fifo, 0), b""),
+        ];
+        let mut writer = TarWriter::new(Vec::new());
+        for (member, data) in &members {
+            writer.member(member).unwrap();
+            writer.data(data).unwrap();
+        }
+        let bytes = writer.finish().unwrap();
+        assert_eq!(bytes.len() % 10240, 0);
+        let mut reader = TarReader::new(&bytes[..]);
+        for (member, data) in &members {
+            let found = reader.next_member().unwrap().unwrap();
+            assert_eq!(found, *member);
+            let mut content = Vec::new();
+            reader.read_to_end(&mut content).unwrap();
+            assert!(content == *data);
+        }
+        assert!(reader.next_member().unwrap().is_none());
+    }
+
+    #[test]
+    fn cut_and_flipped_streams_are_errors_or_other_members_and_never_panic() {
+        let mut writer = TarWriter::new(Vec::new());
+        let mut odd = member(&[b'x'; 300], MemberKind::File, 3000);
+        odd.segments = Some(vec![(5, 700), (2000, 1000)]);
+        odd.xattrs = vec![(b"user.k".to_vec(), b"v".to_vec())];
+        writer.member(&odd).unwrap();
+        writer.data(&[1; 1700]).unwrap();
+        let bytes = writer.finish().unwrap();
+        let drain = |bytes: &[u8]| -> std::io::Result<()> {
+            let mut reader = TarReader::new(bytes);
+            while reader.next_member()?.is_some() {
+                std::io::copy(&mut reader, &mut std::io::sink())?;
+            }
+            Ok(())
+        };
+        drain(&bytes).unwrap();
+        let end = bytes.len() - bytes.iter().rev().take_while(|b| **b == 0).count();
+        for cut in (1..end).filter(|cut| cut % BLOCK != 0) {
+            assert!(drain(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        for bit in 0..end * 8 {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let _ = drain(&bytes);
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Reads a tar stream, member by member. Between them, the reader yields the data of the last one.
+
+use std::io::{self, Error, ErrorKind, Read};
+
+use super::sparse::{self, Map};
+use super::{BLOCK, checksums, field, number};
+use crate::archive::entry::Timestamp;
+
+/// Bytes of an extended header, which is held.
+const EXTENDED_MAX: u64 = 16 << 20;
+
+/// Bytes of a sparse file's map in front of its data.
+const MAP_MAX: u64 = 64 << 20;
+
+/// One object of a tar stream, named as archives name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// Without leading and trailing slashes and `.` components; `..` stays and is the caller's matter.
+    pub path: Vec<u8>,
+    pub kind: MemberKind,
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Timestamp,
+    /// Sorted by name.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Of a file, holes included.
+    pub size: u64,
+    /// Of a sparse file: where its data lie, which follow one after the other.
+    pub segments: Option<Vec<(u64, u64)>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum MemberKind {
+    #[default]
+    File,
+    Folder,
+    Symlink {
+        target: Vec<u8>,
+    },
+    /// Another name of an earlier member.
+    Hardlink {
+        target: Vec<u8>,
+    },
+    Fifo,
+    CharDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
+    /// Of a kind that archives do not have, by its letter.
+    Unknown(u8),
+}
+
+/// What extended headers say of a member.
+#[derive(Clone, Debug, Default)]
+struct Extended {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    uid: Option<u64>,
+    gid: Option<u64>,
+    mtime: Option<Timestamp>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    sparse: Sparse,
+}
+
+/// GNU's records for sparse files.
+#[derive(Clone, Debug, Default)]
+struct Sparse {
+    major: Option<u64>,
+    name: Option<Vec<u8>>,
+    size: Option<u64>,
+    map: Option<Map>,
+    /// Forms 0.0: pairs as they come.
+    offset: Option<u64>,
+}
+
+pub struct TarReader<R> {
+    input: R,
+    /// Bytes of the stream that were read.
+    offset: u64,
+    /// Bytes of the member's data that were not, and those that fill their last block.
+    left: u64,
+    padding: u64,
+    /// What holds for all members that follow.
+    global: Extended,
+    ended: bool,
+}
+
+impl<R: Read> TarReader<R> {
+    pub fn new(input: R) -> Self {
+        Self { input, offset: 0, left: 0, padding: 0, global: Extended::default(), ended: false }
+    }
+
+    fn bad(&self, what: &str) -> Error {
+        Error::new(ErrorKind::InvalidData, format!("no sound tar stream before byte {}: {what}", self.offset))
+    }
+
+    /// The next member; `None` at the end, to which everything was read then.
+    pub fn next_member(&mut self) -> io::Result<Option<Member>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let mut extended = self.global.clone();
+        let mut begun = false;
+        loop {
+            self.skip_data()?;
+            let Some(header) = self.header()? else {
+                if begun {
+                    return Err(self.bad("an extended header describes nothing"));
+                }
+                self.ended = true;
+                io::copy(&mut self.input, &mut io::sink())?;
+                return Ok(None);
+            };
+            let kind = header[field::KIND];
+            // A size in an extended header is that of the member, not of more headers before it.
+            let is_extension = matches!(kind, b'L' | b'K' | b'x' | b'X' | b'g');
+            let size = number::read(&header[field::SIZE]).and_then(|size| u64::try_from(size).ok());
+            let size = extended.size.filter(|_| !is_extension).or(size).ok_or_else(|| self.bad("a size"))?;
+            self.left = size;
+            self.padding = size.next_multiple_of(BLOCK as u64).wrapping_sub(size);
+            if size > i64::MAX as u64 {
+                return Err(self.bad("a size"));
+            }
+            if !is_extension {
+                return self.member(&header, extended).map(Some);
+            }
+            if size > EXTENDED_MAX {
+                return Err(self.bad("an extended header is too long"));
+            }
+            let mut content = Vec::new();
+            self.read_to_end(&mut content)?;
+            match kind {
+                b'L' => extended.path = Some(until_nul(&content).to_vec()),
+                b'K' => extended.link = Some(until_nul(&content).to_vec()),
+                b'g' => {
+                    let mut global = std::mem::take(&mut self.global);
+                    global.read(&content).ok_or_else(|| self.bad("a global extended header"))?;
+                    self.global = global.clone();
+                    extended = global;
+                    continue;
+                }
+                _ => extended.read(&content).ok_or_else(|| self.bad("an extended header"))?,
+            }
+            begun = true;
+        }
+    }
+
+    /// The next header whose checksum is right; `None` at the end.
+    fn header(&mut self) -> io::Result<Option<[u8; BLOCK]>> {
+        let mut header = [0; BLOCK];
+        if !self.block(&mut header)? || header == [0; BLOCK] {
+            return Ok(None);
+        }
+        let stored = number::read(&header[field::CHECKSUM]);
+        let (unsigned, signed) = checksums(&header);
+        if stored != Some(unsigned) && stored != Some(signed) {
+            return Err(self.bad("the checksum of a header differs"));
+        }
+        Ok(Some(header))
+    }
+
+    /// Fills a block; `false` if the stream ended before it.
+    fn block(&mut self, block: &mut [u8; BLOCK]) -> io::Result<bool> {
+        let mut filled = 0;
+        while filled < BLOCK {
+            match self.input.read(&mut block[filled..]) {
+                Ok(0) if filled == 0 => return Ok(false),
+                Ok(0) => return Err(self.cut()),
+                Ok(got) => {
+                    filled += got;
+                    self.offset += got as u64;
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    fn cut(&self) -> Error {
+        Error::new(ErrorKind::UnexpectedEof, format!("the tar stream is cut short at byte {}", self.offset))
+    }
+
+    fn skip_data(&mut self) -> io::Result<()> {
+        io::copy(self, &mut io::sink())?;
+        let padding = io::copy(&mut (&mut self.input).take(self.padding), &mut io::sink())?;
+        self.offset += padding;
+        if padding < self.padding {
+            return Err(self.cut());
+        }
+        self.padding = 0;
+        Ok(())
+    }
+
+    fn member(&mut self, header: &[u8; BLOCK], mut extended: Extended) -> io::Result<Member> {
+        let letter = header[field::KIND];
+        let gnu = header[field::MAGIC] == *b"ustar  \0";
+        let mut path = extended.path.take().unwrap_or_else(|| {
+            let name = until_nul(&header[field::NAME]);
+            let prefix = if gnu || !header[field::MAGIC].starts_with(b"ustar") {
+                b""
+            } else {
+                until_nul(&header[field::PREFIX])
+            };
+            if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+        });
+        let link = extended.link.take().unwrap_or_else(|| until_nul(&header[field::LINK]).to_vec());
+        let number = |range| number::read(&header[range]);
+        let id = |given: Option<u64>, range| {
+            given
+                .or(number(range).and_then(|id| u64::try_from(id).ok()))
+                .and_then(|id| u32::try_from(id).ok())
+        };
+        let device = || {
+            let part = |range| number(range).and_then(|part| u32::try_from(part).ok());
+            Some((part(field::MAJOR)?, part(field::MINOR)?))
+        };
+        let kind = match letter {
+            // Before there were letters, a slash at the end made a folder.
+            0 | b'0' if path.ends_with(b"/") => MemberKind::Folder,
+            0 | b'0' | b'7' | b'S' => MemberKind::File,
+            b'1' => MemberKind::Hardlink { target: clean(&link) },
+            b'2' => MemberKind::Symlink { target: link },
+            b'5' | b'D' => MemberKind::Folder,
+            b'6' => MemberKind::Fifo,
+            b'3' | b'4' => {
+                let (major, minor) = device().ok_or_else(|| self.bad("a device number"))?;
+                if letter == b'3' {
+                    MemberKind::CharDevice { major, minor }
+                } else {
+                    MemberKind::BlockDevice { major, minor }
+                }
+            }
+            other => MemberKind::Unknown(other),
+        };
+        let mut size = self.left;
+        let mut segments = None;
+        if kind == MemberKind::File {
+            segments = self.map(header, &mut extended.sparse, &mut size)?;
+            path = extended.sparse.name.take().unwrap_or(path);
+        } else {
+            size = 0;
+        }
+        let mtime = match (extended.mtime, number(field::MTIME)) {
+            (Some(mtime), _) => mtime,
+            (None, Some(secs)) => Timestamp { secs, nanos: 0 },
+            (None, None) => return Err(self.bad("a time")),
+        };
+        let mode = number(field::MODE).ok_or_else(|| self.bad("a mode"))?;
+        extended.xattrs.sort();
+        // The last of one name counts.
+        extended.xattrs.reverse();
+        extended.xattrs.dedup_by(|a, b| a.0 == b.0);
+        extended.xattrs.reverse();
+        Ok(Member {
+            path: clean(&path),
+            kind,
+            mode: (mode & 0o7777) as u16,
+            uid: id(extended.uid, field::UID).ok_or_else(|| self.bad("an owner"))?,
+            gid: id(extended.gid, field::GID).ok_or_else(|| self.bad("a group"))?,
+            mtime,
+            xattrs: extended.xattrs,
+            size,
+            segments,
+        })
+    }
+
+    /// The map of a sparse file, and in `size` how long it is with its holes.
+    fn map(&mut self, header: &[u8; BLOCK], sparse: &mut Sparse, size: &mut u64) -> io::Result<Option<Map>> {
+        let mut map = Map::new();
+        if header[field::KIND] == b'S' {
+            sparse::read_old(&header[field::GNU_SPARSE], &mut map).ok_or_else(|| self.bad("a sparse map"))?;
+            let mut more = header[field::GNU_EXTENDED] != 0;
+            while more {
+                let mut block = [0; BLOCK];
+                if !self.block(&mut block)? {
+                    return Err(self.cut());
+                }
+                sparse::read_old(&block[..504], &mut map).ok_or_else(|| self.bad("a sparse map"))?;
+                more = block[504] != 0;
+            }
+            let real = number::read(&header[field::GNU_REAL_SIZE]).and_then(|size| u64::try_from(size).ok());
+            *size = real.ok_or_else(|| self.bad("a sparse file's size"))?;
+        } else if sparse.major == Some(1) {
+            map = self.read_lines()?;
+            *size = sparse.size.ok_or_else(|| self.bad("a sparse file's size"))?;
+        } else if let Some(given) = sparse.map.take() {
+            map = given;
+            *size = sparse.size.ok_or_else(|| self.bad("a sparse file's size"))?;
+        } else {
+            return Ok(None);
+        }
+        let map = sparse::check(map, *size, self.left);
+        map.map(Some).ok_or_else(|| self.bad("a sparse map"))
+    }
+
+    /// The map in front of the data, which fills whole blocks.
+    fn read_lines(&mut self) -> io::Result<Map> {
+        let mut text = Vec::new();
+        let (mut at, mut numbers, mut due) = (0, Vec::new(), 1);
+        while numbers.len() < due {
+            match text[at..].iter().position(|&b: &u8| b == b'\n') {
+                Some(len) => {
+                    let value =
+                        number::decimal(&text[at..at + len]).ok_or_else(|| self.bad("a sparse map"))?;
+                    if numbers.is_empty() {
+                        let parts = usize::try_from(value).ok().filter(|parts| *parts <= sparse::PARTS);
+                        due = 1 + 2 * parts.ok_or_else(|| self.bad("a sparse map"))?;
+                    }
+                    numbers.push(value);
+                    at += len + 1;
+                }
+                None => {
+                    let start = text.len();
+                    text.resize(start + BLOCK, 0);
+                    if start as u64 > MAP_MAX || self.left < BLOCK as u64 {
+                        return Err(self.bad("a sparse map"));
+                    }
+                    self.read_exact(&mut text[start..])?;
+                }
+            }
+        }
+        Ok(numbers[1..].chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    }
+}
+
+impl<R: Read> Read for TarReader<R> {
+    /// Yields the data of the member at hand.
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        let got = self.input.read(&mut buf[..want])?;
+        if got == 0 && want > 0 {
+            return Err(self.cut());
+        }
+        self.left -= got as u64;
+        self.offset += got as u64;
+        Ok(got)
+    }
+}
+
+impl Extended {
+    /// Takes in the records of an extended header: `LENGTH KEY=VALUE\n`, of any bytes.
+    fn read(&mut self, mut content: &[u8]) -> Option<()> {
+        while !content.is_empty() {
+            let blank = content.iter().take(20).position(|&b| b == b' ')?;
+            let len = usize::try_from(number::decimal(&content[..blank])?).ok()?;
+            let record = content.get(blank + 1..len)?.strip_suffix(b"\n")?;
+            content = &content[len..];
+            let equals = record.iter().position(|&b| b == b'=')?;
+            self.set(&record[..equals], &record[equals + 1..])?;
+        }
+        Some(())
+    }
+
+    fn set(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        // An empty value takes back what a global header said.
+        let given = (!value.is_empty()).then_some(value);
+        let decimal = |value: Option<&[u8]>| match value {
+            None => Some(None),
+            Some(value) => number::decimal(value).map(Some),
+        };
+        match key {
+            b"path" => self.path = given.map(<[u8]>::to_vec),
+            b"linkpath" => self.link = given.map(<[u8]>::to_vec),
+            b"size" => self.size = decimal(given)?,
+            b"uid" => self.uid = decimal(given)?,
+            b"gid" => self.gid = decimal(given)?,
+            b"mtime" => self.mtime = given.map(number::time).map_or(Some(None), |time| time.map(Some))?,
+            b"GNU.sparse.major" => self.sparse.major = decimal(given)?,
+            b"GNU.sparse.name" => self.sparse.name = given.map(<[u8]>::to_vec),
+            b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.sparse.size = decimal(given)?,
+            b"GNU.sparse.map" => self.sparse.map = Some(sparse::read_commas(value)?),
+            b"GNU.sparse.offset" => self.sparse.offset = decimal(given)?,
+            b"GNU.sparse.numbytes" => {
+                let pair = (self.sparse.offset.take()?, number::decimal(value)?);
+                let map = self.sparse.map.get_or_insert_default();
+                map.push(pair);
+                (map.len() <= sparse::PARTS).then_some(())?;
+            }
+            _ => {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    self.xattrs.push((number::unescape(name), value.to_vec()));
+                }
+            }
+        }
+        Some(())
+    }
+}
+
+fn until_nul(field: &[u8]) -> &[u8] {
+    field.split(|&b| b == 0).next().unwrap_or_default()
+}
+
+/// A path as archives have it.
+fn clean(path: &[u8]) -> Vec<u8> {
+    let parts = path.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".");
+    parts.collect::<Vec<_>>().join(&b'/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_any_bytes_are_read() {
+        let mut extended = Extended::default();
+        let fixed = [&b"12 path=a\nb\n11 mtime=3\n"[..], b"29 SCHILY.xattr.user.x=\n=\0\xff\xfe\n"].concat();
+        extended.read(&fixed).unwrap();
+        assert_eq!(extended.path.as_deref(), Some(&b"a\nb"[..]));
+        assert_eq!(extended.mtime, Some(Timestamp { secs: 3, nanos: 0 }));
+        assert_eq!(extended.xattrs, [(b"user.x".to_vec(), b"\n=\0\xff\xfe".to_vec())]);
+        for bad in [&b"x path=a\n"[..], b"99 path=a\n", b"9 path=a ", b"8 patha\n", b"11 mtime=x\n", b"0 "] {
+            assert!(Extended::default().read(bad).is_none(), "{:?}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn paths_are_cleaned() {
+        for (given, path) in [("./a/b/", "a/b"), ("/abs//x", "abs/x"), ("./", ""), ("a/../b", "a/../b")] {
+            assert_eq!(clean(given.as_bytes()), path.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! tar streams as input of `pack` and output of `unpack`.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Seek, Write};
+use std::path::Path;
+
+use super::Outcome;
+use super::console::Console;
+use super::output::is_stdout;
+use super::pack::{BUFFER, name_output, refuse_terminal};
+use super::take::Take;
+use crate::archive::extract::Options;
+use crate::archive::extract_tar::{STREAM, extract_tar};
+use crate::archive::pack_tar::{LastOfEach, pack_tar};
+use crate::archive::partial::Partial;
+use crate::archive::{Archive, Stats, WriterOptions};
+use crate::error::{Error, Result};
+
+/// Names in the partial file's name what it is; nothing goes on with it.
+const TAG: &str = "tar";
+
+/// Packs a tar stream into `output`; `plain` writes as it comes, to a pipe.
+pub(crate) fn pack(
+    tar: &Path,
+    take: &Take,
+    output: &Path,
+    force: bool,
+    plain: bool,
+    writer: WriterOptions,
+) -> Result<Stats> {
+    let options = take.tar_options()?;
+    let from_stdin = tar.as_os_str() == "-";
+    let mut last = None;
+    let mut file = None;
+    if !from_stdin {
+        let mut opened = File::open(tar).map_err(|e| Error::io(tar, e))?;
+        if opened.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            last = Some(LastOfEach::find(BufReader::with_capacity(BUFFER, &opened), tar)?);
+            opened.rewind().map_err(|e| Error::io(tar, e))?;
+        }
+        file = Some(opened);
+    }
+    let name = if from_stdin { Path::new("standard input") } else { tar };
+    let write = |out: &mut dyn Write| -> Result<Stats> {
+        let last = last.as_ref();
+        match &file {
+            Some(file) => pack_tar(BufReader::with_capacity(BUFFER, file), name, last, &options, out, writer)
+                .map(|(_, stats)| stats),
+            None => {
+                pack_tar(std::io::stdin().lock(), name, last, &options, out, writer).map(|(_, stats)| stats)
+            }
+        }
+    };
+    if plain {
+        let out: Box<dyn Write> = if is_stdout(output) {
+            Box::new(std::io::stdout().lock())
+        } else {
+            Box::new(File::options().write(true).open(output).map_err(|e| Error::io(output, e))?)
+        };
+        let mut out = BufWriter::with_capacity(BUFFER, out);
+        let stats = write(&mut out)?;
+        out.flush().map_err(|e| Error::io("archive", e))?;
+        return Ok(stats);
+    }
+    let (partial, new) = Partial::create(output, force, TAG)?;
+    let mut out = BufWriter::with_capacity(BUFFER, new);
+    let stats = write(&mut out).map_err(|e| name_output(e, output))?;
+    partial.commit(&out.into_inner().map_err(|e| Error::io(output, e.into_error()))?)?;
+    Ok(stats)
+}
+
+/// Writes an archive as a tar stream.
+pub(crate) fn unpack(
+    archive: &Archive,
+    tar: &Path,
+    force: bool,
+    options: &Options,
+    console: &Console,
+) -> Result<Outcome> {
+    let named = |e| match e {
+        Error::Io { path, source } if path.as_os_str() == STREAM => {
+            Error::io(if is_stdout(tar) { Path::new("standard output") } else { tar }, source)
+        }
+        other => other,
+    };
+    let summary = if is_stdout(tar) {
+        refuse_terminal()?;
+        let out = BufWriter::with_capacity(BUFFER, std::io::stdout().lock());
+        let (mut out, summary) = extract_tar(archive, out, options, console).map_err(named)?;
+        out.flush().map_err(|e| Error::io("standard output", e))?;
+        summary
+    } else {
+        let (partial, new) = Partial::create(tar, force, TAG)?;
+        let (out, summary) =
+            extract_tar(archive, BufWriter::with_capacity(BUFFER, new), options, console).map_err(named)?;
+        partial.commit(&out.into_inner().map_err(|e| Error::io(tar, e.into_error()))?)?;
+        summary
+    };
+    console.finish();
+    console.say(&format!("{}: {} entries, {} files", tar.display(), summary.entries, summary.files));
+    Ok(Outcome::Done)
+}

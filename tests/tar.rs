@@ -1,0 +1,242 @@
+//! tar streams go in and out: with GNU tar and Python's tarfile on the other side, where they are.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{assert_same, command, expect, noise, prose, put, s3a, snapshot};
+use rustix::fs::{CWD, Mode, XattrFlags};
+use s3a::archive::tar::{Member, MemberKind, TarWriter};
+
+fn make_tree(root: &Path) {
+    put(root, b"plain.txt", &prose(1, 40_000));
+    put(root, b"empty", b"");
+    put(root, b"sub/noise", &noise(2, 700));
+    put(root, b"sub/copy", &prose(1, 40_000));
+    put(root, b"new\nline \x1b\t", b"odd");
+    put(root, b"not-utf8-\xff\xfe", b"odd 2");
+    let deep = [vec![b'd'; 120], vec![b'e'; 120], vec![b'f'; 200]].join(&b'/');
+    put(root, &deep, b"deep");
+    symlink([&"x"; 40].map(|_| "long/").concat(), root.join("long link")).unwrap();
+    symlink("plain.txt", root.join("link")).unwrap();
+    fs::hard_link(root.join("sub/noise"), root.join("hard")).unwrap();
+    fs::create_dir(root.join("nothing")).unwrap();
+    rustix::fs::mknodat(CWD, root.join("fifo"), rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o640), 0)
+        .unwrap();
+    let sparse = File::create(root.join("sparse")).unwrap();
+    sparse.set_len(64 << 20).unwrap();
+    sparse.write_all_at(b"an island", 10 << 20).unwrap();
+    sparse.write_all_at(&noise(6, 10_000), 33 << 20).unwrap();
+    File::create(root.join("hole")).unwrap().set_len(3 << 20).unwrap();
+    for (key, value) in [("user.tag", &b"a\n=b\0\xff"[..]), ("user.none", b"")] {
+        let _ = rustix::fs::setxattr(root.join("plain.txt"), key, value, XattrFlags::empty());
+    }
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::lchown(root.join("plain.txt"), Some(12_345), Some(4_000_000_000)).unwrap();
+    }
+    let early = std::time::UNIX_EPOCH - std::time::Duration::new(5, 1);
+    File::open(root.join("sub/copy")).unwrap().set_modified(early).unwrap();
+}
+
+fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    if !found {
+        eprintln!("not tested with {program}, which is not there");
+    }
+    found
+}
+
+fn run(program: &mut Command) {
+    let output = program.output().unwrap();
+    assert!(output.status.success(), "{program:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_tree_goes_through_tar_and_comes_back_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    make_tree(&tree);
+    let before = snapshot(&tree);
+    expect(&s3a(dir.path(), &["pack", "tree", "--special", "--chunk-size", "4k", "--group-size", "16k"]), 0);
+    expect(&s3a(dir.path(), &["unpack", "tree.s3a", "--tar", "out.tar"]), 0);
+    let piped = s3a(dir.path(), &["unpack", "tree.s3a", "--tar", "-"]);
+    expect(&piped, 0);
+    assert!(piped.stdout == fs::read(dir.path().join("out.tar")).unwrap());
+    // Holes are no zeros in it.
+    assert!(piped.stdout.len() < 300_000, "{}", piped.stdout.len());
+
+    // Back through this program, from a file and from a pipe.
+    expect(&s3a(dir.path(), &["pack", "--tar", "out.tar", "--special", "-o", "back.s3a"]), 0);
+    let from_pipe = command(dir.path())
+        .args(["pack", "--tar", "-", "--special", "-o", "-"])
+        .stdin(File::open(dir.path().join("out.tar")).unwrap())
+        .output()
+        .unwrap();
+    expect(&from_pipe, 0);
+    assert!(from_pipe.stdout == fs::read(dir.path().join("back.s3a")).unwrap());
+    expect(&s3a(dir.path(), &["unpack", "back.s3a", "-C", "back"]), 0);
+    assert_same(&before, &snapshot(&dir.path().join("back")));
+    assert!(fs::metadata(dir.path().join("back/sparse")).unwrap().blocks() * 512 < 4 << 20);
+
+    // GNU tar reads it, and writes every one of its formats.
+    if !has("tar") {
+        return;
+    }
+    fs::create_dir(dir.path().join("gnu")).unwrap();
+    run(Command::new("tar")
+        .args(["--xattrs", "--xattrs-include=*", "-xpf", "out.tar", "-C", "gnu"])
+        .current_dir(dir.path()));
+    assert_same(&before, &snapshot(&dir.path().join("gnu")));
+    assert!(fs::metadata(dir.path().join("gnu/sparse")).unwrap().blocks() * 512 < 4 << 20);
+    for (format, sparse) in
+        [("posix", "1.0"), ("posix", "0.1"), ("posix", "0.0"), ("gnu", "0.0"), ("posix", "")]
+    {
+        let mut tar = Command::new("tar");
+        tar.arg(format!("--format={format}")).args(["--xattrs", "--xattrs-include=user.*"]);
+        if !sparse.is_empty() {
+            tar.args(["-S", &format!("--sparse-version={sparse}")]);
+        }
+        run(tar.args(["-cf", "gnu.tar", "-C", "tree", "."]).current_dir(dir.path()));
+        expect(&s3a(dir.path(), &["pack", "-f", "--tar", "gnu.tar", "--special", "-o", "gnu.s3a"]), 0);
+        expect(&s3a(dir.path(), &["unpack", "gnu.s3a", "-C", "from-gnu"]), 0);
+        let mut found = snapshot(&dir.path().join("from-gnu"));
+        if format == "gnu" {
+            // The format has whole seconds and no attributes.
+            for (path, object) in &mut found {
+                object.mtime = before[path].mtime;
+                object.xattrs.clone_from(&before[path].xattrs);
+            }
+        }
+        assert_same(&before, &found);
+        let size = fs::metadata(dir.path().join("gnu.s3a")).unwrap().len();
+        assert!(size < 150_000, "{format} {sparse}: {size}");
+        fs::remove_dir_all(dir.path().join("from-gnu")).unwrap();
+    }
+}
+
+#[test]
+fn python_reads_and_writes_the_same() {
+    if !has("python3") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    make_tree(&dir.path().join("tree"));
+    for name in ["sparse", "hole"] {
+        fs::remove_file(dir.path().join("tree").join(name)).unwrap();
+    }
+    let _ = rustix::fs::removexattr(dir.path().join("tree/plain.txt"), "user.tag");
+    let _ = rustix::fs::removexattr(dir.path().join("tree/plain.txt"), "user.none");
+    let before = snapshot(&dir.path().join("tree"));
+    expect(&s3a(dir.path(), &["pack", "tree", "--special"]), 0);
+    expect(&s3a(dir.path(), &["unpack", "tree.s3a", "--tar", "out.tar"]), 0);
+    let script = "import tarfile\n\
+        t = tarfile.open('out.tar', errors='surrogateescape')\n\
+        t.extractall('python', filter='fully_trusted')\n\
+        for name, f in ('u', tarfile.USTAR_FORMAT), ('p', tarfile.PAX_FORMAT), ('g', tarfile.GNU_FORMAT):\n\
+        \x20   o = tarfile.open(name + '.tar', 'w', format=f, encoding='utf-8', errors='surrogateescape')\n\
+        \x20   try: o.add('tree', '.', filter=None if name != 'u' else lambda m: None if len(m.name) > 90 or len(m.linkname) > 90 or m.gid > 9999 or m.mtime < 0 else m)\n\
+        \x20   except ValueError as e: print(name, e)\n\
+        \x20   o.close()\n";
+    run(Command::new("python3").args(["-c", script]).current_dir(dir.path()));
+    let mut found = snapshot(&dir.path().join("python"));
+    for (path, object) in &mut found {
+        // Python sets times in floats.
+        object.mtime = before[path].mtime;
+    }
+    assert_same(&before, &found);
+    for name in ["p", "g", "u"] {
+        let tar = format!("{name}.tar");
+        expect(&s3a(dir.path(), &["pack", "-f", "--tar", &tar, "--special", "-o", "x.s3a"]), 0);
+        expect(&s3a(dir.path(), &["unpack", "x.s3a", "-C", name]), 0);
+        let found = snapshot(&dir.path().join(name));
+        assert!(found.len() > 9, "{name}: {:?}", found.keys());
+        for (path, object) in &found {
+            assert_eq!(
+                (object.content, object.mode),
+                (before[path].content, before[path].mode),
+                "{name} {path:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_last_of_a_path_counts_where_that_can_be_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let member = |path: &str, size: u64| Member { path: path.into(), mode: 0o644, size, ..Member::default() };
+    let folder = |path: &str| Member { kind: MemberKind::Folder, mode: 0o755, ..member(path, 0) };
+    let mut tar = TarWriter::new(Vec::new());
+    for (member, data) in [
+        (folder("d"), &b""[..]),
+        (member("d/f", 3), b"old"),
+        (member("e", 1), b"e"),
+        (folder("d"), b""),
+        (member("d/f", 5), b"newer"),
+        (member("../outside", 1), b"x"),
+    ] {
+        tar.member(&member).unwrap();
+        tar.data(data).unwrap();
+    }
+    let bytes = tar.finish().unwrap();
+    fs::write(dir.path().join("twice.tar"), &bytes).unwrap();
+    let said = expect(&s3a(dir.path(), &["pack", "--tar", "twice.tar", "-o", "a.s3a"]), 1);
+    assert!(said.contains("outside") && said.contains("left out"), "{said}");
+    let out = s3a(dir.path(), &["cat", "a.s3a", "d/f"]);
+    assert_eq!(out.stdout, b"newer");
+    let mut pack = command(dir.path())
+        .args(["pack", "--tar", "-", "-o", "b.s3a"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = pack.stdin.take().unwrap().write_all(&bytes);
+    let said = expect(&pack.wait_with_output().unwrap(), 2);
+    assert!(said.contains("d/f"), "{said}");
+    assert!(!dir.path().join("b.s3a").exists());
+}
+
+#[test]
+fn selections_hold_for_streams_too() {
+    let dir = tempfile::tempdir().unwrap();
+    make_tree(&dir.path().join("tree"));
+    expect(&s3a(dir.path(), &["pack", "tree", "--special"]), 0);
+    let flags = ["unpack", "tree.s3a", "--tar", "part.tar", "--strip-components", "1", "sub"];
+    expect(&s3a(dir.path(), &flags), 0);
+    expect(
+        &s3a(dir.path(), &["pack", "--tar", "part.tar", "-o", "part.s3a", "--exclude", "copy", "--no-owner"]),
+        0,
+    );
+    let listed = String::from_utf8(s3a(dir.path(), &["ls", "-l", "part.s3a"]).stdout).unwrap();
+    assert_eq!(listed.lines().count(), 1, "{listed}");
+    assert!(listed.contains("    0     0") && listed.contains("noise"), "{listed}");
+}
+
+#[test]
+fn damaged_streams_and_archives_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    make_tree(&dir.path().join("tree"));
+    expect(&s3a(dir.path(), &["pack", "tree", "--special"]), 0);
+    expect(&s3a(dir.path(), &["unpack", "tree.s3a", "--tar", "out.tar"]), 0);
+    let tar = fs::read(dir.path().join("out.tar")).unwrap();
+    fs::write(dir.path().join("cut.tar"), &tar[..30_000]).unwrap();
+    let mut flipped = tar.clone();
+    flipped[10] ^= 1;
+    fs::write(dir.path().join("flipped.tar"), flipped).unwrap();
+    fs::write(dir.path().join("text.tar"), prose(1, 2000)).unwrap();
+    for name in ["cut.tar", "flipped.tar", "text.tar"] {
+        let said = expect(&s3a(dir.path(), &["pack", "--tar", name, "-o", "x.s3a"]), 7);
+        assert!(said.contains(name) && said.contains("byte"), "{said}");
+        assert!(!dir.path().join("x.s3a").exists());
+    }
+    expect(&s3a(dir.path(), &["unpack", "tree.s3a", "--tar", "out.tar"]), 11);
+    let mut hurt = fs::read(dir.path().join("tree.s3a")).unwrap();
+    let at = hurt.windows(32).position(|w| w == &noise(2, 700)[100..132]).unwrap();
+    hurt[at] ^= 1;
+    fs::write(dir.path().join("hurt.s3a"), hurt).unwrap();
+    expect(&s3a(dir.path(), &["unpack", "hurt.s3a", "--tar", "hurt.tar"]), 3);
+    assert!(!dir.path().join("hurt.tar").exists());
+}
