@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 
 pub use crate::wire::chunk::Codec;
 pub use crate::wire::zstd_raw::Dictionary;
-pub use models::{ChunkModel, Models};
+pub use models::{ChunkModel, Learned, Models};
 pub use zstd_chunk::Zstd;
 
 /// One chunk to decode.

@@ -7,6 +7,14 @@ use std::sync::Arc;
 use super::{DecodeJob, EncodeJob};
 use crate::error::Result;
 
+/// The learned sequence of a chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Learned {
+    pub c: Vec<u16>,
+    /// Bits that it takes of the payload.
+    pub bits: u64,
+}
+
 /// A loaded model that codes chunks.
 pub trait ChunkModel: Send + Sync {
     /// BLAKE3 of the model file.
@@ -18,6 +26,12 @@ pub trait ChunkModel: Send + Sync {
     /// Payloads of the jobs, in their order. `None` where the model cannot code the chunk; another
     /// codec takes it then.
     fn encode(&self, jobs: &[EncodeJob<'_>]) -> Vec<Option<Vec<u8>>>;
+
+    /// The learned sequence of a payload; none if the model has none, or the payload is damaged.
+    fn learned(&self, payload: &[u8]) -> Option<Learned> {
+        let _ = payload;
+        None
+    }
 
     /// Plain bytes of the jobs, in their order, each of exactly `raw_len` bytes. Payloads may be
     /// damaged or hostile: the answer is then an error or wrong bytes, never a panic.

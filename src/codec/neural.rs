@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::damaged;
-use super::models::ChunkModel;
+use super::models::{ChunkModel, Learned};
 use super::{DecodeJob, EncodeJob};
 use crate::coder::{Damaged, Decoder as Reader, Encoder, Share};
 use crate::error::{Error, Result};
@@ -35,11 +35,21 @@ pub struct Coded {
     pub residual_bits: u64,
 }
 
+/// Writes candidates for the learned sequence of a chunk. What it writes is tried and what is best is
+/// stored, so it may be anything; it should give the same for the same tokens.
+pub trait Compressor: Send + Sync {
+    /// Up to `count` sequences for a chunk of these tokens, the most promising first.
+    fn candidates(&self, tokens: &[u16], count: usize) -> Vec<Vec<u16>>;
+}
+
 /// A model with the kernels it runs on.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Neural {
     model: Arc<Model>,
     backend: Backend,
+    compressor: Option<Arc<dyn Compressor>>,
+    /// Candidates for c that are tried, beside the empty one.
+    effort: usize,
 }
 
 impl Neural {
@@ -49,7 +59,45 @@ impl Neural {
     }
 
     pub fn with_backend(model: Arc<Model>, backend: Backend) -> Self {
-        Self { model, backend }
+        Self { model, backend, compressor: None, effort: 0 }
+    }
+
+    /// Tries so many candidates for c when a chunk is encoded, beside the empty one: those of a
+    /// compressor, or without one the symbols that the prior holds likely.
+    pub fn searching(mut self, compressor: Option<Arc<dyn Compressor>>, effort: usize) -> Self {
+        (self.compressor, self.effort) = (compressor, effort);
+        self
+    }
+
+    /// What is tried for a chunk: first the empty c.
+    fn candidates(&self, raw: &[u8]) -> Vec<Vec<u16>> {
+        let mut all = vec![vec![]];
+        if self.effort == 0 || self.model.config().latent.is_none() {
+            return all;
+        }
+        let more = match &self.compressor {
+            Some(compressor) => compressor.candidates(&self.model.vocabulary().tokenise(raw), self.effort),
+            None => latent::likely(&self.model, self.effort),
+        };
+        for c in more {
+            if !all.contains(&c) {
+                all.push(c);
+            }
+        }
+        all
+    }
+
+    /// The shortest coding of a chunk, and its c. On equal length the earlier candidate wins.
+    fn encode_best(&self, decoder: &mut Decoder<'_>, job: &EncodeJob<'_>) -> Option<Coded> {
+        let mut best: Option<Coded> = None;
+        for c in self.candidates(job.raw) {
+            // A compressor may write what the model does not know.
+            let Ok(coded) = self.encode_one(decoder, job.raw, &job.history, &c) else { continue };
+            if best.as_ref().is_none_or(|best| coded.payload.len() < best.payload.len()) {
+                best = Some(coded);
+            }
+        }
+        best
     }
 
     pub fn model(&self) -> &Arc<Model> {
@@ -107,6 +155,18 @@ impl Neural {
     }
 }
 
+impl std::fmt::Debug for Neural {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { model, backend, effort, .. } = self;
+        let name = &model.config().name;
+        f.debug_struct("Neural")
+            .field("model", name)
+            .field("backend", backend)
+            .field("effort", effort)
+            .finish()
+    }
+}
+
 impl ChunkModel for Neural {
     fn fingerprint(&self) -> [u8; 32] {
         self.model.fingerprint()
@@ -118,8 +178,15 @@ impl ChunkModel for Neural {
 
     fn encode(&self, jobs: &[EncodeJob<'_>]) -> Vec<Option<Vec<u8>>> {
         let mut decoder = Decoder::new(&self.model, self.backend, 1, ROWS);
-        let mut encode = |job: &EncodeJob<'_>| self.encode_one(&mut decoder, job.raw, &job.history, &[]);
-        jobs.iter().map(|job| encode(job).ok().map(|coded| coded.payload)).collect()
+        jobs.iter().map(|job| self.encode_best(&mut decoder, job).map(|coded| coded.payload)).collect()
+    }
+
+    fn learned(&self, payload: &[u8]) -> Option<Learned> {
+        self.model.config().latent.as_ref()?;
+        let c = latent::decode(&self.model, &mut Reader::new(payload)).ok()?;
+        let mut encoder = Encoder::new();
+        latent::encode(&self.model, &c, &mut encoder).ok()?;
+        Some(Learned { bits: encoder.bits(), c })
     }
 
     fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {

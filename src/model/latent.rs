@@ -29,6 +29,17 @@ pub fn encode(model: &Model, latent: &[u16], encoder: &mut Encoder) -> Result<()
     Ok(())
 }
 
+/// The `count` sequences of one symbol that the prior holds most likely, the most likely first.
+pub fn likely(model: &Model, count: usize) -> Vec<Vec<u16>> {
+    let Some(weights) = &model.latent else { return vec![] };
+    let symbols = weights.symbols();
+    let sums = weights.prior_of(symbols);
+    let mut all: Vec<usize> = (0..symbols).collect();
+    all.sort_by_key(|&symbol| std::cmp::Reverse(share(sums, symbol).slot));
+    // Symbols are below 65,535.
+    all.into_iter().take(count).map(|symbol| vec![symbol as u16]).collect()
+}
+
 /// Reads c; empty if the model has none.
 pub fn decode(model: &Model, decoder: &mut Decoder<'_>) -> Result<Vec<u16>, Damaged> {
     let mut latent = vec![];

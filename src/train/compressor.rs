@@ -229,6 +229,28 @@ impl Compressor {
     }
 }
 
+impl crate::codec::neural::Compressor for Compressor {
+    /// The most likely c, then some drawn with a seed from the tokens; less if the network fails.
+    fn candidates(&self, tokens: &[u16], count: usize) -> Vec<Vec<u16>> {
+        let excerpt = self.excerpt(tokens.iter().map(|&token| u32::from(token)));
+        let seed = excerpt.iter().fold(0x5eed, |seed: u64, &token| {
+            (seed ^ u64::from(token)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
+        });
+        let mut all = Vec::new();
+        let mut random = Random::new(seed);
+        let Ok(memory) = self.read(&[excerpt]) else { return all };
+        // What is drawn again is no candidate, so there are a few more draws.
+        for draw in 0..(count + count / 2).max(1) {
+            let drawn = self.write(&memory, if draw == 0 { None } else { Some(&mut random) });
+            let Some(c) = drawn.ok().and_then(|mut cs| cs.pop()) else { break };
+            if !all.contains(&c) && all.len() < count {
+                all.push(c);
+            }
+        }
+        all
+    }
+}
+
 /// Rows of equal length, cut or filled up with zeros; what follows an end does not matter.
 pub fn padded(cs: &[Vec<u16>], len: usize) -> Vec<Vec<u16>> {
     let row = |c: &Vec<u16>| {

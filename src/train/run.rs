@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Windows that the compressor sees in a step in which it is told what to write.
-const MIXED: usize = 24;
+const MIXED: usize = 8;
 /// Windows in which kinds of text are found.
 const KIND_TEXTS: usize = 2048;
 
