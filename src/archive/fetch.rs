@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{Archive, ChunkCache, ChunkId};
-use crate::codec::{self, Codec, DecodeJob, Dictionary, Models};
+use crate::codec::{self, Codec, DecodeJob, Dictionary, Learned, Models};
 use crate::error::{Error, Result};
 use crate::wire::chunk::{ChunkFrame, ChunkHead, plain_check};
 use crate::wire::limits;
@@ -158,6 +158,14 @@ fn decode_share(models: &Models, share: &[Ready]) -> Vec<(ChunkId, Result<Arc<[u
 }
 
 impl Archive {
+    /// The head of a chunk, and its learned sequence if it is neural and its model at hand.
+    pub fn learned(&self, id: ChunkId) -> Result<(ChunkHead, Option<Learned>)> {
+        let chunk = self.load(id)?;
+        let model = self.models.get(chunk.head.model).filter(|_| chunk.head.codec == Codec::Neural);
+        let learned = model.and_then(|model| model.learned(&chunk.payload));
+        Ok((chunk.head, learned))
+    }
+
     /// Plain bytes of the chunks, in the order asked for, each checked. All that are not in `cache`
     /// are decoded, with those they refer to, and put there.
     pub fn read_chunks(&self, ids: &[ChunkId], cache: &dyn ChunkCache) -> Vec<Result<Arc<[u8]>>> {

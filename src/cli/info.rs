@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::Outcome;
 use super::args::open_options;
 use super::console::Console;
 use super::output::{Out, hex, human_bytes, ratio};
+use super::{Outcome, models};
 use crate::archive::{Archive, ChunkId, Kind};
 use crate::error::Result;
 use crate::wire::chunk::Codec;
@@ -48,6 +48,30 @@ struct Info {
     codecs: Option<Codecs>,
     #[serde(skip_serializing_if = "Option::is_none")]
     references: Option<References>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bits: Option<Bits>,
+}
+
+/// Where the bits of an archive go.
+#[derive(Default, Serialize)]
+struct Bits {
+    models: Vec<ModelBits>,
+    /// Of chunks that no model coded.
+    fallback: u64,
+    /// Everything but the chunks' payloads.
+    overhead: u64,
+}
+
+/// The bits of the chunks that one model coded.
+#[derive(Clone, Default, Serialize)]
+struct ModelBits {
+    name: String,
+    chunks: u64,
+    /// Chunks whose learned sequence is not empty, and its symbols.
+    with_c: u64,
+    symbols: u64,
+    c: u64,
+    residual: u64,
 }
 
 #[derive(Serialize)]
@@ -85,7 +109,11 @@ struct References {
 
 pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     console.about(&args.archive);
-    let archive = Archive::open(&args.archive, &open_options())?;
+    let archive = if args.chunks {
+        models::open(&args.archive)
+    } else {
+        Archive::open(&args.archive, &open_options())
+    }?;
     let info = gather(&archive, args.chunks)?;
     let mut out = Out::new();
     if args.json {
@@ -116,6 +144,7 @@ fn gather(archive: &Archive, chunks: bool) -> Result<Info> {
         models: Vec::new(),
         codecs: None,
         references: None,
+        bits: None,
     };
     for entry in archive.entries() {
         match entry.kind {
@@ -137,19 +166,36 @@ fn gather(archive: &Archive, chunks: bool) -> Result<Info> {
         .map(|m| Model { name: m.name.clone(), fingerprint: hex(&m.fingerprint), embedded: m.embedded })
         .collect();
     if chunks {
-        let (codecs, references) = count_codecs(archive)?;
-        (info.codecs, info.references) = (Some(codecs), Some(references));
+        let mut bits = Bits { models: names(archive), ..Bits::default() };
+        let (codecs, references) = count_codecs(archive, &mut bits)?;
+        let coded = codecs.stored.coded_bytes + codecs.zstd.coded_bytes + codecs.neural.coded_bytes;
+        bits.fallback = 8 * (codecs.stored.coded_bytes + codecs.zstd.coded_bytes);
+        bits.overhead = 8 * info.archive_bytes.saturating_sub(coded);
+        (info.codecs, info.references, info.bits) = (Some(codecs), Some(references), Some(bits));
     }
     Ok(info)
 }
 
-fn count_codecs(archive: &Archive) -> Result<(Codecs, References)> {
+fn names(archive: &Archive) -> Vec<ModelBits> {
+    archive.models().iter().map(|m| ModelBits { name: m.name.clone(), ..ModelBits::default() }).collect()
+}
+
+fn count_codecs(archive: &Archive, bits: &mut Bits) -> Result<(Codecs, References)> {
     let (mut codecs, mut references) = (Codecs::default(), References::default());
     // Of the chunks in the window: those that must be decoded for it, and whether one names it.
     let mut recent: VecDeque<(BTreeSet<u32>, bool)> = VecDeque::new();
     let mut to_decode = 0u64;
     for id in (0..archive.chunk_count()).map(ChunkId) {
-        let head = archive.chunk_head(id)?;
+        let (head, learned) = archive.learned(id)?;
+        let model = bits.models.get_mut(usize::from(head.model)).filter(|_| head.codec == Codec::Neural);
+        if let Some(model) = model {
+            let (symbols, c) = learned.map_or((0, 0), |learned| (learned.c.len() as u64, learned.bits));
+            model.chunks += 1;
+            model.with_c += u64::from(symbols > 0);
+            model.symbols += symbols;
+            model.c += c;
+            model.residual += (8 * u64::from(head.coded_len)).saturating_sub(c);
+        }
         let coded = match head.codec {
             Codec::Stored => &mut codecs.stored,
             Codec::Zstd => &mut codecs.zstd,
@@ -209,6 +255,17 @@ fn print(info: &Info, out: &mut Out) -> Result<()> {
             "{name:<13} {} chunks, {raw} to {packed}, {bits} bits per byte, {} refer to others",
             coded.chunks, coded.referring
         ))?;
+    }
+    if let Some(bits) = &info.bits {
+        for model in &bits.models {
+            let ModelBits { chunks, with_c, symbols, c, residual, .. } = model;
+            out.line(format_args!(
+                "bits          {c} for c ({symbols} symbols, {with_c} of {chunks} chunks), {residual} for the rest, with {}",
+                crate::archive::paths::escape(model.name.as_bytes())
+            ))?;
+        }
+        let Bits { fallback, overhead, .. } = bits;
+        out.line(format_args!("bits          {fallback} in chunks of no model, {overhead} of overhead"))?;
     }
     if let Some(References { naming, named, to_decode }) = &info.references {
         out.line(format_args!(

@@ -8,6 +8,8 @@ pub(crate) struct Level {
     pub chunk_size: u32,
     pub references: u8,
     pub depth: u8,
+    /// Learned sequences that are tried for a chunk, beside the empty one.
+    pub effort: u16,
     /// zstd's level.
     pub zstd: i32,
     /// Most bytes of a group's dictionary.
@@ -20,8 +22,15 @@ pub(crate) const DEFAULT: u8 = 5;
 const DICTIONARY: u32 = 112 << 10;
 
 const LEVELS: [Level; 9] = {
-    let fast =
-        Level { models: &[], chunk_size: 16 << 10, references: 0, depth: 1, zstd: 3, dictionary: DICTIONARY };
+    let fast = Level {
+        models: &[],
+        chunk_size: 16 << 10,
+        references: 0,
+        depth: 1,
+        effort: 1,
+        zstd: 3,
+        dictionary: DICTIONARY,
+    };
     let small = Level { models: &["default"], zstd: 19, dictionary: 0, ..fast };
     [
         fast,
@@ -31,8 +40,8 @@ const LEVELS: [Level; 9] = {
         small,
         Level { references: 2, ..small },
         Level { references: 4, depth: 2, ..small },
-        Level { references: 8, depth: 4, ..small },
-        Level { models: &["base", "default"], references: 8, depth: 4, ..small },
+        Level { references: 8, depth: 4, effort: 4, ..small },
+        Level { models: &["base", "default"], references: 8, depth: 4, effort: 8, ..small },
     ]
 };
 

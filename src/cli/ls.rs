@@ -29,7 +29,10 @@ pub(crate) struct Args {
     /// Draw folders as a tree
     #[arg(long, conflicts_with_all = ["long", "json", "null"])]
     tree: bool,
-    /// Print a JSON array with one object per entry
+    /// List chunks, each with its codec, sizes, references and learned sequence
+    #[arg(long, conflicts_with_all = ["long", "tree", "null", "paths"])]
+    chunks: bool,
+    /// Print a JSON array with one object per entry or chunk
     #[arg(long, conflicts_with_all = ["long", "null"])]
     json: bool,
     /// End each path with a NUL byte and print it as it is, without escapes
@@ -63,6 +66,12 @@ struct Row<'a> {
 
 pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     console.about(&args.archive);
+    if args.chunks {
+        let mut out = Out::new();
+        super::chunks::list(&super::models::open(&args.archive)?, args.json, &mut out)?;
+        out.finish()?;
+        return Ok(Outcome::Done);
+    }
     let archive = Archive::open(&args.archive, &open_options())?;
     for path in &args.paths {
         find(&archive, path)?;

@@ -7,6 +7,7 @@ mod append;
 mod args;
 mod bench;
 mod cat;
+mod chunks;
 mod completions;
 mod console;
 mod diff;

@@ -9,7 +9,7 @@ use super::args::open_options;
 use super::output::hex;
 use crate::archive::Archive;
 use crate::archive::paths::escape;
-use crate::codec::neural::Neural;
+use crate::codec::neural::{Compressor, Neural};
 use crate::codec::{ChunkModel, Models};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -29,7 +29,8 @@ pub(crate) struct Chosen {
 }
 
 /// The models for a new archive: of those named the first that is at hand, none if none is named.
-pub(crate) fn for_packing(names: &[&str], embed: bool) -> Result<Chosen> {
+/// For each chunk `effort` learned sequences are tried beside the empty one.
+pub(crate) fn for_packing(names: &[&str], embed: bool, effort: u16) -> Result<Chosen> {
     let alone = Chosen { models: Models::none(), embed: Vec::new(), missing: None, zstd_alone: true };
     let Some((&first, others)) = names.split_first().filter(|(first, _)| **first != NO_MODEL) else {
         return Ok(alone);
@@ -47,7 +48,9 @@ pub(crate) fn for_packing(names: &[&str], embed: bool) -> Result<Chosen> {
         }
     };
     let embed = if embed { vec![(0, registry::file_bytes(&found)?.into())] } else { Vec::new() };
-    Ok(Chosen { models: Models::one(neural(found.model)), embed, missing, zstd_alone: false })
+    let compressor = if effort > 0 { compressor(&found)? } else { None };
+    let model = Neural::new(found.model).searching(compressor, effort.into());
+    Ok(Chosen { models: Models::one(Arc::new(model)), embed, missing, zstd_alone: false })
 }
 
 /// The model for more of an archive: the one named, or else the last of the archive's own.
@@ -58,7 +61,7 @@ pub(crate) fn for_appending(
     path: &Path,
 ) -> Result<Chosen> {
     let (None, Some((number, wanted))) = (name, archive.models().iter().enumerate().next_back()) else {
-        return for_packing(&[name.unwrap_or(NO_MODEL)], embed);
+        return for_packing(&[name.unwrap_or(NO_MODEL)], embed, 1);
     };
     let found = for_reading(archive.models(), |index| archive.embedded_model(index), Some(path))?;
     let model = u8::try_from(number).ok().and_then(|number| found.get(number)).cloned();
@@ -89,6 +92,22 @@ pub(crate) fn for_reading(
         slots.push(model.map(neural));
     }
     Ok(Models::new(slots))
+}
+
+/// The compressor of a model, if there is one beside it and this build can run it.
+#[cfg(feature = "train")]
+fn compressor(found: &Found) -> Result<Option<Arc<dyn Compressor>>> {
+    let Some(bytes) = registry::compressor_bytes(found)? else { return Ok(None) };
+    let device = candle_core::Device::Cpu;
+    let name = found.model.config().name.as_str();
+    let compressor = crate::train::compressor::Compressor::load(&bytes, name, &device)?;
+    let own = compressor.config.model.as_deref() == Some(hex(&found.model.fingerprint()).as_str());
+    Ok(own.then(|| Arc::new(compressor) as Arc<dyn Compressor>))
+}
+
+#[cfg(not(feature = "train"))]
+fn compressor(_: &Found) -> Result<Option<Arc<dyn Compressor>>> {
+    Ok(None)
 }
 
 fn neural(model: Arc<Model>) -> Arc<dyn ChunkModel> {

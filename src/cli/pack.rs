@@ -57,6 +57,10 @@ pub(crate) struct Args {
     /// How deep references may chain, 1 to 8
     #[arg(long, value_name = "D", value_parser = clap::value_parser!(u8).range(1..=8))]
     depth: Option<u8>,
+    /// Learned sequences that are tried for each chunk, beside the empty one: the best of the model's
+    /// compressor if it is at hand, otherwise the likeliest symbols
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=4096))]
+    effort: Option<u16>,
     /// Do not decode each chunk again to check it
     #[arg(long)]
     no_check: bool,
@@ -96,7 +100,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     }
     let level = levels::level(args.level);
     let names = args.model.as_deref().map_or(level.models.to_vec(), |name| vec![name]);
-    let chosen = models::for_packing(&names, args.embed_model)?;
+    let chosen = models::for_packing(&names, args.embed_model, args.effort.unwrap_or(level.effort))?;
     if let Some(missing) = &chosen.missing {
         console.say(missing);
     }

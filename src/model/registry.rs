@@ -54,6 +54,17 @@ pub fn file_bytes(found: &Found) -> Result<Vec<u8>> {
     found.path.as_deref().map_or_else(|| Ok(DEFAULT.to_vec()), read_file)
 }
 
+/// The file of the compressor that belongs to a model: `NAME.compressor` beside `NAME.safetensors`.
+/// Whether it really belongs to it, its contents say.
+///
+/// # Errors
+/// `Io` if it is there but cannot be read, `Limit` if it is too long.
+pub fn compressor_bytes(found: &Found) -> Result<Option<Vec<u8>>> {
+    let Some(path) = &found.path else { return Ok(None) };
+    let path = path.with_extension("compressor");
+    if path.is_file() { read_file(&path).map(Some) } else { Ok(None) }
+}
+
 /// Loads a model file.
 pub fn load(path: &Path) -> Result<Arc<Model>> {
     Ok(Arc::new(Model::from_bytes(&read_file(path)?)?))
