@@ -41,6 +41,10 @@ class Layer:
     """The products of one layer, of the decoder or of the latent encoder."""
 
 
+class Set:
+    """The decoder's layers, head and copy gates."""
+
+
 class Model:
     def __init__(self, data):
         self.fingerprint = hash_bytes(data)
@@ -91,16 +95,14 @@ class Model:
         self.classes = [self.table("embed.class.%d" % k, CLASSES) for k in range(self.slots)]
         self.ngram = [self.table("embed.ngram.%d" % n, 1 << r) for n, (_, r) in enumerate(self.ngrams)]
         ff = _count(c["ff"], 1, 2048, "ff")
-        self.layers = [self.layer("decoder.%d" % i, self.kv_heads, ff, crosses)
-                       for i in range(_count(c["layers"], 1, 64, "layers"))]
-        self.head = self.linear("head", self.vocab, d)
-        self.copy = None
-        if c["copy"]:
-            self.copy = self.linear("copy", self.slots, d)
-            self.copy_bias = self.bounded("copy.bias", (self.slots, CLASSES))
+        count = _count(c["layers"], 1, 64, "layers")
+        experts = _count(latent.get("experts", 1), 1, min(256, latent["symbols"] + 1), "experts") if latent else 1
+        self.sets = [self.weight_set("expert.%d." % e if e else "", count, ff, crosses, c["copy"])
+                     for e in range(experts)]
+        self.copy = c["copy"]
         self.latent, self.steer_input = None, None
         if latent is not None:
-            require(set(latent) | {"steer"} == {"symbols", "max", "layers", "ff", "steer"},
+            require(set(latent) | {"steer", "experts"} == {"symbols", "max", "layers", "ff", "steer", "experts"},
                     "model: missing or unknown latent keys")
             self.latent = _count(latent["symbols"], 1, 65534, "latent symbols")
             self.latent_max = _count(latent["max"], 1, 4096, "latent max")
@@ -115,17 +117,34 @@ class Model:
                 _count(latent["ff"], 0, 0, "latent ff")
             steer = latent.get("steer", False)
             require(type(steer) is bool, "model: steer is no truth value")
-            require(crosses or steer, "model: nothing reads the learned sequence")
+            require(crosses or steer or experts > 1, "model: nothing reads the learned sequence")
             if steer:
                 require(self.activation == "relu2" and self.latent_max <= 64, "model: cannot be steered")
-                self.read_steering(ff)
+                self.read_steering(ff, count)
 
-    def read_steering(self, ff):
+    def weight_set(self, prefix, layers, ff, crosses, copy):
+        """The decoder's weights: one set, or one of those that c chooses from."""
+        found = Set()
+        found.layers = [self.layer("%sdecoder.%d" % (prefix, i), self.kv_heads, ff, crosses)
+                        for i in range(layers)]
+        found.head = self.linear(prefix + "head", self.vocab, self.width)
+        if copy:
+            found.copy = self.linear(prefix + "copy", self.slots, self.width)
+            found.copy_bias = self.bounded(prefix + "copy.bias", (self.slots, CLASSES))
+        return found
+
+    def set_of(self, c):
+        """The weights for a chunk with this c (section 8.3)."""
+        if not c or len(self.sets) == 1:
+            return self.sets[0]
+        return self.sets[1 + c[0] % (len(self.sets) - 1)]
+
+    def read_steering(self, ff, layers):
         """Section 8.2: tables and their shifts."""
         self.steer_input = self.steer_table("steer.input", self.width)
-        self.steer_gains = [self.steer_table("steer.%d.gain" % i, ff) for i in range(len(self.layers))]
+        self.steer_gains = [self.steer_table("steer.%d.gain" % i, ff) for i in range(layers)]
         self.steer_head = self.steer_table("steer.head", self.vocab)
-        if self.copy is not None:
+        if self.copy:
             self.steer_copy = self.steer_table("steer.copy", self.slots * CLASSES)
 
     def steer_table(self, name, columns):
@@ -214,7 +233,7 @@ class Model:
         layer.qkv = self.linear(name + ".qkv", inner + 2 * kv, d)
         layer.score = self.number(name + ".score", 30)
         layer.bias = self.bounded(name + ".bias", (self.heads, -1))
-        high = 4096 if name.startswith("decoder") else 2 * 4096 + 1
+        high = 2 * 4096 + 1 if name.startswith("latent") else 4096
         require(1 <= len(layer.bias[0]) <= high, "model: a bias has too many columns")
         layer.out = self.linear(name + ".out", d, inner)
         gated = self.activation == "gated-gelu"

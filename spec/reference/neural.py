@@ -191,11 +191,12 @@ class Steering:
         self.input = total(model.steer_input)
         self.gains = [[clamp(4096 + v, 0, 16383) for v in total(part)] for part in model.steer_gains]
         self.head = [clamp(v, -BIAS, BIAS) for v in total(model.steer_head)]
-        if model.copy is not None:
+        if model.copy:
             sums = total(model.steer_copy)
-            width = len(model.copy_bias[0])
+            biases = model.set_of(c).copy_bias
+            width = len(biases[0])
             self.copy = [[clamp(bias + more, -BIAS, BIAS) for bias, more in zip(row, sums[k * width:])]
-                         for k, row in enumerate(model.copy_bias)]
+                         for k, row in enumerate(biases)]
 
 
 class Predictor:
@@ -203,10 +204,11 @@ class Predictor:
 
     def __init__(self, model, c):
         self.model = model
+        self.set = model.set_of(c)
         window = model.window or 4096
-        self.caches = [Cache(layer.kv_heads, model.head_size, window) for layer in model.layers]
+        self.caches = [Cache(layer.kv_heads, model.head_size, window) for layer in self.set.layers]
         self.biases = []
-        for layer in model.layers:
+        for layer in self.set.layers:
             self.biases.append([list(row) + [row[-1]] * (window - len(row)) for row in layer.bias])
         self.steering = Steering(model, c) if c and model.steer_input is not None else None
         self.cross = None
@@ -214,7 +216,7 @@ class Predictor:
             encoded = encode_latent(model, c)
             inner = model.heads * model.head_size
             self.cross = []
-            for layer in model.layers:
+            for layer in self.set.layers:
                 cache = Cache(model.heads, model.head_size, len(c))
                 for q, m, e in encoded:
                     y = clamp_keys(layer.cross_kv(q, m, e))
@@ -240,7 +242,7 @@ class Predictor:
         if steering is not None:
             h = add(h, steering.input)
         inner = model.heads * model.head_size
-        for place, layer in enumerate(model.layers):
+        for place, layer in enumerate(self.set.layers):
             y = clamp_keys(project(layer.qkv, h))
             kv = layer.kv_heads * model.head_size
             self.caches[place].push(y[inner:inner + kv], y[inner + kv:])
@@ -253,12 +255,12 @@ class Predictor:
             h = feed_forward(model, layer, h, steering.gains[place] if steering is not None else None)
         q = quantise(h)[0]
         m, e = normalise(q)
-        z = model.head(q, m, e)
+        z = self.set.head(q, m, e)
         if steering is not None:
             z = add(z, steering.head)
-        if model.copy is not None:
-            biases = steering.copy if steering is not None else model.copy_bias
-            for k, gate in enumerate(model.copy(q, m, e)):
+        if model.copy:
+            biases = steering.copy if steering is not None else self.set.copy_bias
+            for k, gate in enumerate(self.set.copy(q, m, e)):
                 candidate, cls = history.slots[k]
                 if candidate is not None:
                     z[candidate] = clamp(z[candidate] + gate + biases[k][cls], -STREAM, STREAM)

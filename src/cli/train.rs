@@ -68,7 +68,7 @@ pub(crate) struct Args {
     /// Most symbols in a learned sequence
     #[arg(long, default_value_t = 4, value_name = "N")]
     max_symbols: usize,
-    /// Sets of the decompressor's weights, of which the first symbol chooses one
+    /// Sets of the decompressor's weights: one for an empty sequence, the others for its first symbol
     #[arg(long, default_value_t = 1, value_name = "N")]
     experts: usize,
     /// Symbols choose among experts only, and have no rows that steer the decompressor
@@ -92,7 +92,7 @@ pub(crate) struct Args {
     /// Share of a symbol's bits that a sequence pays
     #[arg(long, default_value_t = 0.125, value_name = "X")]
     cost: f64,
-    /// Share of sequences that the decompressor learns without a learned sequence
+    /// Share of steps in which the decompressor learns without a learned sequence
     #[arg(long, default_value_t = 0.15, value_name = "X")]
     empty: f64,
     /// Learning rate of the compressor

@@ -95,7 +95,7 @@ pub struct Latent {
     /// Whether each symbol has rows that steer the decoder.
     #[serde(default)]
     pub steer: bool,
-    /// Sets of the decoder's weights, of which the first symbol chooses one.
+    /// Sets of the decoder's weights: one for an empty c, the others for the first symbol to choose from.
     #[serde(default = "one")]
     pub experts: usize,
 }
@@ -206,8 +206,8 @@ impl Config {
             self.require(sizes, "a size of its latent encoder is out of bounds")?;
             let read = latent.layers > 0 || latent.steer || latent.experts > 1;
             self.require(read, "nothing in it reads the learned sequence")?;
-            let experts = (1..=MAX_EXPERTS.min(latent.symbols)).contains(&latent.experts);
-            self.require(experts, "it must have 1 to 256 experts, no more than latent symbols")?;
+            let experts = (1..=MAX_EXPERTS.min(latent.symbols + 1)).contains(&latent.experts);
+            self.require(experts, "it must have 1 to 256 experts, one more than latent symbols at most")?;
             let short = !latent.steer || latent.max <= MAX_STEERING;
             self.require(short, "a learned sequence that steers has at most 64 symbols")?;
             let squared = !latent.steer || self.activation == Activation::Relu2;
@@ -428,7 +428,7 @@ mod tests {
                     Some(Latent { symbols: 65_535, max: 1, layers: 1, ff: 1, steer: false, experts: 1 })
             },
             |c| c.latent = Some(Latent { symbols: 1, max: 1, layers: 0, ff: 0, steer: false, experts: 1 }),
-            |c| c.latent = Some(Latent { symbols: 3, max: 1, layers: 0, ff: 0, steer: false, experts: 4 }),
+            |c| c.latent = Some(Latent { symbols: 3, max: 1, layers: 0, ff: 0, steer: false, experts: 5 }),
             |c| c.latent = Some(Latent { symbols: 1, max: 65, layers: 0, ff: 0, steer: true, experts: 1 }),
             |c| c.activation = Activation::GatedGelu,
             |c| c.shifts.retain(|name, _| name != "head"),

@@ -19,4 +19,4 @@ mod weights;
 pub mod write;
 
 pub use steer::GAIN_ONE;
-pub use weights::Model;
+pub use weights::{Model, expert};

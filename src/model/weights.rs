@@ -140,9 +140,9 @@ impl Model {
         self.fingerprint
     }
 
-    /// Which set of weights decodes chunks with this c.
+    /// Which set of weights decodes chunks with this c: the first if it is empty.
     pub fn expert(&self, c: &[u16]) -> usize {
-        c.first().map_or(0, |&symbol| usize::from(symbol) % self.sets.len())
+        expert(self.sets.len(), c)
     }
 
     /// Multiply-adds with 8-bit weights per token, attention apart.
@@ -152,6 +152,14 @@ impl Model {
             !p.name.starts_with("latent") && !p.name.starts_with("expert") && !p.name.ends_with("cross_kv")
         });
         per_token.map(|p| p.rows * p.cols).sum()
+    }
+}
+
+/// The number of the set, among `sets`, that a chunk with this c takes (spec section 8.3).
+pub fn expert(sets: usize, c: &[u16]) -> usize {
+    match c.first() {
+        Some(&symbol) if sets > 1 => 1 + usize::from(symbol) % (sets - 1),
+        _ => 0,
     }
 }
 

@@ -3,7 +3,7 @@
 //! Three stages: C learns to reproduce what it reads while kinds of text (`clusters`) stand in for its
 //! actions, so that the symbols of c come to mean something to D; then the actor learns to name those
 //! kinds; then actor and critic learn from the reward. D learns from its cross-entropy in every stage,
-//! with c empty for a share of the sequences.
+//! with c empty in a share of the steps.
 //!
 //! The reward of a whole c is `(bits of the sequence with c empty) - (bits with c) - cost of c`. The
 //! first term does not depend on what the actor does, so the gradient is that of the paper's
@@ -24,7 +24,7 @@ use std::f64::consts::LN_2;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairConfig {
     pub compressor: CompressorConfig,
-    /// Sets of D's weights, of which the first symbol chooses one.
+    /// Sets of D's weights: one for an empty c, the others for the first symbol to choose from.
     pub experts: usize,
     /// Whether symbols have rows that steer D.
     pub rows: bool,
@@ -34,7 +34,7 @@ pub struct PairConfig {
     /// Share of a symbol's bits that a sequence pays in the end: the length of a sequence over that of
     /// a chunk. The share rises from nothing over the first half of the third stage.
     pub cost: f64,
-    /// Share of sequences that D learns with c empty.
+    /// Share of steps in which D learns with c empty.
     pub empty: f64,
     pub rate: f64,
     pub gamma: f64,
@@ -67,6 +67,16 @@ pub struct Told {
 }
 
 impl Told {
+    const NOTHING: Self = Self {
+        c_bits: f64::NAN,
+        c_len: f64::NAN,
+        residual_bits: f64::NAN,
+        empty_bits: f64::NAN,
+        reward: f64::NAN,
+        value_error: f64::NAN,
+        entropy: f64::NAN,
+    };
+
     /// All values in the order of their fields.
     pub fn values(&self) -> [f64; 7] {
         [
@@ -166,13 +176,14 @@ impl Pair {
     }
 
     /// One step of C and D on a batch: number `at.0` of `at.1`. `mixed` are tokens and kinds of other
-    /// sequences, for the stages in which C is told what to write. `learn` takes D's loss and moves D;
+    /// sequences, for the stages in which C is told what to write; with `empty` D learns without c. `learn` takes D's loss and moves D;
     /// `factor` scales the rate.
     pub fn step(
         &mut self,
         net: &Net,
         batch: &Batch,
         mixed: &[(Vec<u32>, u16)],
+        empty: bool,
         at: (usize, usize),
         factor: f64,
         learn: impl FnOnce(&Tensor) -> Result<()>,
@@ -189,19 +200,22 @@ impl Pair {
                 let kinds: Vec<_> = mixed.iter().map(|&(_, kind)| vec![kind]).collect();
                 self.imitate(&memory, &kinds)?
             };
-            let cs = Self::sequences(batch).map(|tokens| vec![self.clusters.kind(tokens) as u16]).collect();
+            let kind = |tokens: &[u32]| vec![self.clusters.kind(tokens) as u16];
+            let cs = if empty { vec![] } else { Self::sequences(batch).map(kind).collect() };
             return self.supervised(net, batch, cs, loss, factor, learn);
+        }
+        if empty {
+            learn(&net.loss(batch)?)?;
+            return Ok(Told::NOTHING);
         }
         let memory = self.compressor.read(&self.excerpts(batch))?;
         let done = (step - before) as f64 / steps.saturating_sub(before).max(1) as f64;
         self.reinforce(net, batch, &memory, done, factor, learn)
     }
 
-    /// Empties c for some sequences, so that D stays a good model without one.
-    fn with_empty(&mut self, cs: &[Vec<u16>]) -> Vec<Vec<u16>> {
-        let empty = self.config.empty as f32;
-        let random = &mut self.random;
-        cs.iter().map(|c| if random.uniform() < empty { vec![] } else { c.clone() }).collect()
+    /// Whether the next step is one in which D learns without c, so that it stays good without one.
+    pub fn draw_empty(&mut self) -> bool {
+        f64::from(self.random.uniform()) < self.config.empty
     }
 
     fn supervised(
@@ -215,17 +229,16 @@ impl Pair {
     ) -> Result<Told> {
         let entropy = scalar(&loss)?;
         self.adam.minimise(&loss, factor)?;
-        self.prior.count(&cs);
-        let used = self.with_empty(&cs);
-        let (loss, nats) = net.loss_with(batch, &used)?;
+        let (loss, nats) = net.loss_with(batch, &cs)?;
         learn(&loss)?;
+        let residual = mean(nats.iter().copied()) / LN_2;
+        if cs.is_empty() {
+            return Ok(Told { entropy, empty_bits: residual, ..Told::NOTHING });
+        }
+        self.prior.count(&cs);
         let bits = self.prior.bits();
-        let costs: f64 = used.iter().filter(|c| !c.is_empty()).map(|c| bits(c).iter().sum::<f64>()).sum();
-        let count = used.iter().filter(|c| !c.is_empty()).count().max(1) as f64;
-        let residual_bits = mean(nats.iter().copied()) / LN_2;
-        let (c_bits, c_len, none) = (costs / count, 1.0, f64::NAN);
-        let (empty_bits, reward, value_error) = (none, none, none);
-        Ok(Told { c_bits, c_len, residual_bits, empty_bits, reward, value_error, entropy })
+        let c_bits = mean(cs.iter().map(|c| bits(c).iter().sum::<f64>()));
+        Ok(Told { c_bits, c_len: 1.0, residual_bits: residual, entropy, ..Told::NOTHING })
     }
 
     /// Cross-entropy of the actor against given sequences.
@@ -266,9 +279,8 @@ impl Pair {
         learn: impl FnOnce(&Tensor) -> Result<()>,
     ) -> Result<Told> {
         let cs = self.compressor.write(memory, Some(&mut self.random))?;
-        let used = self.with_empty(&cs);
         let empty_nats = net.nats(batch, &[])?;
-        let (loss, nats) = net.loss_with(batch, &used)?;
+        let (loss, nats) = net.loss_with(batch, &cs)?;
         learn(&loss)?;
         self.prior.count(&cs);
 
@@ -276,15 +288,9 @@ impl Pair {
         let share = self.config.cost * (2.0 * done).min(1.0);
         let bits = self.prior.bits();
         let steps = self.config.compressor.max;
-        let (mut rewards, mut weight) = (vec![0.0f32; cs.len() * steps], vec![0.0f32; cs.len()]);
+        let mut rewards = vec![0.0f32; cs.len() * steps];
         let (mut costs, mut totals) = (0.0, Vec::new());
-        for (row, c) in used.iter().enumerate() {
-            // A sequence whose c was taken away says nothing of the actor, but for an actor that
-            // wrote an empty one.
-            if c.len() != cs[row].len() {
-                continue;
-            }
-            weight[row] = 1.0;
+        for (row, c) in cs.iter().enumerate() {
             let saved = (empty_nats[row] - nats[row]) / LN_2;
             let cost = bits(c);
             let total = saved - share * cost.iter().sum::<f64>();
@@ -303,12 +309,8 @@ impl Pair {
         self.scale = if self.scale == 1.0 { square } else { 0.99 * self.scale + 0.01 * square }.max(1e-3);
 
         let (log, values) = self.compressor.act(memory, &padded(&cs, steps - 1))?;
-        let (picked, mask, _) = self.picked(&log, &cs)?;
-        let device = log.device();
-        let weight = Tensor::from_vec(weight, (cs.len(), 1), device)?;
-        let mask = mask.broadcast_mul(&weight)?;
-        let count = f64::from(mask.sum_all()?.to_scalar::<f32>()?).max(1.0);
-        let rewards = Tensor::from_vec(rewards, (cs.len(), steps), device)?;
+        let (picked, mask, count) = self.picked(&log, &cs)?;
+        let rewards = Tensor::from_vec(rewards, (cs.len(), steps), log.device())?;
         // The value after the last action is zero.
         let after = values.detach();
         let after = (after * &mask)?;
@@ -330,13 +332,7 @@ impl Pair {
         let given = totals.len().max(1) as f64;
         Ok(Told {
             c_bits: costs / given,
-            c_len: used
-                .iter()
-                .zip(&cs)
-                .filter(|(u, c)| u.len() == c.len())
-                .map(|(c, _)| c.len())
-                .sum::<usize>() as f64
-                / given,
+            c_len: mean(cs.iter().map(|c| c.len() as f64)),
             residual_bits: mean(nats.iter().copied()) / LN_2,
             empty_bits: mean(empty_nats.iter().copied()) / LN_2,
             reward: mean(totals.iter().copied()),
@@ -360,10 +356,11 @@ pub fn check(config: &PairConfig, len: usize) -> crate::Result<()> {
     let c = &config.compressor;
     let sizes =
         (1..=4096).contains(&c.symbols) && (1..=64).contains(&c.max) && (4..=len).contains(&c.excerpt);
-    let experts = (1..=c.symbols.min(256)).contains(&config.experts) && (config.experts > 1 || config.rows);
+    let experts =
+        (1..=(c.symbols + 1).min(256)).contains(&config.experts) && (config.experts > 1 || config.rows);
     if sizes && experts {
         return Ok(());
     }
-    let rule = "a learned sequence has 1 to 4,096 symbols, at most 64 of them, and an excerpt of 4 tokens to a sequence, and 1 to 256 experts, no more than symbols";
+    let rule = "a learned sequence has 1 to 4,096 symbols, at most 64 of them, and an excerpt of 4 tokens to a sequence, and 1 to 256 experts, one more than symbols at most";
     Err(Error::Usage(rule.to_owned()))
 }

@@ -271,8 +271,19 @@ impl<'a> Batches<'a> {
         Ok(())
     }
 
+    /// A batch of windows of any kind.
+    pub fn any(&mut self, sequences: usize) -> Result<Batch> {
+        self.fill(sequences)?;
+        let windows = (0..sequences).map(|_| self.pool.swap_remove(self.random.below(self.pool.len())));
+        let windows = windows.collect();
+        Ok(join(self.featuriser.len, windows))
+    }
+
     /// The next batch of `sequences` windows.
     pub fn next(&mut self, sequences: usize) -> Result<Batch> {
+        if self.kinds.is_none() {
+            return self.any(sequences);
+        }
         self.fill(sequences)?;
         let mut windows = Vec::with_capacity(sequences);
         let kind = self.pool[self.random.below(self.pool.len())].kind;

@@ -44,7 +44,7 @@ pub struct Steering {
     pub symbols: usize,
     /// Longest c.
     pub max: usize,
-    /// Sets of weights, of which the first symbol chooses one.
+    /// Sets of weights: one for an empty c, the others for the first symbol to choose from.
     #[serde(default = "one")]
     pub experts: usize,
     /// Whether symbols have rows that steer.
@@ -278,7 +278,7 @@ impl Net {
     /// The set of weights that a sequence with this c takes.
     pub fn expert(&self, c: &[u16]) -> usize {
         let experts = self.config.steering.map_or(1, |steering| steering.experts);
-        c.first().map_or(0, |&symbol| usize::from(symbol) % experts)
+        crate::model::expert(experts, c)
     }
 
     /// What the c of each sequence adds up to, `[sequences][...]`; nothing if all are empty.

@@ -193,6 +193,7 @@ impl Run {
         &mut self,
         batch: &Batch,
         mixed: &[(Vec<u32>, u16)],
+        empty: bool,
         steps: usize,
         factor: f64,
     ) -> Result<(f64, Option<Told>)> {
@@ -207,7 +208,7 @@ impl Run {
         };
         let told = match pair {
             Some(pair) => {
-                Some(pair.step(net, batch, mixed, (head.step, steps), factor, learn).map_err(failed)?)
+                Some(pair.step(net, batch, mixed, empty, (head.step, steps), factor, learn).map_err(failed)?)
             }
             None => {
                 net.loss(batch).and_then(|loss| learn(&loss)).map_err(failed)?;
@@ -269,10 +270,12 @@ pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Pro
     let start = Instant::now();
     let (first, seconds_before) = (run.head.step, run.head.seconds);
     while run.head.step < options.steps && !interrupt.load(Ordering::Relaxed) {
-        let batch = batches.next(options.sequences)?;
+        let empty = run.pair.as_mut().is_some_and(Pair::draw_empty);
+        let batch = if empty { batches.any(options.sequences)? } else { batches.next(options.sequences)? };
         let told_what = run.pair.as_ref().is_some_and(|pair| pair.config.is_told(run.head.step));
         let mixed = if told_what { batches.mixed(MIXED)? } else { vec![] };
-        let (bpb, of_pair) = run.step(&batch, &mixed, options.steps, rate_factor(options, run.head.step))?;
+        let (bpb, of_pair) =
+            run.step(&batch, &mixed, empty, options.steps, rate_factor(options, run.head.step))?;
         run.head.step += 1;
         run.head.tokens += batch.targets.tokens.len() as u64;
         run.head.seconds = seconds_before + start.elapsed().as_secs_f64();
