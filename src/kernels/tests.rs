@@ -167,7 +167,7 @@ fn attention_is_equal_for_any_heads_and_reach() {
 #[test]
 fn slots_are_equal_and_hold_every_symbol() {
     let mut random = Random::new(5);
-    for symbols in [1, 7, 31, 32, 33, 256, 1000, 1024] {
+    for symbols in [1, 7, 31, 32, 33, 256, 511, 512, 1000, 1024, 1500] {
         for top in [1, 3000, 40_000, H_MAX] {
             let z = numbers(symbols, top, &mut random);
             let mut expected = Slots::new(symbols);
