@@ -38,6 +38,7 @@ fn main() {
         seconds: vec![2, 3],
         ngrams: vec![(2, 14), (3, 15)],
         copy: true,
+        steering: None,
     };
     let vocabulary = Vocabulary::new(&tokens).expect("a valid vocabulary");
     let macs = config.macs_per_token();

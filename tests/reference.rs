@@ -193,7 +193,14 @@ fn with_latent() -> Config {
     config.kv_heads = 4;
     config.activation = Activation::Relu;
     config.window = 0;
-    config.latent = Some(Latent { symbols: 20, max: 9, layers: 2, ff: 50 });
+    config.latent = Some(Latent { symbols: 20, max: 9, layers: 2, ff: 50, steer: false });
+    config
+}
+
+/// Steered by c, without an encoder or with one.
+fn steered(layers: usize) -> Config {
+    let mut config = rich();
+    config.latent = Some(Latent { symbols: 20, max: 9, layers, ff: 50 * layers.min(1), steer: true });
     config
 }
 
@@ -211,6 +218,9 @@ fn the_independent_decoder_computes_the_same_slots_for_every_kind_of_model() {
         (with_latent(), &[]),
         (with_latent(), &[7]),
         (with_latent(), &[0, 19, 3, 3, 8, 11, 0, 1, 2]),
+        (steered(0), &[]),
+        (steered(0), &[4, 4, 17]),
+        (steered(1), &[0, 19, 3, 3, 8, 11, 0, 1, 2]),
     ] {
         for draw in [Draw::Even, Draw::Extreme] {
             let file = model_file(config.clone(), draw, 11).unwrap();

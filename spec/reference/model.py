@@ -82,6 +82,7 @@ class Model:
         require(self.slots > 0 or not c["copy"], "model: copy gates without match orders")
         self.shifts = dict(c["shifts"])
         latent = c["latent"]
+        crosses = latent is not None and latent["layers"] != 0
 
         self.read_vocab()
         self.embed_shift = self.number("embed", 31)
@@ -90,22 +91,46 @@ class Model:
         self.classes = [self.table("embed.class.%d" % k, CLASSES) for k in range(self.slots)]
         self.ngram = [self.table("embed.ngram.%d" % n, 1 << r) for n, (_, r) in enumerate(self.ngrams)]
         ff = _count(c["ff"], 1, 2048, "ff")
-        self.layers = [self.layer("decoder.%d" % i, self.kv_heads, ff, latent is not None)
+        self.layers = [self.layer("decoder.%d" % i, self.kv_heads, ff, crosses)
                        for i in range(_count(c["layers"], 1, 64, "layers"))]
         self.head = self.linear("head", self.vocab, d)
         self.copy = None
         if c["copy"]:
             self.copy = self.linear("copy", self.slots, d)
             self.copy_bias = self.bounded("copy.bias", (self.slots, CLASSES))
-        self.latent = None
+        self.latent, self.steer_input = None, None
         if latent is not None:
-            require(set(latent) == {"symbols", "max", "layers", "ff"}, "model: missing or unknown latent keys")
-            require(self.kv_heads == self.heads, "model: a latent encoder with kv_heads unlike heads")
-            self.read_latent(latent)
+            require(set(latent) | {"steer"} == {"symbols", "max", "layers", "ff", "steer"},
+                    "model: missing or unknown latent keys")
+            self.latent = _count(latent["symbols"], 1, 4096, "latent symbols")
+            self.latent_max = _count(latent["max"], 1, 4096, "latent max")
+            self.prior = self.tensor("latent.prior", "U32", (self.latent + 1, self.latent + 1))
+            require(all(1 <= slot <= 1 << 16 for row in self.prior for slot in row),
+                    "model: a prior slot is out of range")
+            self.latent_layers = []
+            if crosses:
+                self.read_encoder(latent)
+            else:
+                _count(latent["ff"], 0, 0, "latent ff")
+            steer = latent.get("steer", False)
+            require(type(steer) is bool, "model: steer is no truth value")
+            require(crosses or steer, "model: nothing reads the learned sequence")
+            if steer:
+                require(self.square and self.latent_max <= 64, "model: cannot be steered")
+                self.read_steering(ff)
 
-    def read_latent(self, latent):
-        self.latent = _count(latent["symbols"], 1, 4096, "latent symbols")
-        self.latent_max = _count(latent["max"], 1, 4096, "latent max")
+    def read_steering(self, ff):
+        """Section 8.2: tables and their shifts."""
+        self.steer_input = self.steer_table("steer.input", self.width)
+        self.steer_gains = [self.steer_table("steer.%d.gain" % i, ff) for i in range(len(self.layers))]
+        self.steer_head = self.steer_table("steer.head", self.vocab)
+        if self.copy is not None:
+            self.steer_copy = self.steer_table("steer.copy", self.slots * CLASSES)
+
+    def steer_table(self, name, columns):
+        return Table(*self.weights(name, self.latent, columns)), self.number(name, 31)
+
+    def read_encoder(self, latent):
         self.latent_shift = self.number("latent_embed", 31)
         self.latent_embed = self.table("latent.embed", self.latent)
         ff = _count(latent["ff"], 1, 2048, "latent ff")
@@ -113,8 +138,6 @@ class Model:
                               for i in range(_count(latent["layers"], 1, 64, "latent layers"))]
         for layer in self.latent_layers:
             require(len(layer.bias[0]) % 2 == 1, "model: a latent bias has an even number of columns")
-        self.prior = self.tensor("latent.prior", "U32", (self.latent + 1, self.latent + 1))
-        require(all(1 <= slot <= 1 << 16 for row in self.prior for slot in row), "model: a prior slot is out of range")
 
     def read_vocab(self):
         """Section 2."""

@@ -9,6 +9,7 @@ from numerics import (FIELD, SLOT_EXP, attend, clamp, exp2neg, halves, normalise
 
 STREAM = 1 << 29
 KEY = 2047
+BIAS = 1 << 20
 HASH = 2654435769
 MASK = 0xFFFFFFFF
 
@@ -139,9 +140,11 @@ def project(linear, h):
     return linear(q, *normalise(q))
 
 
-def feed_forward(model, layer, h):
+def feed_forward(model, layer, h, gains=None):
     u = project(layer.up, h)
-    if model.square:
+    if gains is not None:
+        f = [min(rshift(clamp(v, 0, 32767) * gain, 12), 32767) ** 2 for v, gain in zip(u, gains)]
+    elif model.square:
         f = [clamp(v, 0, 32767) ** 2 for v in u]
     else:
         f = [clamp(v, 0, 1 << 30) for v in u]
@@ -173,6 +176,24 @@ def encode_latent(model, c):
     return encoded
 
 
+class Steering:
+    """What c changes without attention (section 8.2)."""
+
+    def __init__(self, model, c):
+        def total(part):
+            table, shift = part
+            return [rshift(sum(column), shift) for column in zip(*[table[symbol] for symbol in c])]
+
+        self.input = total(model.steer_input)
+        self.gains = [[clamp(4096 + v, 0, 16383) for v in total(part)] for part in model.steer_gains]
+        self.head = [clamp(v, -BIAS, BIAS) for v in total(model.steer_head)]
+        if model.copy is not None:
+            sums = total(model.steer_copy)
+            width = len(model.copy_bias[0])
+            self.copy = [[clamp(bias + more, -BIAS, BIAS) for bias, more in zip(row, sums[k * width:])]
+                         for k, row in enumerate(model.copy_bias)]
+
+
 class Predictor:
     """The decoder network over one chunk (sections 6 and 7)."""
 
@@ -183,8 +204,9 @@ class Predictor:
         self.biases = []
         for layer in model.layers:
             self.biases.append([list(row) + [row[-1]] * (window - len(row)) for row in layer.bias])
+        self.steering = Steering(model, c) if c and model.steer_input is not None else None
         self.cross = None
-        if c:
+        if c and model.latent_layers:
             encoded = encode_latent(model, c)
             inner = model.heads * model.head_size
             self.cross = []
@@ -210,6 +232,9 @@ class Predictor:
         """Coder slots of the next token."""
         model = self.model
         h = self.embed(history)
+        steering = self.steering
+        if steering is not None:
+            h = add(h, steering.input)
         inner = model.heads * model.head_size
         for place, layer in enumerate(model.layers):
             y = clamp_keys(project(layer.qkv, h))
@@ -221,15 +246,18 @@ class Predictor:
                 query = clamp_keys(project(layer.cross_q, h))
                 o = self.cross[place].attention(query, layer.cross_score, None)
                 h = add(h, layer.cross_out(*quantise(o)))
-            h = feed_forward(model, layer, h)
+            h = feed_forward(model, layer, h, steering.gains[place] if steering is not None else None)
         q = quantise(h)[0]
         m, e = normalise(q)
         z = model.head(q, m, e)
+        if steering is not None:
+            z = add(z, steering.head)
         if model.copy is not None:
+            biases = steering.copy if steering is not None else model.copy_bias
             for k, gate in enumerate(model.copy(q, m, e)):
                 candidate, cls = history.slots[k]
                 if candidate is not None:
-                    z[candidate] = clamp(z[candidate] + gate + model.copy_bias[k][cls], -STREAM, STREAM)
+                    z[candidate] = clamp(z[candidate] + gate + biases[k][cls], -STREAM, STREAM)
         top = max(z)
         return [slot + 1 for slot in exp2neg([top - v for v in z], SLOT_EXP)]
 

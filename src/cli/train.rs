@@ -62,6 +62,51 @@ pub(crate) struct Args {
     /// Go on from the checkpoint
     #[arg(long)]
     resume: bool,
+    /// Symbols of a learned sequence: trains a compressor that writes one for each chunk, too
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    symbols: usize,
+    /// Most symbols in a learned sequence
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    max_symbols: usize,
+    /// Tokens of a chunk that the compressor reads
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    excerpt: usize,
+    /// Width of the compressor
+    #[arg(long, default_value_t = 96, value_name = "N")]
+    compressor_width: usize,
+    /// Layers of the compressor's encoder
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    compressor_layers: usize,
+    /// Steps in which the compressor learns to reproduce what it reads
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    reproduce: usize,
+    /// Steps in which the compressor learns to tell kinds of text apart
+    #[arg(long, default_value_t = 300, value_name = "N")]
+    imitate: usize,
+    /// Share of a symbol's bits that a sequence pays
+    #[arg(long, default_value_t = 0.125, value_name = "X")]
+    cost: f64,
+    /// Share of sequences that the decompressor learns without a learned sequence
+    #[arg(long, default_value_t = 0.15, value_name = "X")]
+    empty: f64,
+    /// Learning rate of the compressor
+    #[arg(long, default_value_t = 5e-4, value_name = "X")]
+    compressor_rate: f64,
+    /// How much the value of what follows counts
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    gamma: f64,
+    /// Weight of the actor's entropy
+    #[arg(long, default_value_t = 0.02, value_name = "X")]
+    entropy: f64,
+    /// Start from the weights, sizes and vocabulary of this model file or checkpoint
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// Learning rates of the decompressor times this, but for those of steering
+    #[arg(long, default_value_t = 1.0)]
+    rate: f64,
+    /// Learning rate of what the learned sequence changes in the decompressor
+    #[arg(long, default_value_t = 3e-3, value_name = "X")]
+    steer_rate: f64,
     /// Steps between checkpoints and measurements
     #[arg(long, default_value_t = 500)]
     every: usize,
@@ -72,7 +117,9 @@ pub(crate) struct Args {
 
 #[cfg(feature = "train")]
 pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
-    use crate::train::{Options, net::NetConfig};
+    use crate::train::actor_critic::PairConfig;
+    use crate::train::compressor::CompressorConfig;
+    use crate::train::{Options, net::NetConfig, optimiser::OptimiserConfig};
 
     let checkpoint = args.checkpoint.clone().unwrap_or_else(|| {
         let mut name = args.output.clone().into_os_string();
@@ -92,13 +139,33 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         seconds: vec![2, 3],
         ngrams: vec![(2, 14), (3, 15)],
         copy: true,
+        steering: None,
     };
     let options = Options {
         data: args.data.clone(),
         output: args.output.clone(),
         name: args.name.clone(),
         net,
-        optimiser: Default::default(),
+        optimiser: OptimiserConfig { steer_rate: args.steer_rate, ..OptimiserConfig::default() }
+            .times(args.rate),
+        init: args.init.clone(),
+        pair: (args.symbols > 0).then(|| PairConfig {
+            compressor: CompressorConfig::new(
+                args.vocab,
+                args.symbols,
+                args.max_symbols,
+                args.excerpt,
+                args.compressor_width,
+                args.compressor_layers,
+            ),
+            reproduce: args.reproduce,
+            imitate: args.imitate,
+            cost: args.cost,
+            empty: args.empty,
+            rate: args.compressor_rate,
+            gamma: args.gamma,
+            entropy: args.entropy,
+        }),
         steps: args.steps,
         warm_up: args.warm_up,
         decay: f64::from(args.decay) / 100.0,

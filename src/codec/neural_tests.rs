@@ -32,7 +32,14 @@ fn with_latent() -> Config {
     config.kv_heads = 3;
     config.activation = Activation::Relu;
     config.window = 0;
-    config.latent = Some(Latent { symbols: 20, max: 9, layers: 2, ff: 50 });
+    config.latent = Some(Latent { symbols: 20, max: 9, layers: 2, ff: 50, steer: false });
+    config
+}
+
+/// Steered by c, without an encoder or with one.
+fn steered(layers: usize) -> Config {
+    let mut config = small();
+    config.latent = Some(Latent { symbols: 20, max: 9, layers, ff: 50 * layers.min(1), steer: true });
     config
 }
 
@@ -115,7 +122,7 @@ fn every_shape_of_model_codes_exactly() {
     wide.seconds = vec![];
     wide.copy = false;
     wide.window = 300;
-    for config in [plain, wide, with_latent()] {
+    for config in [plain, wide, with_latent(), steered(0)] {
         round_trip(&model(config, Draw::Even), &raws, &histories, &[]);
     }
 }
@@ -123,31 +130,35 @@ fn every_shape_of_model_codes_exactly() {
 #[test]
 fn learned_sequences_of_any_length_are_coded_and_change_the_slots() {
     let mut random = Random::new(3);
-    let model = model(with_latent(), Draw::Even);
     let raws: Vec<_> = [60, 200].map(|len| text(len, &mut random)).to_vec();
     let histories = vec![vec![]; 2];
-    for c in [&[][..], &[3], &[19, 0, 0, 5], &[1; 9]] {
-        round_trip(&model, &raws, &histories, c);
+    for config in [with_latent(), steered(0), steered(1)] {
+        let model = model(config, Draw::Even);
+        for c in [&[][..], &[3], &[19, 0, 0, 5], &[1; 9]] {
+            round_trip(&model, &raws, &histories, c);
+        }
+        let neural = Neural::new(model);
+        let size = |c: &[u16]| neural.encode_with(&raws[1], &[], c).unwrap().residual_bits;
+        assert_ne!(size(&[]), size(&[7, 7]));
+        assert!(neural.encode_with(&raws[1], &[], &[20]).is_err());
+        assert!(neural.encode_with(&raws[1], &[], &[0; 10]).is_err());
     }
-    let neural = Neural::new(model);
-    let size = |c: &[u16]| neural.encode_with(&raws[1], &[], c).unwrap().residual_bits;
-    assert_ne!(size(&[]), size(&[7, 7]));
-    assert!(neural.encode_with(&raws[1], &[], &[20]).is_err());
-    assert!(neural.encode_with(&raws[1], &[], &[0; 10]).is_err());
 }
 
 #[test]
 fn chunks_with_and_without_c_decode_together() {
     let mut random = Random::new(4);
-    let neural = Neural::new(model(with_latent(), Draw::Even));
     let raws: Vec<_> = (0..7).map(|i| text(40 + 9 * i, &mut random)).collect();
-    let encode =
-        |(i, raw): (usize, &Vec<u8>)| neural.encode_with(raw, &[], &[4, 2, 11][..i % 4]).unwrap().payload;
-    let payloads: Vec<_> = raws.iter().enumerate().map(encode).collect();
-    let jobs: Vec<_> =
-        payloads.iter().zip(&raws).map(|(payload, raw)| job(payload, raw.len(), &[])).collect();
-    for (result, raw) in decode(&neural, &jobs).into_iter().zip(&raws) {
-        assert_eq!(&result.unwrap(), raw);
+    for config in [with_latent(), steered(0)] {
+        let neural = Neural::new(model(config, Draw::Even));
+        let encode =
+            |(i, raw): (usize, &Vec<u8>)| neural.encode_with(raw, &[], &[4, 2, 11][..i % 4]).unwrap().payload;
+        let payloads: Vec<_> = raws.iter().enumerate().map(encode).collect();
+        let jobs: Vec<_> =
+            payloads.iter().zip(&raws).map(|(payload, raw)| job(payload, raw.len(), &[])).collect();
+        for (result, raw) in decode(&neural, &jobs).into_iter().zip(&raws) {
+            assert_eq!(&result.unwrap(), raw);
+        }
     }
 }
 
@@ -155,7 +166,7 @@ fn chunks_with_and_without_c_decode_together() {
 fn extreme_weights_overflow_nothing() {
     let mut random = Random::new(5);
     let raws = [text(300, &mut random)];
-    for config in [small(), with_latent()] {
+    for config in [small(), with_latent(), steered(0), steered(1)] {
         let c: &[u16] = if config.latent.is_some() { &[1, 2] } else { &[] };
         round_trip(&model(config, Draw::Extreme), &raws, &[vec![text(100, &mut random).into()]], c);
     }

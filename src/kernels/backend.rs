@@ -96,6 +96,12 @@ impl Backend {
         dispatch!(self, linear(product, act, rows, out));
     }
 
+    /// Gains of hidden values below 2^14, in place; the rest of the activation follows.
+    pub fn gain(self, x: &mut [i32], gains: &[i32]) {
+        assert_eq!(x.len(), gains.len());
+        dispatch!(self, gain(x, gains));
+    }
+
     /// Squared ReLU in place.
     pub fn relu2(self, x: &mut [i32]) {
         dispatch!(self, relu2(x));

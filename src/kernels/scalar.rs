@@ -110,6 +110,14 @@ pub fn relu2(x: &mut [i32]) {
     }
 }
 
+/// Gains of hidden values: `min((clamp(u, 0, 32767) * gain + 2^11) >> 12, 32767)`; gains below 2^14.
+#[inline]
+pub fn gain(x: &mut [i32], gains: &[i32]) {
+    for (x, gain) in x.iter_mut().zip(gains) {
+        *x = rshift((*x).clamp(0, 32767) * gain, 12).min(32767);
+    }
+}
+
 /// `clamp(u, 0, 2^30)`.
 pub fn relu(x: &mut [i32]) {
     for x in x {

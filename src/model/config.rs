@@ -19,6 +19,8 @@ pub const MAX_LAYERS: usize = 64;
 pub const MAX_WINDOW: usize = 4096;
 /// Most latent symbols, and the longest c.
 pub const MAX_LATENT: usize = 4096;
+/// Longest c that steers.
+pub const MAX_STEERING: usize = 64;
 /// Most n-gram tables: with eight candidates and eight classes, 32 rows add up at the input.
 pub const MAX_NGRAMS: usize = 15;
 
@@ -64,14 +66,19 @@ pub enum Activation {
     Relu2,
 }
 
-/// The encoder of c. Its heads are the decoder's, each with keys and values of its own.
+/// The learned sequence c and what reads it: an encoder, whose output the decoder attends to, and
+/// steering. The encoder's heads are the decoder's, each with keys and values of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Latent {
     pub symbols: usize,
     pub max: usize,
+    /// Layers of the encoder; 0 for none, and no cross-attention then.
     pub layers: usize,
     pub ff: usize,
+    /// Whether each symbol has rows that steer the decoder.
+    #[serde(default)]
+    pub steer: bool,
 }
 
 /// The shifts of a product (spec section 5, `linear`), or a plain shift.
@@ -171,9 +178,14 @@ impl Config {
         if let Some(latent) = &self.latent {
             let sizes = (1..=MAX_LATENT).contains(&latent.symbols)
                 && (1..=MAX_LATENT).contains(&latent.max)
-                && (1..=MAX_LAYERS).contains(&latent.layers)
-                && size(latent.ff);
+                && latent.layers <= MAX_LAYERS
+                && if latent.layers == 0 { latent.ff == 0 } else { size(latent.ff) };
             self.require(sizes, "a size of its latent encoder is out of bounds")?;
+            self.require(latent.layers > 0 || latent.steer, "nothing in it reads the learned sequence")?;
+            let short = !latent.steer || latent.max <= MAX_STEERING;
+            self.require(short, "a learned sequence that steers has at most 64 symbols")?;
+            let squared = !latent.steer || self.activation == Activation::Relu2;
+            self.require(squared, "steering needs the activation relu2")?;
         }
         Ok(())
     }
@@ -210,7 +222,7 @@ impl Config {
                 }
             }
         };
-        layers("decoder", self.layers, kv, self.ff, self.latent.is_some());
+        layers("decoder", self.layers, kv, self.ff, self.crosses());
         if let Some(latent) = &self.latent {
             layers("latent", latent.layers, hd, latent.ff, false);
         }
@@ -228,10 +240,31 @@ impl Config {
             (0..count).map(|layer| (format!("{stack}.{layer}.{part}"), 30)).collect()
         };
         all.extend(scores("decoder", self.layers, "score"));
-        if let Some(latent) = &self.latent {
+        if let Some(latent) = self.latent.as_ref().filter(|_| self.crosses()) {
             all.push(("latent_embed".into(), 31));
             all.extend(scores("decoder", self.layers, "cross_score"));
             all.extend(scores("latent", latent.layers, "score"));
+        }
+        all.extend(self.steer_tables().into_iter().map(|(name, _)| (name, 31)));
+        all
+    }
+
+    /// Whether the decoder attends to an encoder of c.
+    pub fn crosses(&self) -> bool {
+        self.latent.as_ref().is_some_and(|latent| latent.layers > 0)
+    }
+
+    /// The tables that steer, each a tensor `NAME.weight` with a row for each latent symbol, and
+    /// `NAME.scale`: name and columns.
+    pub fn steer_tables(&self) -> Vec<(String, usize)> {
+        if !self.latent.as_ref().is_some_and(|latent| latent.steer) {
+            return vec![];
+        }
+        let mut all = vec![("steer.input".into(), self.width)];
+        all.extend((0..self.layers).map(|layer| (format!("steer.{layer}.gain"), self.ff)));
+        all.push(("steer.head".into(), self.vocab));
+        if self.copy {
+            all.push(("steer.copy".into(), self.slots() * super::matcher::CLASSES));
         }
         all
     }
@@ -251,7 +284,7 @@ impl Config {
         for (n, &(_, bits)) in self.ngrams.iter().enumerate() {
             all.push((format!("embed.ngram.{n}"), 1 << bits));
         }
-        if let Some(latent) = &self.latent {
+        if let Some(latent) = self.latent.as_ref().filter(|_| self.crosses()) {
             all.push(("latent.embed".into(), latent.symbols));
         }
         all
@@ -303,7 +336,7 @@ mod tests {
         config.orders = vec![1, 4];
         config.ngrams = vec![(2, 14)];
         config.copy = true;
-        config.latent = Some(Latent { symbols: 16, max: 4, layers: 1, ff: 64 });
+        config.latent = Some(Latent { symbols: 16, max: 4, layers: 1, ff: 64, steer: true });
         let config = with_shifts(config);
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(Config::parse(&json).unwrap(), config);
@@ -341,7 +374,9 @@ mod tests {
             |c| c.ngrams = vec![(2, 32)],
             |c| c.ngrams = vec![(2, 3); 16],
             |c| c.copy = true,
-            |c| c.latent = Some(Latent { symbols: 0, max: 1, layers: 1, ff: 1 }),
+            |c| c.latent = Some(Latent { symbols: 0, max: 1, layers: 1, ff: 1, steer: false }),
+            |c| c.latent = Some(Latent { symbols: 1, max: 1, layers: 0, ff: 0, steer: false }),
+            |c| c.latent = Some(Latent { symbols: 1, max: 65, layers: 0, ff: 0, steer: true }),
             |c| c.shifts.retain(|name, _| name != "head"),
             |c| c.shifts.extend([("head".into(), Shift::Linear { pre: 32, shift: 0 })]),
             |c| c.shifts.extend([("head".into(), Shift::Plain(3))]),

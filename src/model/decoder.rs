@@ -9,6 +9,7 @@
 use super::config::{Activation, MAX_WINDOW};
 use super::matcher::{Matcher, Slot};
 use super::stack::{RowAt, Scratch};
+use super::steer::Steering;
 use super::weights::Model;
 use crate::kernels::{Backend, Buffer, H_MAX, KeyValues, Reach, Slots, padded};
 
@@ -32,6 +33,8 @@ pub struct Decoder<'m> {
     /// Those of c, by layer, then lane; and the length of each lane's c.
     cross: Vec<Vec<KeyValues>>,
     latent_len: Vec<usize>,
+    /// What c changes in each lane, if the model is steered.
+    steering: Vec<Steering>,
     at: Vec<RowAt>,
     cross_at: Vec<Option<RowAt>>,
     logits: Buffer<i32>,
@@ -45,14 +48,16 @@ impl<'m> Decoder<'m> {
         let config = model.config();
         let caches = || vec![vec![KeyValues::default(); lanes]; config.layers];
         let gates = padded(config.slots().max(1));
+        let steered = config.latent.as_ref().is_some_and(|latent| latent.steer);
         Self {
             model,
             scratch: Scratch::new(model, backend, rows, config.ff),
             rows,
             depth: rows.div_ceil(lanes),
             caches: caches(),
-            cross: if config.latent.is_some() { caches() } else { vec![] },
+            cross: if config.crosses() { caches() } else { vec![] },
             latent_len: vec![0; lanes],
+            steering: if steered { vec![Steering::new(config); lanes] } else { vec![] },
             at: Vec::with_capacity(rows),
             cross_at: Vec::with_capacity(rows),
             logits: Buffer::zeroed(rows * padded(config.vocab)),
@@ -83,14 +88,17 @@ impl<'m> Decoder<'m> {
         for layer in &mut self.caches {
             layer[lane].reserve(config.kv_heads, config.head_size, reach);
         }
-        self.latent_len[lane] = latent.len();
+        self.latent_len[lane] = if self.cross.is_empty() { 0 } else { latent.len() };
+        if let Some(steering) = self.steering.get_mut(lane) {
+            steering.set(self.model, latent);
+        }
         if !latent.is_empty() {
             super::latent::fill(self.model, self.scratch.backend, latent, lane, &mut self.cross);
         }
     }
 
-    /// Sets the input of row `row` from the history so far.
-    pub fn input(&mut self, row: usize, matcher: &mut Matcher) {
+    /// Sets the input of row `row`, a position of `lane`, from the history so far.
+    pub fn input(&mut self, row: usize, lane: usize, matcher: &mut Matcher) {
         let model = self.model;
         let mut rows: [(&[i8], u16); 32] = [(&[], 0); 32];
         let mut count = 0;
@@ -110,6 +118,9 @@ impl<'m> Decoder<'m> {
             add(classes.row(slot.class.into()));
         }
         self.scratch.embed(row, &rows[..count], model.embed_shift);
+        if let Some(steering) = self.steering.get(lane).filter(|steering| steering.active) {
+            self.scratch.add_to(row, &steering.input);
+        }
     }
 
     /// Computes `rows`, whose inputs are set in this order. Rows of one lane have increasing
@@ -134,7 +145,11 @@ impl<'m> Decoder<'m> {
             if let (Some(cross), true) = (&layer.cross, any_cross) {
                 self.scratch.cross_attention(cross, &self.cross[number], &self.cross_at);
             }
-            self.scratch.feed_forward(layer, rows.len(), squared);
+            let (at, steering) = (&self.at, &self.steering);
+            self.scratch.feed_forward(layer, rows.len(), squared, |row| {
+                let steering = steering.get(at.get(row)?.cache)?;
+                steering.active.then_some(&steering.gains[number][..])
+            });
         }
         self.scratch.product(&model.head, rows.len(), &mut self.logits);
         if let Some(copy) = &model.copy {
@@ -146,10 +161,16 @@ impl<'m> Decoder<'m> {
     pub fn slots(&mut self, row: usize, found: &[Slot]) -> &Slots {
         let vocab = self.model.config().vocab;
         let stride = padded(vocab);
+        let steering = self.at.get(row).and_then(|at| self.steering.get(at.cache)).filter(|s| s.active);
+        if let Some(steering) = steering {
+            let z = &mut self.logits[row * stride..(row + 1) * stride];
+            self.scratch.backend.add_residual(z, &steering.head);
+        }
         let z = &mut self.logits[row * stride..row * stride + vocab];
         if let Some(copy) = &self.model.copy {
             let gates = &self.gates[row * padded(copy.gates.rows())..];
-            for ((slot, gate), bias) in found.iter().zip(gates).zip(&copy.bias) {
+            let biases = steering.map_or(&copy.bias, |steering| &steering.copy);
+            for ((slot, gate), bias) in found.iter().zip(gates).zip(biases) {
                 if slot.class > 0 {
                     let z = &mut z[usize::from(slot.candidate)];
                     *z = (*z + gate + bias[usize::from(slot.class)]).clamp(-H_MAX, H_MAX);

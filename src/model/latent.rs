@@ -1,5 +1,5 @@
 //! The learned sequence c: its prior, and the encoder that turns it into keys and values for the
-//! decoder's cross-attention (spec/numerics.md section 8).
+//! decoder's cross-attention (spec/numerics.md section 8). Steering by c is in `steer`.
 
 use super::config::Activation;
 use super::stack::{RowAt, Scratch};
@@ -51,7 +51,8 @@ pub fn decode(model: &Model, decoder: &mut Decoder<'_>) -> Result<Vec<u16>, Dama
     Ok(latent)
 }
 
-/// Keys and values of a lane's c, for each layer of the decoder. c is not empty.
+/// Keys and values of a lane's c, for each layer of the decoder. c is not empty; without an encoder
+/// there are none.
 pub(super) fn fill(
     model: &Model,
     backend: Backend,
@@ -59,7 +60,8 @@ pub(super) fn fill(
     lane: usize,
     caches: &mut [Vec<KeyValues>],
 ) {
-    let (Some(weights), config) = (&model.latent, model.config()) else { return };
+    let Some(weights) = model.latent.as_ref().and_then(|latent| latent.encoder.as_ref()) else { return };
+    let config = model.config();
     let (heads, size, len) = (config.heads, config.head_size, latent.len());
     let ff = config.latent.as_ref().map_or(config.ff, |latent| latent.ff);
     let mut scratch = Scratch::new(model, backend, len, ff);
@@ -71,7 +73,7 @@ pub(super) fn fill(
     for layer in &weights.layers {
         let mut cache = [KeyValues::new(layer.kv_heads, size, len)];
         scratch.self_attention(layer, &mut cache, &rows);
-        scratch.feed_forward(layer, len, config.activation == Activation::Relu2);
+        scratch.feed_forward(layer, len, config.activation == Activation::Relu2, |_| None);
     }
     let inner = heads * size;
     let mut out = Buffer::zeroed(len * padded(2 * inner));

@@ -13,8 +13,10 @@ pub mod registry;
 #[doc(hidden)]
 pub mod sample;
 mod stack;
+mod steer;
 pub mod tokens;
 mod weights;
 pub mod write;
 
+pub use steer::GAIN_ONE;
 pub use weights::Model;

@@ -73,6 +73,12 @@ pub fn model_file_of(
         tensors.push(Tensor::i8(format!("{name}.weight"), &[rows, config.width], weights));
         tensors.push(Tensor::u16(format!("{name}.scale"), &[rows], scale));
     }
+    for (name, cols) in config.steer_tables() {
+        let rows = config.latent.as_ref().map_or(0, |latent| latent.symbols);
+        let (weights, scale) = matrix(rows, cols, draw, random);
+        tensors.push(Tensor::i8(format!("{name}.weight"), &[rows, cols], weights));
+        tensors.push(Tensor::u16(format!("{name}.scale"), &[rows], scale));
+    }
     for product in config.products() {
         let (weights, scale) = matrix(product.rows, product.cols, draw, random);
         let pre = least_pre(&weights, product.cols);

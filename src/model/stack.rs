@@ -55,6 +55,12 @@ impl Scratch {
         self.backend.embed(rows, shift, &mut self.h[row * stride..(row + 1) * stride]);
     }
 
+    /// Adds to the residual stream of a row.
+    pub fn add_to(&mut self, row: usize, y: &[i32]) {
+        let stride = padded(self.width);
+        self.backend.add_residual(&mut self.h[row * stride..(row + 1) * stride], y);
+    }
+
     /// A product of the normalised residual streams.
     pub fn product(&mut self, product: &Product, rows: usize, out: &mut [i32]) {
         self.normalise(rows);
@@ -130,12 +136,23 @@ impl Scratch {
         self.project(&cross.out, rows.len(), |row| rows[row].is_some());
     }
 
-    /// The feed-forward of the first `rows` rows.
-    pub fn feed_forward(&mut self, layer: &Layer, rows: usize, squared: bool) {
+    /// The feed-forward of the first `rows` rows; `gains` are those of a row that is steered.
+    pub fn feed_forward<'a>(
+        &mut self,
+        layer: &Layer,
+        rows: usize,
+        squared: bool,
+        gains: impl Fn(usize) -> Option<&'a [i32]>,
+    ) {
         self.normalise(rows);
         self.backend.linear(&layer.up, &self.act, rows, &mut self.y);
         let f = &mut self.y[..rows * padded(layer.up.rows())];
         if squared {
+            for (row, f) in f.chunks_exact_mut(padded(layer.up.rows())).enumerate() {
+                if let Some(gains) = gains(row) {
+                    self.backend.gain(f, gains);
+                }
+            }
             self.backend.relu2(f);
         } else {
             self.backend.relu(f);

@@ -7,13 +7,14 @@ use safetensors::tensor::{Dtype, SafeTensors};
 
 use super::config::{Config, Latent, MAX_WINDOW};
 use super::matcher::CLASSES;
+use super::steer::{Part, SteerWeights};
 use super::tokens::Vocabulary;
 use super::write::{HEADER_KEY, row_bound_holds};
 use crate::error::{Error, Result};
 use crate::kernels::{Bias, Product, Table};
 
 /// Largest magnitude of a bias.
-const BIAS_MAX: i32 = 1 << 20;
+pub(super) const BIAS_MAX: i32 = 1 << 20;
 /// Most columns of a decoder's bias, and of each side of a latent one's.
 const BIAS_COLUMNS: usize = MAX_WINDOW;
 
@@ -63,14 +64,21 @@ pub(super) struct Copy {
     pub bias: Vec<[i32; CLASSES]>,
 }
 
-/// The latent encoder and the prior over c.
+/// What reads c, and the prior over it.
 #[derive(Debug)]
 pub(super) struct LatentWeights {
+    pub encoder: Option<LatentEncoder>,
+    pub steer: Option<SteerWeights>,
+    /// `prior[row]`: sums of the slots before each column, and of all at the end.
+    pub prior: Vec<Vec<u32>>,
+}
+
+/// The encoder of c.
+#[derive(Debug)]
+pub(super) struct LatentEncoder {
     pub table: Table,
     pub shift: u32,
     pub layers: Vec<Layer>,
-    /// `prior[row]`: sums of the slots before each column, and of all at the end.
-    pub prior: Vec<Vec<u32>>,
 }
 
 impl Model {
@@ -243,7 +251,7 @@ impl Reader<'_> {
                 values[head * cols + distance.clamp(-side, side).wrapping_add(side).unsigned_abs()]
             })
         };
-        let cross = if stack == "decoder" && self.config.latent.is_some() {
+        let cross = if stack == "decoder" && self.config.crosses() {
             Some(Cross {
                 q: self.product(&name("cross_q"))?,
                 kv: self.product(&name("cross_kv"))?,
@@ -284,13 +292,38 @@ impl Reader<'_> {
             });
             std::iter::once(0).chain(total).collect()
         };
+        Ok(LatentWeights {
+            encoder: if latent.layers > 0 { Some(self.latent_encoder(latent)?) } else { None },
+            steer: if latent.steer { Some(self.steer()?) } else { None },
+            prior: slots.chunks_exact(side).map(sums).collect(),
+        })
+    }
+
+    fn latent_encoder(&mut self, latent: &Latent) -> Result<LatentEncoder> {
         let reach = (latent.max - 1, latent.max - 1);
         let layers = (0..latent.layers).map(|layer| self.layer("latent", layer, self.config.heads, reach));
-        Ok(LatentWeights {
+        Ok(LatentEncoder {
             layers: layers.collect::<Result<_>>()?,
             table: self.table("latent.embed")?,
             shift: self.config.plain_shift("latent_embed")?.into(),
-            prior: slots.chunks_exact(side).map(sums).collect(),
+        })
+    }
+
+    fn steer(&mut self) -> Result<SteerWeights> {
+        let symbols = self.config.latent.as_ref().map_or(0, |latent| latent.symbols);
+        let mut parts = Vec::new();
+        for (name, cols) in self.config.steer_tables() {
+            let (weights, scale) = self.weights(&name, symbols, cols)?;
+            let shift = self.config.plain_shift(&name)?.into();
+            parts.push(Part { table: Table::new(&weights, &scale), shift });
+        }
+        let mut parts = parts.into_iter();
+        let mut next = || parts.next().ok_or(Error::Internal("a steering table is missing"));
+        Ok(SteerWeights {
+            input: next()?,
+            gains: (0..self.config.layers).map(|_| next()).collect::<Result<_>>()?,
+            head: next()?,
+            copy: if self.config.copy { Some(next()?) } else { None },
         })
     }
 }

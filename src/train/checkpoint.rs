@@ -3,6 +3,7 @@
 //! A safetensors file written beside its final name and renamed, so a failed write leaves the last good
 //! one in place.
 
+use super::actor_critic::PairConfig;
 use super::net::{Net, NetConfig};
 use super::optimiser::{Optimiser, OptimiserConfig};
 use crate::error::{Error, Result};
@@ -25,6 +26,29 @@ pub struct Head {
     pub data: String,
     pub data_bytes: u64,
     pub vocabulary: Vec<Vec<u8>>,
+    /// The record of the network that this one started from.
+    #[serde(default)]
+    pub from: Option<serde_json::Value>,
+    /// How the compressor is trained beside it.
+    #[serde(default)]
+    pub pair: Option<PairConfig>,
+}
+
+impl Head {
+    /// What a model file tells of its training.
+    pub fn record(&self) -> serde_json::Value {
+        let mut record = serde_json::json!({
+            "data": self.data,
+            "data_bytes": self.data_bytes,
+            "steps": self.step,
+            "tokens": self.tokens,
+            "seed": self.seed,
+        });
+        if let Some(from) = &self.from {
+            record["from"] = from.clone();
+        }
+        record
+    }
 }
 
 const KEY: &str = "s3a-checkpoint";
@@ -33,9 +57,15 @@ fn bad(path: &Path, rule: impl ToString) -> Error {
     Error::BadModel { name: path.display().to_string(), rule: rule.to_string() }
 }
 
-/// Writes a checkpoint.
-pub fn save(path: &Path, head: &Head, net: &Net, optimiser: &Optimiser) -> Result<()> {
-    let mut tensors: HashMap<String, Tensor> = HashMap::new();
+/// Writes a checkpoint; `more` are tensors of what is trained beside the network.
+pub fn save(
+    path: &Path,
+    head: &Head,
+    net: &Net,
+    optimiser: &Optimiser,
+    more: Vec<(String, Tensor)>,
+) -> Result<()> {
+    let mut tensors: HashMap<String, Tensor> = more.into_iter().collect();
     for param in &net.params {
         tensors.insert(format!("param.{}", param.name), param.var.as_tensor().clone());
     }
@@ -44,11 +74,16 @@ pub fn save(path: &Path, head: &Head, net: &Net, optimiser: &Optimiser) -> Resul
     }
     let json = serde_json::to_string(head).map_err(|e| bad(path, e))?;
     let meta = HashMap::from([(KEY.to_owned(), json)]);
-    let partial = path.with_extension("partial");
     let data = safetensors::serialize(&tensors, Some(meta)).map_err(|e| bad(path, e))?;
+    replace(path, &data)
+}
+
+/// Writes a file beside its final name and renames it: a failed write leaves what was there.
+pub(super) fn replace(path: &Path, data: &[u8]) -> Result<()> {
+    let partial = path.with_extension("partial");
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&partial)?;
-        std::io::Write::write_all(&mut file, &data)?;
+        std::io::Write::write_all(&mut file, data)?;
         file.sync_all()?;
         std::fs::rename(&partial, path)
     };
@@ -65,6 +100,14 @@ pub fn head(path: &Path) -> Result<Head> {
     let json =
         meta.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| bad(path, "not a checkpoint"))?;
     serde_json::from_str(json).map_err(|e| bad(path, e))
+}
+
+/// The values of all tensors of a checkpoint.
+pub fn tensors(path: &Path) -> Result<HashMap<String, Vec<f32>>> {
+    let tensors =
+        candle_core::safetensors::load(path, &candle_core::Device::Cpu).map_err(|e| bad(path, e))?;
+    let values = tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.flatten_all()?.to_vec1()?)));
+    values.collect::<candle_core::Result<_>>().map_err(|e| bad(path, e))
 }
 
 /// Loads tensors into a network of the same sizes, and into its optimiser.

@@ -207,6 +207,12 @@ fn join(len: usize, windows: Vec<Window>) -> Batch {
     Batch { len, rows: Arc::new(rows), targets: Arc::new(targets), bytes }
 }
 
+/// The tokens of about `count` windows, to find kinds of text in.
+pub fn texts(corpus: &Corpus, featuriser: Featuriser<'_>, count: usize, seed: u64) -> Result<Vec<Vec<u32>>> {
+    let mut batches = Batches::new(corpus, featuriser, seed);
+    (0..count).map(|_| Ok(batches.next(1)?.targets.tokens.clone())).collect()
+}
+
 /// An endless stream of batches in a random order that the seed decides.
 pub struct Batches<'a> {
     corpus: &'a Corpus,

@@ -9,19 +9,22 @@ use super::failed;
 use super::net::{Batch, Net, NetConfig};
 use super::ops::compose;
 use crate::error::{Error, Result};
-use crate::model::config::{Activation, Config, Shift};
+use crate::model::GAIN_ONE;
+use crate::model::config::{Activation, Config, Latent, Shift};
 use crate::model::tokens::Vocabulary;
 use crate::model::write::{Tensor as Part, least_pre, write_model};
-use std::path::Path;
 
 /// Logits and scores are in 1/1024 of a bit.
-const LOGIT_UNIT: f64 = 1024.0 * std::f64::consts::LOG2_E;
+pub(super) const LOGIT_UNIT: f64 = 1024.0 * std::f64::consts::LOG2_E;
 /// Largest magnitude of queries, keys and values, with room above what was seen.
 const QKV_TOP: f64 = 2047.0 / 1.15;
 /// Where the largest hidden value lies; the clamp is at 32,767.
 const HIDDEN_TOP: f64 = 20_000.0;
 /// Where the largest residual value lies; the clamp is at 2^29.
 const RESIDUAL_TOP: f64 = (1 << 19) as f64;
+
+/// A batch and the c of each of its sequences, or of none.
+pub type Sample = (Batch, Vec<Vec<u16>>);
 
 /// Largest magnitudes of one layer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,15 +36,19 @@ struct Extent {
 }
 
 /// Largest magnitudes of the residual stream and of all layers over the batches.
-fn extents(net: &Net, batches: &[Batch]) -> candle_core::Result<(f64, Vec<Extent>)> {
+fn extents(net: &Net, batches: &[Sample]) -> candle_core::Result<(f64, Vec<Extent>)> {
     let c = &net.config;
     let top = |t: candle_core::Tensor| -> candle_core::Result<f64> {
         Ok(f64::from(t.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?))
     };
     let mut residual = 0.0f64;
     let mut layers = vec![Extent::default(); c.layers];
-    for batch in batches {
+    for (batch, cs) in batches {
+        let steered = net.steer(cs)?;
         let mut x = compose::embed(net.params[0].var.as_tensor(), &batch.rows, c.rows_per_position())?;
+        if let Some(steered) = &steered {
+            x = (&x + compose::spread(&steered.input, x.dim(0)?)?)?;
+        }
         residual = residual.max(top(x.clone())?);
         for (l, extent) in layers.iter_mut().enumerate() {
             let (attention, feed_forward) = (&net.params[1 + 2 * l].var, &net.params[2 + 2 * l].var);
@@ -53,8 +60,14 @@ fn extents(net: &Net, batches: &[Batch]) -> candle_core::Result<(f64, Vec<Extent
             extent.v = extent.v.max(top(qkv.narrow(1, q + kv, kv)?)?);
             x = compose::attention(&x, attention, c.dims(batch.len))?;
             let up = compose::part(feed_forward, 0, c.ff, c.width)?;
-            extent.hidden = extent.hidden.max(top(compose::normalise(&x)?.matmul(&up.t()?)?.relu()?)?);
-            x = compose::feed_forward(&x, feed_forward, c.width, c.ff)?;
+            let mut hidden = compose::normalise(&x)?.matmul(&up.t()?)?.relu()?;
+            extent.hidden = extent.hidden.max(top(hidden.clone())?);
+            let gains = steered.as_ref().map(|steered| &steered.gains[l]);
+            if let Some(gains) = gains {
+                hidden = (&hidden * compose::spread(gains, hidden.dim(0)?)?)?;
+                extent.hidden = extent.hidden.max(top(hidden)?);
+            }
+            x = compose::feed_forward(&x, feed_forward, c.width, c.ff, gains)?;
             residual = residual.max(top(x.clone())?);
         }
     }
@@ -150,6 +163,26 @@ impl Export<'_> {
         Ok(())
     }
 
+    /// The rows of the symbols of c; `units` are those of the input, the gains and the biases.
+    fn steering(&mut self, residual: f64) -> Result<()> {
+        for (name, cols) in self.config.steer_tables() {
+            let unit = match name.rsplit('.').next() {
+                Some("input") => residual,
+                Some("gain") => f64::from(GAIN_ONE),
+                _ => LOGIT_UNIT,
+            };
+            let (q, scales) = self.rows(&name, cols)?;
+            let top = scales.iter().fold(0.0f64, |m, &s| m.max(s)) * unit;
+            let power = (65_535.0 / top.max(1e-9)).log2().floor().clamp(0.0, 31.0);
+            let scale = scales.iter().map(|s| (s * unit * power.exp2()).round().clamp(1.0, 65_535.0) as u16);
+            let scale: Vec<u16> = scale.collect();
+            self.parts.push(Part::i8(format!("{name}.weight"), &[scale.len(), cols], q));
+            self.parts.push(Part::u16(format!("{name}.scale"), &[scale.len()], scale));
+            self.config.shifts.insert(name, Shift::Plain(power as u8));
+        }
+        Ok(())
+    }
+
     /// All embedding tables, in residual units, with one shift.
     fn embeddings(&mut self, residual: f64) -> Result<()> {
         let width = self.config.width;
@@ -211,13 +244,9 @@ fn header(name: &str, head: &Head) -> Config {
     config.seconds = c.seconds.clone();
     config.ngrams = c.ngrams.clone();
     config.copy = c.copy;
-    config.training = serde_json::json!({
-        "data": head.data,
-        "data_bytes": head.data_bytes,
-        "steps": head.step,
-        "tokens": head.tokens,
-        "seed": head.seed,
-    });
+    config.latent =
+        c.steering.map(|c| Latent { symbols: c.symbols, max: c.max, layers: 0, ff: 0, steer: true });
+    config.training = head.record();
     config
 }
 
@@ -227,9 +256,10 @@ pub fn export(
     head: &Head,
     net: &Net,
     vocabulary: &Vocabulary,
-    held: &[Batch],
+    held: &[Sample],
+    prior: Option<Vec<u32>>,
 ) -> Result<Vec<u8>> {
-    let (residual_top, layers) = extents(net, &held[..held.len().min(8)]).map_err(failed)?;
+    let (residual_top, layers) = extents(net, held).map_err(failed)?;
     let residual = (RESIDUAL_TOP / residual_top.max(1e-6)).log2().floor().exp2();
     let mut export = Export { net, config: header(name, head), parts: Vec::new() };
     export.embeddings(residual)?;
@@ -242,20 +272,10 @@ pub fn export(
         export.product("copy", head.net.width, normalised, |_| LOGIT_UNIT)?;
         export.bias("copy.bias", head.net.slots())?;
     }
+    if let (Some(prior), Some(latent)) = (prior, &export.config.latent) {
+        let side = latent.symbols + 1;
+        export.parts.push(Part::u32("latent.prior", &[side, side], prior));
+        export.steering(residual)?;
+    }
     write_model(&export.config, vocabulary, &export.parts)
-}
-
-/// Writes the model file beside its final name and renames it.
-pub fn write(
-    output: &Path,
-    name: &str,
-    head: &Head,
-    net: &Net,
-    vocabulary: &Vocabulary,
-    held: &[Batch],
-) -> Result<()> {
-    let bytes = export(name, head, net, vocabulary, held)?;
-    let partial = output.with_extension("partial");
-    std::fs::write(&partial, bytes).map_err(|e| Error::io(&partial, e))?;
-    std::fs::rename(&partial, output).map_err(|e| Error::io(output, e))
 }

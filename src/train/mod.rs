@@ -2,16 +2,23 @@
 //!
 //! The only home of floats. A network (`net`) is trained on chunks with their match features
 //! (`corpus`) by `optimiser`, kept in checkpoints, and quantised into a model file for the integer
-//! engine (`export`). `docs/training.md` tells what was tried.
+//! engine (`export`). Beside it a compressor that writes c may be trained (`compressor`,
+//! `actor_critic`). `docs/training.md` tells what was tried.
 
+pub mod actor_critic;
 pub mod checkpoint;
+pub mod clusters;
+pub mod compressor;
 pub mod corpus;
 pub mod export;
+pub mod init;
 pub mod net;
 pub mod ops;
 pub mod optimiser;
+pub mod prior;
 pub mod random;
 pub mod run;
+pub mod t5;
 pub mod vocabulary;
 
 pub use run::{Options, Progress, run};

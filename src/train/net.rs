@@ -9,6 +9,7 @@ use super::ops::compose;
 use super::ops::embed::{EmbedSum, NONE};
 use super::ops::feed_forward::FeedForward;
 use super::ops::loss::{CLASSES, HeadLoss, Targets};
+use crate::model::config::{Activation, Config};
 use candle_core::{Device, Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -30,9 +31,43 @@ pub struct NetConfig {
     /// Hashed n-gram tables: order and binary logarithm of the rows.
     pub ngrams: Vec<(u8, u8)>,
     pub copy: bool,
+    /// The learned sequence that steers the network, if it has one.
+    #[serde(default)]
+    pub steering: Option<Steering>,
+}
+
+/// Sizes of the learned sequence c.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steering {
+    /// Symbols of the alphabet.
+    pub symbols: usize,
+    /// Longest c.
+    pub max: usize,
 }
 
 impl NetConfig {
+    /// The sizes of a model, if it is one that can be trained here.
+    pub fn of_model(c: &Config) -> crate::Result<Self> {
+        c.require(!c.crosses(), "a model with an encoder cannot be trained on")?;
+        c.require(c.activation == Activation::Relu2, "a model of another activation cannot be trained on")?;
+        c.require(c.window > 0, "a model without window cannot be trained on")?;
+        Ok(Self {
+            vocab: c.vocab,
+            width: c.width,
+            layers: c.layers,
+            heads: c.heads,
+            kv_heads: c.kv_heads,
+            head_size: c.head_size,
+            ff: c.ff,
+            window: c.window,
+            orders: c.orders.clone(),
+            seconds: c.seconds.clone(),
+            ngrams: c.ngrams.clone(),
+            copy: c.copy,
+            steering: c.latent.as_ref().map(|l| Steering { symbols: l.symbols, max: l.max }),
+        })
+    }
+
     /// Multiply-adds per token in matrix products and attention (full window).
     pub fn macs_per_token(&self) -> usize {
         let inner = self.heads * self.head_size;
@@ -102,6 +137,8 @@ pub enum Role {
     Head,
     /// Biases and gates.
     Bias,
+    /// Rows of the symbols of c.
+    Steer,
 }
 
 /// A named matrix within a packed tensor.
@@ -132,6 +169,7 @@ pub struct Param {
 }
 
 /// One batch: whole sequences of equal length, one after the other.
+#[derive(Clone)]
 pub struct Batch {
     /// Positions of a sequence.
     pub len: usize,
@@ -140,6 +178,13 @@ pub struct Batch {
     pub targets: Arc<Targets>,
     /// Plain bytes that the targets stand for.
     pub bytes: usize,
+}
+
+/// What c adds to the input, to the gains of the hidden values, and to logits and gates.
+pub struct Steered {
+    pub input: Tensor,
+    pub gains: Vec<Tensor>,
+    pub biases: Tensor,
 }
 
 /// The network.
@@ -177,11 +222,31 @@ impl Net {
     }
 
     fn head(&self) -> &Tensor {
-        self.params[self.params.len() - 1].var.as_tensor()
+        self.params[1 + 2 * self.config.layers].var.as_tensor()
+    }
+
+    /// What the c of each sequence adds up to, `[sequences][...]`; nothing if all are empty.
+    pub fn steer(&self, cs: &[Vec<u16>]) -> Result<Option<Steered>> {
+        let Some(Steering { symbols, .. }) = self.config.steering else { return Ok(None) };
+        if cs.iter().all(Vec::is_empty) {
+            return Ok(None);
+        }
+        let mut counts = vec![0.0f32; cs.len() * symbols];
+        for (counts, c) in counts.chunks_exact_mut(symbols).zip(cs) {
+            c.iter().for_each(|&symbol| counts[usize::from(symbol)] += 1.0);
+        }
+        let counts = Tensor::from_vec(counts, (cs.len(), symbols), &self.device)?;
+        let first = 2 + 2 * self.config.layers;
+        let sum = |k: usize| counts.matmul(self.params[first + k].var.as_tensor());
+        let layers = self.config.layers;
+        let gains = (0..layers).map(|l| (sum(1 + l)? + 1.0)?.relu()).collect::<Result<_>>()?;
+        let head = sum(1 + layers)?;
+        let biases = if self.config.copy { Tensor::cat(&[head, sum(2 + layers)?], 1)? } else { head };
+        Ok(Some(Steered { input: sum(0)?, gains, biases }))
     }
 
     /// The residual stream before the output head, `[n][width]`.
-    pub fn hidden(&self, batch: &Batch) -> Result<Tensor> {
+    pub fn hidden(&self, batch: &Batch, steered: Option<&Steered>) -> Result<Tensor> {
         let c = &self.config;
         let per = c.rows_per_position();
         let table = self.embed_table();
@@ -190,29 +255,67 @@ impl Net {
         } else {
             compose::embed(table, &batch.rows, per)?
         };
+        if let Some(steered) = steered {
+            x = (&x + compose::spread(&steered.input, x.dim(0)?)?)?;
+        }
         let dims = c.dims(batch.len);
         for layer in 0..c.layers {
             let attention = self.params[1 + 2 * layer].var.as_tensor();
             let feed_forward = self.params[2 + 2 * layer].var.as_tensor();
+            let gains = steered.map(|steered| &steered.gains[layer]);
             x = if self.fused {
                 let x = x.apply_op2(attention, SelfAttention::new(dims))?;
-                x.apply_op2(feed_forward, FeedForward::new(c.width, c.ff))?
+                let op = FeedForward::new(c.width, c.ff, batch.len);
+                match gains {
+                    Some(gains) => x.apply_op3(feed_forward, gains, op)?,
+                    None => x.apply_op2(feed_forward, op)?,
+                }
             } else {
                 let x = compose::attention(&x, attention, dims)?;
-                compose::feed_forward(&x, feed_forward, c.width, c.ff)?
+                compose::feed_forward(&x, feed_forward, c.width, c.ff, gains)?
             };
         }
         Ok(x)
     }
 
-    /// Mean cross-entropy of a batch in nats a token, `[1]`.
+    /// Mean cross-entropy of a batch in nats a token, `[1]`, with c empty.
     pub fn loss(&self, batch: &Batch) -> Result<Tensor> {
-        let x = self.hidden(batch)?;
+        Ok(self.loss_with(batch, &[])?.0)
+    }
+
+    /// The same with a c for each sequence, and the nats of each sequence.
+    pub fn loss_with(&self, batch: &Batch, cs: &[Vec<u16>]) -> Result<(Tensor, Vec<f64>)> {
+        self.losses(batch, cs, true)
+    }
+
+    /// Nats of each sequence, without gradients.
+    pub fn nats(&self, batch: &Batch, cs: &[Vec<u16>]) -> Result<Vec<f64>> {
+        Ok(self.losses(batch, cs, false)?.1)
+    }
+
+    fn losses(&self, batch: &Batch, cs: &[Vec<u16>], learns: bool) -> Result<(Tensor, Vec<f64>)> {
+        let steered = self.steer(cs)?;
+        let x = self.hidden(batch, steered.as_ref())?;
         let (width, vocab, gates) = (self.config.width, self.config.vocab, self.config.gates());
+        let biases = steered.as_ref().map(|steered| &steered.biases);
         if self.fused {
-            x.apply_op2(self.head(), HeadLoss::new(width, vocab, gates, batch.targets.clone()))
+            let mut op = HeadLoss::new(width, vocab, gates, batch.len, batch.targets.clone());
+            if !learns {
+                op = op.without_gradients();
+            }
+            let nats = op.nats.clone();
+            let loss = match biases {
+                Some(biases) => x.apply_op3(self.head(), biases, op)?,
+                None => x.apply_op2(self.head(), op)?,
+            };
+            let nats = nats.lock().map(|nats| nats.clone()).unwrap_or_default();
+            Ok((loss, nats))
         } else {
-            compose::loss(&x, self.head(), vocab, gates, &batch.targets)
+            let nats = compose::nats(&x, self.head(), vocab, gates, &batch.targets, biases)?;
+            let n = nats.dim(0)?;
+            let each = nats.reshape((n / batch.len, batch.len))?.sum(1)?.to_vec1::<f32>()?;
+            let loss = (nats.sum_all()? / n as f64)?.reshape(1)?;
+            Ok((loss, each.into_iter().map(f64::from).collect()))
         }
     }
 
@@ -228,7 +331,7 @@ impl Net {
 }
 
 /// Names, shapes and segments of all parameter tensors, in the order of `Net::params`.
-fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
+pub(super) fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
     let tables = c.tables();
     let (d, inner) = (c.width, c.heads * c.head_size);
     let qkv = (c.heads + 2 * c.kv_heads) * c.head_size;
@@ -266,6 +369,20 @@ fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
         head.add("copy.bias", c.gates(), CLASSES, Role::Bias, Init::Constant(1.0));
     }
     out.push(("head".to_owned(), vec![head.len], head.segments));
+    if let Some(Steering { symbols, .. }) = c.steering {
+        let small = Init::Normal(0.02);
+        let mut part = |name: String, cols: usize| {
+            let mut table = Packer::default();
+            table.add(&name, symbols, cols, Role::Steer, small);
+            out.push((name, vec![symbols, cols], table.segments));
+        };
+        part("steer.input".to_owned(), d);
+        (0..c.layers).for_each(|l| part(format!("steer.{l}.gain"), c.ff));
+        part("steer.head".to_owned(), c.vocab);
+        if c.copy {
+            part("steer.copy".to_owned(), c.slots() * CLASSES);
+        }
+    }
     out
 }
 

@@ -19,6 +19,9 @@ pub struct OptimiserConfig {
     pub head_rate: f64,
     /// Rate of biases; gates take a twentieth of it.
     pub bias_rate: f64,
+    /// Rate of the rows that steer.
+    #[serde(default)]
+    pub steer_rate: f64,
     pub momentum: f64,
     pub beta1: f64,
     pub beta2: f64,
@@ -31,10 +34,21 @@ impl Default for OptimiserConfig {
             embedding_rate: 9e-3,
             head_rate: 3e-3,
             bias_rate: 3e-3,
+            steer_rate: 3e-3,
             momentum: 0.95,
             beta1: 0.9,
             beta2: 0.95,
         }
+    }
+}
+
+impl OptimiserConfig {
+    /// All rates times `factor`, but for that of steering: an earlier network has no part in it.
+    pub fn times(mut self, factor: f64) -> Self {
+        let rates =
+            [&mut self.matrix_rate, &mut self.embedding_rate, &mut self.head_rate, &mut self.bias_rate];
+        rates.into_iter().for_each(|rate| *rate *= factor);
+        self
     }
 }
 
@@ -96,6 +110,7 @@ impl Optimiser {
             Role::Head => self.config.head_rate,
             Role::Bias if segment.name == "copy" => self.config.bias_rate / 20.0,
             Role::Bias => self.config.bias_rate,
+            Role::Steer => self.config.steer_rate,
         }
     }
 

@@ -1,17 +1,23 @@
 //! One training run: vocabulary, steps, measurements, checkpoints, export.
 
-use super::corpus::{Batches, Corpus, Featuriser, held_out};
-use super::export;
-use super::net::{Batch, Net, NetConfig};
+use super::actor_critic::{self, Pair, PairConfig, Told};
+use super::clusters::Clusters;
+use super::corpus::{Batches, Corpus, Featuriser, held_out, texts};
+use super::net::{Batch, Net, NetConfig, Steering};
 use super::optimiser::{Optimiser, OptimiserConfig};
-use super::{checkpoint, failed, vocabulary};
+use super::random::Random;
+use super::{checkpoint, export, failed, init, vocabulary};
 use crate::error::{Error, Result};
 use crate::model::tokens::Vocabulary;
 use candle_core::Device;
+use std::f64::consts::LN_2;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
+/// Windows in which kinds of text are found.
+const KIND_TEXTS: usize = 2048;
 
 /// What to train, on what, for how long.
 #[derive(Clone, Debug)]
@@ -37,6 +43,10 @@ pub struct Options {
     /// Checkpoint to write, and to resume from if `resume`.
     pub checkpoint: PathBuf,
     pub resume: bool,
+    /// A checkpoint or model file whose weights, sizes and vocabulary the network starts with.
+    pub init: Option<PathBuf>,
+    /// A compressor to train beside the network, so that chunks have a learned sequence.
+    pub pair: Option<PairConfig>,
     /// Steps between checkpoints and measurements.
     pub every: usize,
     /// A CSV to append measurements to.
@@ -75,27 +85,53 @@ fn device(name: &str) -> Result<Device> {
     }
 }
 
-/// Bits per byte of batches.
+/// Bits per byte of batches, with c empty.
 pub fn measure(net: &Net, batches: &[Batch]) -> Result<f64> {
     let (mut nats, mut bytes) = (0.0, 0usize);
     for batch in batches {
-        let loss = net.loss(batch).and_then(|l| l.to_vec1::<f32>()).map_err(failed)?;
-        nats += f64::from(loss[0]) * batch.targets.tokens.len() as f64;
+        nats += net.nats(batch, &[]).map_err(failed)?.iter().sum::<f64>();
         bytes += batch.bytes;
     }
-    Ok(nats / std::f64::consts::LN_2 / bytes.max(1) as f64)
+    Ok(nats / LN_2 / bytes.max(1) as f64)
 }
 
-/// Trains and writes the model file. `interrupt` ends the run after the step at hand with a checkpoint.
-pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Progress)) -> Result<()> {
-    let device = device(&options.device)?;
-    let corpus = Corpus::read(&options.data)?;
-    let mut head = if options.resume {
-        checkpoint::head(&options.checkpoint)?
-    } else {
-        let tokens = vocabulary::learn(&corpus.sample(16 << 20), options.net.vocab)?;
-        checkpoint::Head {
-            net: NetConfig { vocab: tokens.len(), ..options.net.clone() },
+/// The same with the compressor's most likely c, the share of its bits that a sequence pays included.
+fn measure_pair(net: &Net, pair: &Pair, batches: &[Batch]) -> Result<f64> {
+    let (mut nats, mut bits, mut bytes) = (0.0, 0.0, 0usize);
+    let cost = pair.prior.bits();
+    for batch in batches {
+        let cs = pair.greedy(batch).map_err(failed)?;
+        nats += net.nats(batch, &cs).map_err(failed)?.iter().sum::<f64>();
+        bits += cs.iter().flat_map(|c| cost(c)).sum::<f64>() * pair.config.cost;
+        bytes += batch.bytes;
+    }
+    Ok((nats / LN_2 + bits) / bytes.max(1) as f64)
+}
+
+/// What is trained, and where the run stands.
+struct Run {
+    head: checkpoint::Head,
+    net: Net,
+    optimiser: Optimiser,
+    pair: Option<Pair>,
+}
+
+impl Run {
+    fn start(options: &Options, corpus: &Corpus, device: &Device) -> Result<Self> {
+        let initial = options.init.as_deref().map(init::read).transpose()?;
+        let (net, tokens) = match &initial {
+            Some(initial) => (initial.config.clone(), initial.vocabulary.clone()),
+            None => (options.net.clone(), vocabulary::learn(&corpus.sample(16 << 20), options.net.vocab)?),
+        };
+        let mut pair = options.pair.clone();
+        let mut net = NetConfig { vocab: tokens.len(), ..net };
+        if let Some(pair) = &mut pair {
+            pair.compressor.set_vocab(tokens.len());
+            actor_critic::check(pair, options.len)?;
+            net.steering = Some(Steering { symbols: pair.compressor.symbols, max: pair.compressor.max });
+        }
+        let head = checkpoint::Head {
+            net,
             optimiser: options.optimiser.clone(),
             step: 0,
             tokens: 0,
@@ -104,69 +140,156 @@ pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Pro
             data: format!("{} files", corpus.files),
             data_bytes: corpus.len() as u64,
             vocabulary: tokens,
+            from: initial.as_ref().map(|initial| initial.record.clone()),
+            pair: pair.clone(),
+        };
+        let net = Net::new(head.net.clone(), head.seed, device).map_err(failed)?;
+        if let Some(initial) = initial {
+            initial.apply(&net).map_err(failed)?;
         }
-    };
-    let vocabulary = Vocabulary::new(&head.vocabulary)?;
-    let net = Net::new(head.net.clone(), head.seed, &device).map_err(failed)?;
-    let mut optimiser = Optimiser::new(&net, head.optimiser.clone()).map_err(failed)?;
-    if options.resume {
-        checkpoint::load(&options.checkpoint, &net, Some(&mut optimiser), head.step)?;
+        let optimiser = Optimiser::new(&net, head.optimiser.clone()).map_err(failed)?;
+        let pair = match pair {
+            Some(config) => {
+                let vocabulary = Vocabulary::new(&head.vocabulary)?;
+                let featuriser = Featuriser { config: &head.net, vocabulary: &vocabulary, len: options.len };
+                let texts = texts(corpus, featuriser, KIND_TEXTS, head.seed)?;
+                let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+                let mut random = Random::new(head.seed);
+                let symbols = config.compressor.symbols;
+                let clusters = Clusters::find(&texts, head.net.vocab, symbols, &mut random);
+                Some(Pair::new(config, clusters, head.seed, device).map_err(failed)?)
+            }
+            None => None,
+        };
+        Ok(Self { head, net, optimiser, pair })
     }
-    let config = head.net.clone();
+
+    fn resume(options: &Options, device: &Device) -> Result<Self> {
+        let head = checkpoint::head(&options.checkpoint)?;
+        let net = Net::new(head.net.clone(), head.seed, device).map_err(failed)?;
+        let mut optimiser = Optimiser::new(&net, head.optimiser.clone()).map_err(failed)?;
+        checkpoint::load(&options.checkpoint, &net, Some(&mut optimiser), head.step)?;
+        let pair = match head.pair.clone() {
+            Some(config) => {
+                let tensors = checkpoint::tensors(&options.checkpoint)?;
+                let seed = (head.seed, head.step);
+                Some(Pair::restore(config, &tensors, seed, device).map_err(failed)?)
+            }
+            None => None,
+        };
+        Ok(Self { head, net, optimiser, pair })
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        let more = self.pair.as_ref().map(Pair::tensors).transpose().map_err(failed)?.unwrap_or_default();
+        checkpoint::save(path, &self.head, &self.net, &self.optimiser, more)
+    }
+
+    /// One step; gives the batch's bits per byte before it, and what the pair tells.
+    fn step(&mut self, batch: &Batch, steps: usize, factor: f64) -> Result<(f64, Option<Told>)> {
+        let Self { head, net, optimiser, pair } = self;
+        let mut value = f64::NAN;
+        let mut learn = |loss: &candle_core::Tensor| {
+            value = f64::from(loss.to_vec1::<f32>()?[0]);
+            if value.is_finite() {
+                optimiser.step(net, &loss.backward()?, factor)?;
+            }
+            Ok(())
+        };
+        let told = match pair {
+            Some(pair) => Some(pair.step(net, batch, (head.step, steps), factor, learn).map_err(failed)?),
+            None => {
+                net.loss(batch).and_then(|loss| learn(&loss)).map_err(failed)?;
+                None
+            }
+        };
+        if !value.is_finite() {
+            return Err(Error::Usage(
+                "training diverged (the loss is no number): resume from the checkpoint with a lower rate"
+                    .to_owned(),
+            ));
+        }
+        Ok((value / LN_2 * batch.targets.tokens.len() as f64 / batch.bytes as f64, told))
+    }
+
+    /// Writes the model file, and the compressor's beside it.
+    fn export(&self, options: &Options, vocabulary: &Vocabulary, held: &[Batch]) -> Result<()> {
+        let mut samples: Vec<export::Sample> = held.iter().take(8).map(|b| (b.clone(), vec![])).collect();
+        if let Some(pair) = &self.pair {
+            for batch in held.iter().take(8) {
+                samples.push((batch.clone(), pair.greedy(batch).map_err(failed)?));
+            }
+        }
+        let prior = self.pair.as_ref().map(|pair| pair.prior.slots());
+        let model = export::export(&options.name, &self.head, &self.net, vocabulary, &samples, prior)?;
+        checkpoint::replace(&options.output, &model)?;
+        if let Some(pair) = &self.pair {
+            let fingerprint = blake3::hash(&model).to_hex().to_string();
+            pair.compressor.save(&compressor_path(&options.output), &fingerprint)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the compressor of a model file stands: `NAME.compressor` beside it.
+pub fn compressor_path(model: &Path) -> PathBuf {
+    model.with_extension("compressor")
+}
+
+/// Trains and writes the model file, and the compressor's if there is one. `interrupt` ends the run
+/// after the step at hand with a checkpoint.
+pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Progress)) -> Result<()> {
+    let device = device(&options.device)?;
+    let corpus = Corpus::read(&options.data)?;
+    let mut run =
+        if options.resume { Run::resume(options, &device)? } else { Run::start(options, &corpus, &device)? };
+    let vocabulary = Vocabulary::new(&run.head.vocabulary)?;
+    let config = run.head.net.clone();
     let featuriser = || Featuriser { config: &config, vocabulary: &vocabulary, len: options.len };
     let held = held_out(&corpus, &featuriser(), options.sequences, 128)?;
-    let mut batches = Batches::new(&corpus, featuriser(), head.seed ^ (head.step as u64) << 32);
+    let mut batches = Batches::new(&corpus, featuriser(), run.head.seed ^ (run.head.step as u64) << 32);
     let mut log = Log::open(options)?;
     let mut smooth = Smooth::default();
+    let mut told = TOLD.map(|_| Smooth::default());
     let mut held_out_bpb = None;
     let start = Instant::now();
-    let (first, seconds_before) = (head.step, head.seconds);
-    while head.step < options.steps && !interrupt.load(Ordering::Relaxed) {
+    let (first, seconds_before) = (run.head.step, run.head.seconds);
+    while run.head.step < options.steps && !interrupt.load(Ordering::Relaxed) {
         let batch = batches.next(options.sequences)?;
-        let bpb = step(&net, &mut optimiser, &batch, rate_factor(options, head.step))?;
-        head.step += 1;
-        head.tokens += batch.targets.tokens.len() as u64;
-        head.seconds = seconds_before + start.elapsed().as_secs_f64();
+        let (bpb, of_pair) = run.step(&batch, options.steps, rate_factor(options, run.head.step))?;
+        run.head.step += 1;
+        run.head.tokens += batch.targets.tokens.len() as u64;
+        run.head.seconds = seconds_before + start.elapsed().as_secs_f64();
         let train_bpb = smooth.add(bpb);
-        if head.step % options.every == 0 || head.step == options.steps {
-            let measured = measure(&net, &held)?;
-            held_out_bpb = Some(measured);
-            log.add(&head, train_bpb, measured)?;
-            checkpoint::save(&options.checkpoint, &head, &net, &optimiser)?;
+        if let Some(of_pair) = of_pair {
+            told.iter_mut().zip(of_pair.values()).for_each(|(smooth, value)| _ = smooth.add(value));
         }
-        let tokens = (head.step - first) * options.sequences * options.len;
+        if run.head.step % options.every == 0 || run.head.step == options.steps {
+            let empty = measure(&run.net, &held)?;
+            let with_c = match &run.pair {
+                Some(pair) => measure_pair(&run.net, pair, &held)?,
+                None => empty,
+            };
+            held_out_bpb = Some(with_c);
+            let told = run.pair.as_ref().map(|_| told.each_ref().map(Smooth::value));
+            log.add(&run.head, train_bpb, empty, with_c, told)?;
+            run.save(&options.checkpoint)?;
+        }
+        let tokens = (run.head.step - first) * options.sequences * options.len;
         let tokens_per_second = tokens as f64 / start.elapsed().as_secs_f64();
         report(Progress {
-            step: head.step,
+            step: run.head.step,
             steps: options.steps,
             train_bpb,
             held_out_bpb,
             tokens_per_second,
         });
     }
-    checkpoint::save(&options.checkpoint, &head, &net, &optimiser)?;
-    if head.step < options.steps {
+    run.save(&options.checkpoint)?;
+    if run.head.step < options.steps {
         return Err(Error::Interrupted);
     }
-    export::write(&options.output, &options.name, &head, &net, &vocabulary, &held)
-}
-
-/// One step; gives the batch's bits per byte before it.
-fn step(net: &Net, optimiser: &mut Optimiser, batch: &Batch, factor: f64) -> Result<f64> {
-    let inner = || -> candle_core::Result<(f32, candle_core::backprop::GradStore)> {
-        let loss = net.loss(batch)?;
-        let value = loss.to_vec1::<f32>()?[0];
-        Ok((value, loss.backward()?))
-    };
-    let (value, grads) = inner().map_err(failed)?;
-    if !value.is_finite() {
-        return Err(Error::Usage(
-            "training diverged (the loss is no number): resume from the checkpoint with a lower rate"
-                .to_owned(),
-        ));
-    }
-    optimiser.step(net, &grads, factor).map_err(failed)?;
-    Ok(f64::from(value) / std::f64::consts::LN_2 * batch.targets.tokens.len() as f64 / batch.bytes as f64)
+    run.export(options, &vocabulary, &held)
 }
 
 #[derive(Default)]
@@ -176,12 +299,24 @@ struct Smooth {
 }
 
 impl Smooth {
+    /// Adds a value, unless it is no number.
     fn add(&mut self, value: f64) -> f64 {
+        if !value.is_finite() {
+            return self.value();
+        }
         self.sum = self.sum * 0.98 + value;
         self.weight = self.weight * 0.98 + 1.0;
-        self.sum / self.weight
+        self.value()
+    }
+
+    fn value(&self) -> f64 {
+        if self.weight > 0.0 { self.sum / self.weight } else { 0.0 }
     }
 }
+
+/// Columns of the log that only a pair has.
+const TOLD: [&str; 7] =
+    ["c_bits", "c_len", "residual_bits", "empty_bits", "reward", "value_error", "entropy"];
 
 struct Log(Option<(PathBuf, std::fs::File)>);
 
@@ -192,14 +327,28 @@ impl Log {
         let io = |e| Error::io(path, e);
         let mut file = std::fs::File::options().append(true).create(true).open(path).map_err(io)?;
         if fresh {
-            writeln!(file, "step,tokens,seconds,train_bpb,held_out_bpb").map_err(io)?;
+            let more = if options.pair.is_some() {
+                format!(",held_out_with_c_bpb,{}", TOLD.join(","))
+            } else {
+                String::new()
+            };
+            writeln!(file, "step,tokens,seconds,train_bpb,held_out_bpb{more}").map_err(io)?;
         }
         Ok(Self(Some((path.clone(), file))))
     }
 
-    fn add(&mut self, head: &checkpoint::Head, train: f64, held_out: f64) -> Result<()> {
+    fn add(
+        &mut self,
+        head: &checkpoint::Head,
+        train: f64,
+        empty: f64,
+        with_c: f64,
+        told: Option<[f64; 7]>,
+    ) -> Result<()> {
         let Some((path, file)) = &mut self.0 else { return Ok(()) };
-        writeln!(file, "{},{},{:.0},{train:.4},{held_out:.4}", head.step, head.tokens, head.seconds)
+        let more = told.map(|told| told.map(|value| format!(",{value:.4}")).concat());
+        let more = more.map(|more| format!(",{with_c:.4}{more}")).unwrap_or_default();
+        writeln!(file, "{},{},{:.0},{train:.4},{empty:.4}{more}", head.step, head.tokens, head.seconds)
             .map_err(|e| Error::io(path.clone(), e))
     }
 }

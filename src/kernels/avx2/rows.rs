@@ -34,6 +34,7 @@ macro_rules! kernel {
 }
 
 kernel!(quantise = quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize));
+kernel!(gain = gain_row(x: &mut [i32], gains: &[i32]));
 kernel!(relu2 = relu2_row(x: &mut [i32]));
 kernel!(relu = relu_row(x: &mut [i32]));
 kernel!(add_residual = add_residual_row(h: &mut [i32], y: &[i32]));
@@ -81,6 +82,11 @@ fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
     if normalise {
         (act.m[row], act.e[row]) = scalar::normalise_scale(len, sum_elements(squares) as u32);
     }
+}
+
+#[target_feature(enable = "avx2")]
+fn gain_row(x: &mut [i32], gains: &[i32]) {
+    super::super::scalar::gain(x, gains);
 }
 
 #[target_feature(enable = "avx2")]

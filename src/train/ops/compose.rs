@@ -75,19 +75,46 @@ pub fn attention(x: &Tensor, packed: &Tensor, dims: Dims) -> Result<Tensor> {
     x + mixed.matmul(&w_out.t()?)?
 }
 
-/// `x + down(relu(up(norm(x)))^2)` (see `feed_forward::FeedForward`).
-pub fn feed_forward(x: &Tensor, packed: &Tensor, d: usize, ff: usize) -> Result<Tensor> {
-    let up = part(packed, 0, ff, d)?;
-    let down = part(packed, ff * d, d, ff)?;
-    x + normalise(x)?.matmul(&up.t()?)?.relu()?.sqr()?.matmul(&down.t()?)?
+/// A value of each sequence `[s][w]` at each of its positions, `[n][w]`.
+pub fn spread(of_sequence: &Tensor, n: usize) -> Result<Tensor> {
+    let (sequences, width) = of_sequence.dims2()?;
+    of_sequence.unsqueeze(1)?.expand((sequences, n / sequences.max(1), width))?.reshape((n, width))
 }
 
-/// Logits of each position with the copy gates added, `[n][V]`, in nats.
-pub fn logits(x: &Tensor, packed: &Tensor, vocab: usize, slots: usize, targets: &Targets) -> Result<Tensor> {
+/// `x + down((gain * relu(up(norm(x))))^2)` (see `feed_forward::FeedForward`).
+pub fn feed_forward(
+    x: &Tensor,
+    packed: &Tensor,
+    d: usize,
+    ff: usize,
+    gains: Option<&Tensor>,
+) -> Result<Tensor> {
+    let up = part(packed, 0, ff, d)?;
+    let down = part(packed, ff * d, d, ff)?;
+    let mut hidden = normalise(x)?.matmul(&up.t()?)?.relu()?;
+    if let Some(gains) = gains {
+        hidden = (hidden * spread(gains, x.dim(0)?)?)?;
+    }
+    x + hidden.sqr()?.matmul(&down.t()?)?
+}
+
+/// Logits of each position with the copy gates added, `[n][V]`, in nats. `steering` are the
+/// sequences' own biases.
+pub fn logits(
+    x: &Tensor,
+    packed: &Tensor,
+    vocab: usize,
+    slots: usize,
+    targets: &Targets,
+    steering: Option<&Tensor>,
+) -> Result<Tensor> {
     let (n, d) = x.dims2()?;
     let device = x.device();
     let z = normalise(x)?.matmul(&part(packed, 0, vocab + slots, d)?.t()?)?;
-    let logits = z.narrow(1, 0, vocab)?.contiguous()?;
+    let mut logits = z.narrow(1, 0, vocab)?.contiguous()?;
+    if let Some(steering) = steering {
+        logits = (logits + spread(&steering.narrow(1, 0, vocab)?.contiguous()?, n)?)?;
+    }
     if slots == 0 {
         return Ok(logits);
     }
@@ -98,8 +125,13 @@ pub fn logits(x: &Tensor, packed: &Tensor, vocab: usize, slots: usize, targets: 
         .enumerate()
         .map(|(i, &c)| (i % slots * CLASSES) as u32 + u32::from(c))
         .collect();
-    let bias =
-        bias.index_select(&Tensor::from_vec(class_rows, n * slots, device)?, 0)?.reshape((n, slots))?;
+    let mut bias = bias
+        .index_select(&Tensor::from_vec(class_rows.clone(), n * slots, device)?, 0)?
+        .reshape((n, slots))?;
+    if let Some(steering) = steering {
+        let own = spread(&steering.narrow(1, vocab, slots * CLASSES)?.contiguous()?, n)?;
+        bias = (bias + own.gather(&Tensor::from_vec(class_rows, (n, slots), device)?, 1)?)?;
+    }
     let used: Vec<f32> = targets.candidates.iter().map(|&c| f32::from(u8::from(c != NONE))).collect();
     let index: Vec<u32> = targets.candidates.iter().map(|&c| if c == NONE { 0 } else { c }).collect();
     let index = Tensor::from_vec(index, (n, slots), device)?;
@@ -116,13 +148,20 @@ pub fn logits(x: &Tensor, packed: &Tensor, vocab: usize, slots: usize, targets: 
     })
 }
 
-/// Mean cross-entropy in nats, `[1]` (see `loss::HeadLoss`).
-pub fn loss(x: &Tensor, packed: &Tensor, vocab: usize, slots: usize, targets: &Targets) -> Result<Tensor> {
-    let z = logits(x, packed, vocab, slots, targets)?;
+/// Cross-entropy of each position in nats, `[n][1]` (see `loss::HeadLoss`).
+pub fn nats(
+    x: &Tensor,
+    packed: &Tensor,
+    vocab: usize,
+    slots: usize,
+    targets: &Targets,
+    steering: Option<&Tensor>,
+) -> Result<Tensor> {
+    let z = logits(x, packed, vocab, slots, targets, steering)?;
     let n = z.dim(0)?;
     let max = z.max_keepdim(1)?.detach();
     let z = z.broadcast_sub(&max)?;
     let index = Tensor::from_vec(targets.tokens.clone(), (n, 1), x.device())?;
     let picked = z.gather(&index, 1)?;
-    ((z.exp()?.sum_keepdim(1)?.log()? - picked)?.sum_all()? / n as f64)?.reshape(1)
+    z.exp()?.sum_keepdim(1)?.log()? - picked
 }

@@ -1,7 +1,7 @@
 //! Fused operations against the same sublayers composed of candle's own, values and gradients.
 
 use super::loss::Targets;
-use crate::train::net::{Batch, Net, NetConfig};
+use crate::train::net::{Batch, Net, NetConfig, Steering};
 use crate::train::ops::embed::NONE;
 use crate::train::random::Random;
 use candle_core::Device;
@@ -21,6 +21,7 @@ fn config() -> NetConfig {
         seconds: vec![3],
         ngrams: vec![(2, 5)],
         copy: true,
+        steering: Some(Steering { symbols: 6, max: 3 }),
     }
 }
 
@@ -60,13 +61,18 @@ fn fused_operations_equal_the_composed_ones() {
     let mut net = net();
     // 150 positions: blocks of queries and of rows end in the middle.
     let batch = batch(&net.config, 5, 150);
-    let fused = net.loss(&batch).unwrap();
+    let cs = [vec![], vec![1, 1, 4], vec![0], vec![5, 2], vec![3]];
+    let (fused, fused_nats) = net.loss_with(&batch, &cs).unwrap();
     let fused_grads = fused.backward().unwrap();
+    assert_eq!(net.nats(&batch, &cs).unwrap(), fused_nats);
     net.fused = false;
-    let composed = net.loss(&batch).unwrap();
+    let (composed, composed_nats) = net.loss_with(&batch, &cs).unwrap();
     let composed_grads = composed.backward().unwrap();
     let (a, b) = (fused.to_vec1::<f32>().unwrap()[0], composed.to_vec1::<f32>().unwrap()[0]);
     assert!((a - b).abs() < 1e-4, "loss {a} and {b}");
+    for (a, b) in fused_nats.iter().zip(&composed_nats) {
+        assert!((a - b).abs() < 1e-4 * b, "a sequence's nats {a} and {b}");
+    }
     for param in &net.params {
         let flat = |g: &candle_core::backprop::GradStore| -> Vec<f32> {
             g.get(param.var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1().unwrap()
@@ -86,7 +92,8 @@ fn the_number_of_threads_does_not_change_a_bit() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let net = net();
-            let grads = net.loss(&batch).unwrap().backward().unwrap();
+            let cs = [vec![0], vec![], vec![2, 5], vec![1, 1, 1], vec![]];
+            let grads = net.loss_with(&batch, &cs).unwrap().0.backward().unwrap();
             let all = net.params.iter().map(|p| grads.get(p.var.as_tensor()).unwrap().flatten_all().unwrap());
             all.flat_map(|g| g.to_vec1::<f32>().unwrap()).collect()
         })

@@ -1,0 +1,356 @@
+//! Compressor and decompressor trained together: the paper's Algorithm 1 with rewards in bits.
+//!
+//! Three stages: C learns to reproduce what it reads while kinds of text (`clusters`) stand in for its
+//! actions, so that the symbols of c come to mean something to D; then the actor learns to name those
+//! kinds; then actor and critic learn from the reward. D learns from its cross-entropy in every stage,
+//! with c empty for a share of the sequences.
+//!
+//! The reward of a whole c is `(bits of the sequence with c empty) - (bits with c) - cost of c`. The
+//! first term does not depend on what the actor does, so the gradient is that of the paper's
+//! `-(cost + L_D)`, with far less variance.
+
+use super::clusters::Clusters;
+use super::compressor::{Adam, Compressor, CompressorConfig, padded};
+use super::net::{Batch, Net};
+use super::prior::Prior;
+use super::random::Random;
+use crate::error::Error;
+use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::f64::consts::LN_2;
+
+/// How a pair is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PairConfig {
+    pub compressor: CompressorConfig,
+    /// Steps of the first and of the second stage.
+    pub reproduce: usize,
+    pub imitate: usize,
+    /// Share of a symbol's bits that a sequence pays in the end: the length of a sequence over that of
+    /// a chunk. The share rises from nothing over the first half of the third stage.
+    pub cost: f64,
+    /// Share of sequences that D learns with c empty.
+    pub empty: f64,
+    pub rate: f64,
+    pub gamma: f64,
+    /// Weight of the actor's entropy at the start of the third stage; it falls to a tenth.
+    pub entropy: f64,
+}
+
+/// What one step tells; what a stage does not have is no number.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// Mean over the sequences that had a c: bits of c under the prior, its symbols.
+    pub c_bits: f64,
+    pub c_len: f64,
+    /// Mean bits of a sequence with its c, and with c empty.
+    pub residual_bits: f64,
+    pub empty_bits: f64,
+    pub reward: f64,
+    /// Root of the critic's mean squared error, in scaled rewards.
+    pub value_error: f64,
+    /// Of the actor, in nats a symbol; of the second stage its cross-entropy, of the first that of
+    /// reproducing.
+    pub entropy: f64,
+}
+
+impl Told {
+    /// All values in the order of their fields.
+    pub fn values(&self) -> [f64; 7] {
+        [
+            self.c_bits,
+            self.c_len,
+            self.residual_bits,
+            self.empty_bits,
+            self.reward,
+            self.value_error,
+            self.entropy,
+        ]
+    }
+}
+
+/// Compressor, prior and what trains them.
+pub struct Pair {
+    pub config: PairConfig,
+    pub compressor: Compressor,
+    pub prior: Prior,
+    pub clusters: Clusters,
+    pub adam: Adam,
+    /// Running mean square of rewards in bits: rewards are divided by its root.
+    pub scale: f64,
+    random: Random,
+}
+
+impl Pair {
+    pub fn new(
+        config: PairConfig,
+        clusters: Clusters,
+        seed: u64,
+        device: &candle_core::Device,
+    ) -> Result<Self> {
+        let compressor = Compressor::new(config.compressor.clone(), seed, device)?;
+        let adam = Adam::new(compressor.vars(), config.rate)?;
+        let prior = Prior::new(config.compressor.symbols, config.compressor.max);
+        Ok(Self { compressor, prior, clusters, adam, scale: 1.0, random: Random::new(seed ^ 0xc0de), config })
+    }
+
+    /// What a checkpoint keeps.
+    pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        let device = &candle_core::Device::Cpu;
+        let row = |values: Vec<f32>| {
+            let len = values.len();
+            Tensor::from_vec(values, len, device)
+        };
+        let named =
+            |(name, var): (String, candle_core::Var)| (format!("pair.{name}"), var.as_tensor().clone());
+        let mut all: Vec<_> =
+            self.compressor.vars().into_iter().chain(self.adam.tensors()).map(named).collect();
+        all.push(("pair.prior".into(), row(self.prior.counts().to_vec())?));
+        all.push(("pair.centres".into(), row(self.clusters.centres().to_vec())?));
+        all.push(("pair.scale".into(), row(vec![self.scale as f32])?));
+        Ok(all)
+    }
+
+    /// A pair as a checkpoint kept it after `step` steps.
+    pub fn restore(
+        config: PairConfig,
+        tensors: &HashMap<String, Vec<f32>>,
+        (seed, step): (u64, usize),
+        device: &candle_core::Device,
+    ) -> Result<Self> {
+        let get = |name: &str| match tensors.get(&format!("pair.{name}")) {
+            Some(values) => Ok(values.clone()),
+            None => candle_core::bail!("the checkpoint lacks {name}"),
+        };
+        let (vocab, symbols, max) =
+            (config.compressor.vocab, config.compressor.symbols, config.compressor.max);
+        let (Some(clusters), Some(prior)) =
+            (Clusters::from_centres(vocab, get("centres")?), Prior::from_counts(symbols, max, get("prior")?))
+        else {
+            candle_core::bail!("the checkpoint is of another pair");
+        };
+        let mut pair = Self::new(config, clusters, seed ^ (step as u64) << 32, device)?;
+        pair.prior = prior;
+        pair.scale = f64::from(get("scale")?.first().copied().unwrap_or(1.0));
+        pair.adam.step = step;
+        for (name, var) in pair.compressor.vars().into_iter().chain(pair.adam.tensors()) {
+            var.set(&Tensor::from_vec(get(&name)?, var.shape(), device)?)?;
+        }
+        Ok(pair)
+    }
+
+    /// Tokens of each sequence of a batch.
+    fn sequences(batch: &Batch) -> impl Iterator<Item = &[u32]> {
+        batch.targets.tokens.chunks_exact(batch.len)
+    }
+
+    fn excerpts(&self, batch: &Batch) -> Vec<Vec<u32>> {
+        Self::sequences(batch).map(|tokens| self.compressor.excerpt(tokens.iter().copied())).collect()
+    }
+
+    /// The actor's most likely c for each sequence.
+    pub fn greedy(&self, batch: &Batch) -> Result<Vec<Vec<u16>>> {
+        self.compressor.write(&self.compressor.read(&self.excerpts(batch))?, None)
+    }
+
+    /// One step of C and D on a batch: number `at.0` of `at.1`. `learn` takes D's loss and moves D;
+    /// `factor` scales the rate.
+    pub fn step(
+        &mut self,
+        net: &Net,
+        batch: &Batch,
+        at: (usize, usize),
+        factor: f64,
+        learn: impl FnOnce(&Tensor) -> Result<()>,
+    ) -> Result<Told> {
+        let (step, steps) = at;
+        let excerpts = self.excerpts(batch);
+        let memory = self.compressor.read(&excerpts)?;
+        let kinds = |pair: &Self| -> Vec<Vec<u16>> {
+            Self::sequences(batch).map(|tokens| vec![pair.clusters.kind(tokens) as u16]).collect()
+        };
+        if step < self.config.reproduce {
+            let loss = self.compressor.reproduce(&memory, &excerpts)?;
+            let cs = kinds(self);
+            return self.supervised(net, batch, cs, loss, factor, learn);
+        }
+        if step < self.config.reproduce + self.config.imitate {
+            let cs = kinds(self);
+            let loss = self.imitate(&memory, &cs)?;
+            return self.supervised(net, batch, cs, loss, factor, learn);
+        }
+        let before = self.config.reproduce + self.config.imitate;
+        let done = (step - before) as f64 / steps.saturating_sub(before).max(1) as f64;
+        self.reinforce(net, batch, &memory, done, factor, learn)
+    }
+
+    /// Empties c for some sequences, so that D stays a good model without one.
+    fn with_empty(&mut self, cs: &[Vec<u16>]) -> Vec<Vec<u16>> {
+        let empty = self.config.empty as f32;
+        let random = &mut self.random;
+        cs.iter().map(|c| if random.uniform() < empty { vec![] } else { c.clone() }).collect()
+    }
+
+    fn supervised(
+        &mut self,
+        net: &Net,
+        batch: &Batch,
+        cs: Vec<Vec<u16>>,
+        loss: Tensor,
+        factor: f64,
+        learn: impl FnOnce(&Tensor) -> Result<()>,
+    ) -> Result<Told> {
+        let entropy = scalar(&loss)?;
+        self.adam.minimise(&loss, factor)?;
+        self.prior.count(&cs);
+        let used = self.with_empty(&cs);
+        let (loss, nats) = net.loss_with(batch, &used)?;
+        learn(&loss)?;
+        let bits = self.prior.bits();
+        let costs: f64 = used.iter().filter(|c| !c.is_empty()).map(|c| bits(c).iter().sum::<f64>()).sum();
+        let count = used.iter().filter(|c| !c.is_empty()).count().max(1) as f64;
+        let residual_bits = mean(nats.iter().copied()) / LN_2;
+        let (c_bits, c_len, none) = (costs / count, 1.0, f64::NAN);
+        let (empty_bits, reward, value_error) = (none, none, none);
+        Ok(Told { c_bits, c_len, residual_bits, empty_bits, reward, value_error, entropy })
+    }
+
+    /// Cross-entropy of the actor against given sequences.
+    fn imitate(&self, memory: &Tensor, cs: &[Vec<u16>]) -> Result<Tensor> {
+        let (log, _) = self.compressor.act(memory, cs)?;
+        let (picked, mask, count) = self.picked(&log, cs)?;
+        (picked * mask)?.sum_all()?.neg()? / count
+    }
+
+    /// The logarithms of the probabilities of what was done, which of them count, and how many: every
+    /// symbol, and the end where there was room for one.
+    fn picked(&self, log: &Tensor, cs: &[Vec<u16>]) -> Result<(Tensor, Tensor, f64)> {
+        let (rows, steps, _) = log.dims3()?;
+        let (max, end) = (self.config.compressor.max, self.config.compressor.symbols as u32);
+        let (mut actions, mut mask) = (vec![end; rows * steps], vec![0.0f32; rows * steps]);
+        for (row, c) in cs.iter().enumerate() {
+            let used = (c.len() + 1).min(max).min(steps);
+            mask[row * steps..][..used].fill(1.0);
+            for (action, &symbol) in actions[row * steps..].iter_mut().zip(c) {
+                *action = symbol.into();
+            }
+        }
+        let count = f64::from(mask.iter().sum::<f32>()).max(1.0);
+        let device = log.device();
+        let actions = Tensor::from_vec(actions, (rows, steps, 1), device)?;
+        let picked = log.gather(&actions, 2)?.squeeze(2)?;
+        Ok((picked, Tensor::from_vec(mask, (rows, steps), device)?, count))
+    }
+
+    /// Algorithm 1.
+    fn reinforce(
+        &mut self,
+        net: &Net,
+        batch: &Batch,
+        memory: &Tensor,
+        done: f64,
+        factor: f64,
+        learn: impl FnOnce(&Tensor) -> Result<()>,
+    ) -> Result<Told> {
+        let cs = self.compressor.write(memory, Some(&mut self.random))?;
+        let used = self.with_empty(&cs);
+        let empty_nats = net.nats(batch, &[])?;
+        let (loss, nats) = net.loss_with(batch, &used)?;
+        learn(&loss)?;
+        self.prior.count(&cs);
+
+        // Rewards: what each symbol costs when it is written, what all of c saves at the end.
+        let share = self.config.cost * (2.0 * done).min(1.0);
+        let bits = self.prior.bits();
+        let steps = self.config.compressor.max;
+        let (mut rewards, mut weight) = (vec![0.0f32; cs.len() * steps], vec![0.0f32; cs.len()]);
+        let (mut costs, mut totals) = (0.0, Vec::new());
+        for (row, c) in used.iter().enumerate() {
+            // A sequence whose c was taken away says nothing of the actor, but for an actor that
+            // wrote an empty one.
+            if c.len() != cs[row].len() {
+                continue;
+            }
+            weight[row] = 1.0;
+            let saved = (empty_nats[row] - nats[row]) / LN_2;
+            let cost = bits(c);
+            let total = saved - share * cost.iter().sum::<f64>();
+            let rewards = &mut rewards[row * steps..][..cost.len()];
+            rewards
+                .iter_mut()
+                .zip(&cost)
+                .for_each(|(r, cost)| *r = (-share * cost / self.scale.sqrt()) as f32);
+            if let Some(last) = rewards.last_mut() {
+                *last += (saved / self.scale.sqrt()) as f32;
+            }
+            costs += cost.iter().sum::<f64>();
+            totals.push(total);
+        }
+        let square = mean(totals.iter().map(|r| r * r));
+        self.scale = if self.scale == 1.0 { square } else { 0.99 * self.scale + 0.01 * square }.max(1e-3);
+
+        let (log, values) = self.compressor.act(memory, &padded(&cs, steps - 1))?;
+        let (picked, mask, _) = self.picked(&log, &cs)?;
+        let device = log.device();
+        let weight = Tensor::from_vec(weight, (cs.len(), 1), device)?;
+        let mask = mask.broadcast_mul(&weight)?;
+        let count = f64::from(mask.sum_all()?.to_scalar::<f32>()?).max(1.0);
+        let rewards = Tensor::from_vec(rewards, (cs.len(), steps), device)?;
+        // The value after the last action is zero.
+        let after = values.detach();
+        let after = (after * &mask)?;
+        let next = if steps > 1 {
+            let rest = after.narrow(1, 1, steps - 1)?;
+            Tensor::cat(&[rest, after.narrow(1, 0, 1)?.zeros_like()?], 1)?
+        } else {
+            after.zeros_like()?
+        };
+        let target = (rewards + (next * self.config.gamma)?)?;
+        let error = ((&target - &values)? * &mask)?;
+        let critic = (error.sqr()?.sum_all()? / count)?;
+        let actor = ((picked * error.detach())?.sum_all()?.neg()? / count)?;
+        let entropy = (log.exp()? * &log)?.sum(2)?.neg()?;
+        let entropy = ((entropy * &mask)?.sum_all()? / count)?;
+        let beta = self.config.entropy * (1.0 - 0.9 * done);
+        let total = ((actor + (&critic * 0.5)?)? - (&entropy * beta)?)?;
+        self.adam.minimise(&total, factor)?;
+        let given = totals.len().max(1) as f64;
+        Ok(Told {
+            c_bits: costs / given,
+            c_len: used
+                .iter()
+                .zip(&cs)
+                .filter(|(u, c)| u.len() == c.len())
+                .map(|(c, _)| c.len())
+                .sum::<usize>() as f64
+                / given,
+            residual_bits: mean(nats.iter().copied()) / LN_2,
+            empty_bits: mean(empty_nats.iter().copied()) / LN_2,
+            reward: mean(totals.iter().copied()),
+            value_error: scalar(&critic)?.sqrt(),
+            entropy: scalar(&entropy)?,
+        })
+    }
+}
+
+fn scalar(t: &Tensor) -> Result<f64> {
+    Ok(f64::from(t.to_scalar::<f32>()?))
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let n = values.len().max(1) as f64;
+    values.sum::<f64>() / n
+}
+
+/// What is wrong with a configuration, if anything.
+pub fn check(config: &PairConfig, len: usize) -> crate::Result<()> {
+    let c = &config.compressor;
+    let sizes =
+        (1..=4096).contains(&c.symbols) && (1..=64).contains(&c.max) && (4..=len).contains(&c.excerpt);
+    if sizes {
+        return Ok(());
+    }
+    let rule = "a learned sequence has 1 to 4,096 symbols, at most 64 of them, and an excerpt of 4 tokens to a sequence";
+    Err(Error::Usage(rule.to_owned()))
+}

@@ -1,0 +1,314 @@
+//! The compressor C: a T5 that reads an excerpt of a chunk and writes c, with a critic beside its
+//! language-model head.
+//!
+//! Its vocabulary is the decompressor's tokens, then the symbols of c, then the end. The actor is the
+//! head's part for symbols and end; the part for tokens is used while C learns to reproduce what it
+//! reads. C is float: only the packer runs it, and what it writes is stored.
+
+use super::random::Random;
+use super::t5::{FeedForward, T5, T5Config};
+use crate::error::{Error, Result as CrateResult};
+use candle_core::{D, DType, Device, Result, Tensor, Var};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Runs of neighbouring tokens in an excerpt.
+const RUNS: usize = 4;
+/// Size of an attention head.
+const HEAD_SIZE: usize = 32;
+/// Metadata entry of a compressor's file.
+const KEY: &str = "s3a-compressor";
+
+/// Sizes of a compressor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CompressorConfig {
+    /// Entries of the decompressor's vocabulary.
+    pub vocab: usize,
+    /// Symbols of c, and its longest length.
+    pub symbols: usize,
+    pub max: usize,
+    /// Tokens that are read of a chunk.
+    pub excerpt: usize,
+    pub t5: T5Config,
+    /// Fingerprint of the model whose c it writes, once that is known.
+    #[serde(default)]
+    pub model: Option<String>,
+}
+
+impl CompressorConfig {
+    /// A compressor of this width and these layers.
+    pub fn new(
+        vocab: usize,
+        symbols: usize,
+        max: usize,
+        excerpt: usize,
+        width: usize,
+        layers: usize,
+    ) -> Self {
+        let t5 = T5Config {
+            vocab_size: 0,
+            d_model: width,
+            d_kv: HEAD_SIZE,
+            d_ff: 2 * width,
+            num_layers: layers,
+            num_decoder_layers: Some(1),
+            num_heads: (width / HEAD_SIZE).max(1),
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+            initializer_factor: 0.3,
+            feed_forward_proj: FeedForward::Relu,
+            tie_word_embeddings: true,
+            scale_decoder_outputs: None,
+            pad_token_id: 0,
+            eos_token_id: 0,
+            decoder_start_token_id: None,
+        };
+        let mut config = Self { vocab, symbols, max, excerpt, t5, model: None };
+        config.set_vocab(vocab);
+        config
+    }
+}
+
+impl CompressorConfig {
+    /// Sets the decompressor's vocabulary once it is known.
+    pub fn set_vocab(&mut self, vocab: usize) {
+        let t5 = &mut self.t5;
+        (t5.vocab_size, t5.eos_token_id) = (vocab + self.symbols + 2, (vocab + self.symbols) as u32);
+        t5.pad_token_id = t5.eos_token_id + 1;
+        self.vocab = vocab;
+    }
+}
+
+/// The compressor.
+pub struct Compressor {
+    pub config: CompressorConfig,
+    t5: T5,
+    /// The critic: `[1, d]` and `[1]`.
+    value: Var,
+    value_bias: Var,
+}
+
+/// Some tokens of a chunk: runs evenly spread over it. Short chunks are filled up with the pad.
+pub fn excerpt(tokens: impl ExactSizeIterator<Item = u32> + Clone, len: usize, pad: u32) -> Vec<u32> {
+    let n = tokens.len();
+    let mut out: Vec<u32> = if n <= len {
+        tokens.collect()
+    } else {
+        let run = len / RUNS;
+        let starts = (0..RUNS).map(|r| r * (n - run) / (RUNS - 1));
+        starts.flat_map(|start| tokens.clone().skip(start).take(run)).collect()
+    };
+    out.resize(len, pad);
+    out
+}
+
+impl Compressor {
+    pub fn new(config: CompressorConfig, seed: u64, device: &Device) -> Result<Self> {
+        let t5 = T5::new(config.t5.clone(), seed, device)?;
+        let value = Var::zeros((1, config.t5.d_model), DType::F32, device)?;
+        Ok(Self { value, value_bias: Var::zeros(1, DType::F32, device)?, t5, config })
+    }
+
+    /// All parameters by name.
+    pub fn vars(&self) -> Vec<(String, Var)> {
+        let mut all = self.t5.vars();
+        all.push(("value_head.weight".into(), self.value.clone()));
+        all.push(("value_head.bias".into(), self.value_bias.clone()));
+        all
+    }
+
+    fn pad(&self) -> u32 {
+        self.config.t5.pad_token_id
+    }
+
+    /// An excerpt of a chunk's tokens, as `read` takes it.
+    pub fn excerpt(&self, tokens: impl ExactSizeIterator<Item = u32> + Clone) -> Vec<u32> {
+        excerpt(tokens, self.config.excerpt, self.pad())
+    }
+
+    /// What the encoder makes of excerpts, `[B, S, d]`.
+    pub fn read(&self, excerpts: &[Vec<u32>]) -> Result<Tensor> {
+        let flat: Vec<u32> = excerpts.concat();
+        self.t5.encode(&Tensor::from_vec(flat, (excerpts.len(), self.config.excerpt), &self.t5.device)?)
+    }
+
+    /// Logarithms of the actor's probabilities `[B, T, C + 1]`, the end last, and the critic's values
+    /// `[B, T]`, before each action; `inputs` are the symbols before, `T - 1` of each row.
+    pub fn act(&self, memory: &Tensor, inputs: &[Vec<u16>]) -> Result<(Tensor, Tensor)> {
+        let steps = 1 + inputs.iter().map(Vec::len).max().unwrap_or(0);
+        let mut ids = Vec::with_capacity(inputs.len() * steps);
+        for row in inputs {
+            ids.push(self.pad());
+            ids.extend(row.iter().map(|&symbol| self.config.vocab as u32 + u32::from(symbol)));
+            ids.resize(ids.len().next_multiple_of(steps), self.pad());
+        }
+        let ids = Tensor::from_vec(ids, (inputs.len(), steps), &self.t5.device)?;
+        let hidden = self.t5.decode(&ids, memory)?;
+        let logits = self.t5.logits(&hidden)?.narrow(2, self.config.vocab, self.config.symbols + 1)?;
+        let values = hidden.broadcast_mul(&self.value.reshape((1, 1, ()))?)?.sum(2)?;
+        Ok((log_softmax(&logits.contiguous()?)?, values.broadcast_add(&self.value_bias)?))
+    }
+
+    /// One c for each row, drawn from the actor, or its most likely symbols.
+    pub fn write(&self, memory: &Tensor, mut random: Option<&mut Random>) -> Result<Vec<Vec<u16>>> {
+        let rows = memory.dim(0)?;
+        let memory = memory.detach();
+        let mut cs = vec![Vec::new(); rows];
+        let mut open: Vec<bool> = vec![true; rows];
+        let end = self.config.symbols;
+        for step in 0..self.config.max {
+            let (log, _) = self.act(&memory, &padded(&cs, step))?;
+            let log: Vec<Vec<f32>> = log.narrow(1, step, 1)?.squeeze(1)?.to_vec2()?;
+            for ((log, c), open) in log.iter().zip(&mut cs).zip(&mut open) {
+                let action = match &mut random {
+                    Some(random) => draw(log, random),
+                    None => (0..log.len()).max_by(|&a, &b| log[a].total_cmp(&log[b])).unwrap_or(end),
+                };
+                *open &= action != end;
+                if *open {
+                    c.push(action as u16);
+                }
+            }
+        }
+        Ok(cs)
+    }
+
+    /// Mean cross-entropy in nats of reproducing excerpts token by token.
+    pub fn reproduce(&self, memory: &Tensor, excerpts: &[Vec<u32>]) -> Result<Tensor> {
+        let (rows, len) = (excerpts.len(), self.config.excerpt);
+        let before =
+            excerpts.iter().flat_map(|e| std::iter::once(self.pad()).chain(e[..len - 1].iter().copied()));
+        let ids = Tensor::from_vec(before.collect::<Vec<_>>(), (rows, len), &self.t5.device)?;
+        let logits = self.t5.logits(&self.t5.decode(&ids, memory)?)?;
+        let targets = Tensor::from_vec(excerpts.concat(), (rows, len, 1), &self.t5.device)?;
+        log_softmax(&logits)?.gather(&targets, 2)?.mean_all()?.neg()
+    }
+
+    /// Writes the file of a compressor, for the model of this fingerprint.
+    pub fn save(&self, path: &Path, model: &str) -> CrateResult<()> {
+        let tensors: HashMap<String, Tensor> =
+            self.vars().into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
+        let bad =
+            |e: &dyn ToString| Error::BadModel { name: path.display().to_string(), rule: e.to_string() };
+        let config = CompressorConfig { model: Some(model.to_owned()), ..self.config.clone() };
+        let json = serde_json::to_string(&config).map_err(|e| bad(&e))?;
+        let meta = HashMap::from([(KEY.to_owned(), json)]);
+        let data = safetensors::serialize(&tensors, Some(meta)).map_err(|e| bad(&e))?;
+        super::checkpoint::replace(path, &data)
+    }
+
+    /// Reads the file of a compressor.
+    ///
+    /// # Errors
+    /// `Io`, or `BadModel` if it is not one.
+    pub fn load(bytes: &[u8], name: &str, device: &Device) -> CrateResult<Self> {
+        let bad = |rule: String| Error::BadModel { name: name.to_owned(), rule };
+        let (_, meta) = safetensors::SafeTensors::read_metadata(bytes).map_err(|e| bad(e.to_string()))?;
+        let json = meta.metadata().as_ref().and_then(|m| m.get(KEY));
+        let json = json.ok_or_else(|| bad("not a compressor".into()))?;
+        let config: CompressorConfig = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
+        let sizes = config.t5.vocab_size == config.vocab + config.symbols + 2 && config.excerpt >= RUNS;
+        if !sizes || config.max == 0 || config.symbols == 0 || config.symbols > 4096 || config.max > 64 {
+            return Err(bad("its sizes do not agree".into()));
+        }
+        let tensors = candle_core::safetensors::load_buffer(bytes, device).map_err(|e| bad(e.to_string()))?;
+        let t5 = T5::load(config.t5.clone(), &tensors).map_err(|e| bad(e.to_string()))?;
+        let var = |name: &str, shape: &[usize]| -> CrateResult<Var> {
+            let tensor = tensors.get(name).filter(|t| t.dims() == shape && t.dtype() == DType::F32);
+            let tensor = tensor.ok_or_else(|| bad(format!("{name} is missing or of another shape")))?;
+            Var::from_tensor(tensor).map_err(|e| bad(e.to_string()))
+        };
+        Ok(Self {
+            value: var("value_head.weight", &[1, config.t5.d_model])?,
+            value_bias: var("value_head.bias", &[1])?,
+            t5,
+            config,
+        })
+    }
+}
+
+/// Rows of equal length, cut or filled up with zeros; what follows an end does not matter.
+pub fn padded(cs: &[Vec<u16>], len: usize) -> Vec<Vec<u16>> {
+    let row = |c: &Vec<u16>| {
+        let mut row = c.clone();
+        row.resize(len, 0);
+        row
+    };
+    cs.iter().map(row).collect()
+}
+
+fn draw(log: &[f32], random: &mut Random) -> usize {
+    let mut left = random.uniform();
+    for (action, log) in log.iter().enumerate() {
+        left -= log.exp();
+        if left < 0.0 {
+            return action;
+        }
+    }
+    log.len() - 1
+}
+
+fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    let x = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?;
+    x.broadcast_sub(&x.exp()?.sum_keepdim(D::Minus1)?.log()?)
+}
+
+/// Adam (Kingma and Ba 2014) for the compressor's parameters, with gradients clipped to norm 1.
+pub struct Adam {
+    vars: Vec<(String, Var)>,
+    first: Vec<Var>,
+    second: Vec<Var>,
+    pub step: usize,
+    rate: f64,
+}
+
+impl Adam {
+    pub fn new(vars: Vec<(String, Var)>, rate: f64) -> Result<Self> {
+        let zeros =
+            || vars.iter().map(|(_, var)| Var::zeros(var.shape(), DType::F32, var.device())).collect();
+        let (first, second): (Result<_>, Result<_>) = (zeros(), zeros());
+        Ok(Self { first: first?, second: second?, vars, step: 0, rate })
+    }
+
+    /// Tensors to keep in a checkpoint, by name.
+    pub fn tensors(&self) -> Vec<(String, Var)> {
+        let moments = self.vars.iter().zip(self.first.iter().zip(&self.second));
+        moments
+            .flat_map(|((name, _), (first, second))| {
+                [(format!("first.{name}"), first.clone()), (format!("second.{name}"), second.clone())]
+            })
+            .collect()
+    }
+
+    /// One step down the gradients of `loss`, the rate times `factor`.
+    pub fn minimise(&mut self, loss: &Tensor, factor: f64) -> Result<()> {
+        const BETAS: (f64, f64) = (0.9, 0.98);
+        let grads = loss.backward()?;
+        let mut squares = 0.0;
+        for (_, var) in &self.vars {
+            if let Some(grad) = grads.get(var.as_tensor()) {
+                squares += f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?);
+            }
+        }
+        let clip = 1.0 / squares.sqrt().max(1.0);
+        if !clip.is_finite() || clip == 0.0 {
+            candle_core::bail!("the compressor's gradient is no number");
+        }
+        self.step += 1;
+        let t = self.step as i32;
+        let (c1, c2) = (1.0 - BETAS.0.powi(t), 1.0 - BETAS.1.powi(t));
+        for ((_, var), (first, second)) in self.vars.iter().zip(self.first.iter().zip(&self.second)) {
+            let Some(grad) = grads.get(var.as_tensor()) else { continue };
+            let grad = (grad * clip)?;
+            let m = ((first.as_tensor() * BETAS.0)? + (&grad * (1.0 - BETAS.0))?)?;
+            let v = ((second.as_tensor() * BETAS.1)? + (grad.sqr()? * (1.0 - BETAS.1))?)?;
+            let update = ((&m / c1)? / ((&v / c2)?.sqrt()? + 1e-8)?)?;
+            var.set(&(var.as_tensor() - (update * (self.rate * factor))?)?)?;
+            first.set(&m)?;
+            second.set(&v)?;
+        }
+        Ok(())
+    }
+}

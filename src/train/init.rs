@@ -1,0 +1,180 @@
+//! First values of a network from an earlier one: a checkpoint, or a model file turned back to floats.
+//!
+//! A model file does not say in which units its export measured keys, values and hidden values
+//! (`export`): any choice computes the same function. Here they are chosen so that the matrices of a
+//! layer have equal root-mean-square, which is what they tend to in training.
+
+use super::checkpoint;
+use super::net::{Net, NetConfig, layout};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::config::Config;
+use candle_core::Tensor;
+use safetensors::SafeTensors;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Root-mean-square of the token table that a model file is scaled to.
+const TOKEN_RMS: f64 = 0.4;
+
+/// What another network knows.
+pub struct Initial {
+    pub config: NetConfig,
+    pub vocabulary: Vec<Vec<u8>>,
+    /// Values by segment name, row-major.
+    pub values: HashMap<String, Vec<f32>>,
+    /// What it was trained on before, to be told in the new record.
+    pub record: serde_json::Value,
+}
+
+/// Reads a checkpoint or a model file.
+///
+/// # Errors
+/// `Io`, or `BadModel` if it is neither.
+pub fn read(path: &Path) -> Result<Initial> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    match Model::from_bytes(&bytes) {
+        Ok(model) => from_model(&model, &bytes),
+        Err(not_a_model) => from_checkpoint(path).map_err(|e| match e {
+            Error::BadModel { .. } => not_a_model,
+            e => e,
+        }),
+    }
+}
+
+fn from_checkpoint(path: &Path) -> Result<Initial> {
+    let head = checkpoint::head(path)?;
+    let tensors = checkpoint::tensors(path)?;
+    let mut values = HashMap::new();
+    for (name, _, segments) in layout(&head.net) {
+        let Some(flat) = tensors.get(&format!("param.{name}")) else { continue };
+        for s in segments {
+            let end = s.offset + s.rows * s.cols;
+            let Some(part) = flat.get(s.offset..end) else {
+                return Err(Error::BadModel {
+                    name: path.display().to_string(),
+                    rule: format!("{name} is shorter than its network has it"),
+                });
+            };
+            values.insert(s.name, part.to_vec());
+        }
+    }
+    let record = head.record();
+    Ok(Initial { config: head.net, vocabulary: head.vocabulary, values, record })
+}
+
+/// The matrices of a model file as floats, each row times its scale and no more.
+struct Parts<'a> {
+    config: &'a Config,
+    tensors: SafeTensors<'a>,
+}
+
+impl Parts<'_> {
+    fn missing(&self, name: &str) -> Error {
+        self.config.bad(format!("tensor `{name}` is missing"))
+    }
+
+    fn bytes(&self, name: &str) -> Result<&[u8]> {
+        self.tensors.tensor(name).map(|view| view.data()).map_err(|_| self.missing(name))
+    }
+
+    fn scaled(&self, name: &str) -> Result<Vec<f64>> {
+        let weights = self.bytes(&format!("{name}.weight"))?;
+        let scales = self.bytes(&format!("{name}.scale"))?.as_chunks::<2>().0;
+        let cols = weights.len() / scales.len().max(1);
+        let rows = weights.chunks_exact(cols.max(1)).zip(scales);
+        Ok(rows
+            .flat_map(|(row, &scale)| {
+                let scale = f64::from(u16::from_le_bytes(scale));
+                row.iter().map(move |&w| f64::from(w as i8) * scale)
+            })
+            .collect())
+    }
+
+    /// A product with unit 1 on both sides (`export::Export::product`).
+    fn product(&self, name: &str) -> Result<Vec<f64>> {
+        let (pre, shift) = self.config.product_shift(name)?;
+        let factor = (-f64::from(shift) - f64::from(pre) - 15.0).exp2();
+        Ok(self.scaled(name)?.into_iter().map(|w| w * factor).collect())
+    }
+
+    fn biases(&self, name: &str) -> Result<Vec<f32>> {
+        let unit = super::export::LOGIT_UNIT;
+        let values = self.bytes(name)?.as_chunks::<4>().0;
+        Ok(values.iter().map(|&b| (f64::from(i32::from_le_bytes(b)) / unit) as f32).collect())
+    }
+}
+
+fn rms(values: &[f64]) -> f64 {
+    (values.iter().map(|v| v * v).sum::<f64>() / values.len().max(1) as f64).sqrt().max(1e-9)
+}
+
+fn divided(values: &[f64], by: f64) -> Vec<f32> {
+    values.iter().map(|v| (v / by) as f32).collect()
+}
+
+fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
+    let c = model.config();
+    let tensors = SafeTensors::deserialize(bytes).map_err(|e| c.bad(e.to_string()))?;
+    let parts = Parts { config: c, tensors };
+    let config = NetConfig::of_model(c)?;
+    let mut values = HashMap::new();
+    let normalised = f64::from(-16).exp2();
+    let unit = super::export::LOGIT_UNIT;
+    let residual = rms(&parts.scaled("embed.token")?) / TOKEN_RMS;
+    for (name, _) in c.tables() {
+        values.insert(name.clone(), divided(&parts.scaled(&name)?, residual));
+    }
+    // The tables hold the residual stream's unit times 2^embed.
+    let residual = residual / f64::from(c.plain_shift("embed")?).exp2();
+    for l in 0..c.layers {
+        let name = |part: &str| format!("decoder.{l}.{part}");
+        let size = c.head_size;
+        let (q, kv) = (c.heads * size * c.width, c.kv_heads * size * c.width);
+        let qkv: Vec<f64> = parts.product(&name("qkv"))?.iter().map(|w| w / normalised).collect();
+        let score = f64::from(c.plain_shift(&name("score"))?).exp2() * unit / (size as f64).sqrt();
+        let key_unit = (rms(&qkv[q..q + kv]) * score / rms(&qkv[..q])).sqrt();
+        let level = rms(&qkv[q..q + kv]) / key_unit;
+        let value_unit = rms(&qkv[q + kv..]) / level;
+        let mut all = divided(&qkv[..q], score / key_unit);
+        all.extend(divided(&qkv[q..q + kv], key_unit));
+        all.extend(divided(&qkv[q + kv..], value_unit));
+        values.insert(name("qkv"), all);
+        let mixed = 1.0 / (127.0 * value_unit * f64::from(1 << 14));
+        values.insert(name("out"), divided(&parts.product(&name("out"))?, mixed * residual));
+        values.insert(name("bias"), parts.biases(&name("bias"))?);
+        let up: Vec<f64> = parts.product(&name("up"))?.iter().map(|w| w / normalised).collect();
+        let hidden_unit = rms(&up) / level;
+        values.insert(name("up"), divided(&up, hidden_unit));
+        let squared = residual / (127.0 * hidden_unit * hidden_unit);
+        values.insert(name("down"), divided(&parts.product(&name("down"))?, squared));
+    }
+    values.insert("head".into(), divided(&parts.product("head")?, normalised * unit));
+    if c.copy {
+        values.insert("copy".into(), divided(&parts.product("copy")?, normalised * unit));
+        values.insert("copy.bias".into(), parts.biases("copy.bias")?);
+    }
+    let v = model.vocabulary();
+    let vocabulary = (0..c.vocab as u16).map(|t| v.token(t).to_vec()).collect();
+    Ok(Initial { config, vocabulary, values, record: c.training.clone() })
+}
+
+impl Initial {
+    /// Sets the segments of `net` that this one has in the same size; gives the names of the others.
+    pub fn apply(&self, net: &Net) -> candle_core::Result<Vec<String>> {
+        let mut fresh = Vec::new();
+        for param in &net.params {
+            let mut flat: Vec<f32> = param.var.flatten_all()?.to_vec1()?;
+            for s in &param.segments {
+                match self.values.get(&s.name) {
+                    Some(values) if values.len() == s.rows * s.cols => {
+                        flat[s.offset..s.offset + values.len()].copy_from_slice(values);
+                    }
+                    _ => fresh.push(s.name.clone()),
+                }
+            }
+            param.var.set(&Tensor::from_vec(flat, param.var.shape(), &net.device)?)?;
+        }
+        Ok(fresh)
+    }
+}
