@@ -133,7 +133,9 @@ impl Bench {
             backend.attend(&kv, black_box(&query), reach, Some(&bias), 13, None, &mut scores, &mut out);
         });
         let (keys, values) = (self.numbers(HEAD_SIZE, 2047), self.numbers(HEAD_SIZE, 2047));
-        self.report("store keys, values", 1, |time| kv.store(WINDOW + time, black_box(&keys), &values));
+        self.report("store keys, values", 1, |time| {
+            backend.store(&mut kv, WINDOW + time, black_box(&keys), &values);
+        });
     }
 
     fn slots(&mut self) {

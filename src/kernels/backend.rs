@@ -124,6 +124,13 @@ impl Backend {
         dispatch!(self, embed(rows, shift, h));
     }
 
+    /// Sets the keys and values of a position, `heads * size` each, clamped to `KV_MAX`.
+    pub fn store(self, kv: &mut KeyValues, position: usize, keys: &[i32], values: &[i32]) {
+        let len = kv.heads() * kv.size();
+        assert!(keys.len() == len && values.len() == len);
+        dispatch!(self, store(kv, position, keys, values));
+    }
+
     /// Clamps the queries of one position.
     pub fn queries(self, x: &[i32], out: &mut [i16]) {
         assert_eq!(x.len(), out.len());

@@ -80,6 +80,7 @@ impl KeyValues {
     }
 
     /// Sets a position's keys and values, `heads * size` each, clamped to `KV_MAX`.
+    #[inline]
     pub fn store(&mut self, position: usize, keys: &[i32], values: &[i32]) {
         let place = position % POSITIONS;
         let clamp = |x: i32| x.clamp(-KV_MAX, KV_MAX) as i16;

@@ -140,6 +140,11 @@ pub fn embed(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]) {
     }
 }
 
+/// Sets a position's keys and values.
+pub fn store(kv: &mut KeyValues, position: usize, keys: &[i32], values: &[i32]) {
+    kv.store(position, keys, values);
+}
+
 /// Clamps queries to their bounds.
 pub fn queries(x: &[i32], out: &mut [i16]) {
     for (out, &x) in out.iter_mut().zip(x) {

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, exp2neg, load, max_element, pack_i16, store, store_i16, sum_elements};
+use super::{Avx2, exp2neg, load, max_element, pack_i16, put, store_i16, sum_elements};
 use crate::kernels::cache::{Bias, KeyValues, Next, POSITIONS, Reach, Scores};
 use crate::kernels::{prefetch, scalar};
 
@@ -112,7 +112,7 @@ impl Work<'_> {
                 let bias = bias.map_or(&[][..], |bias| bias.as_chunks::<8>().0);
                 for (n, (z, &sum)) in z.iter_mut().zip(sums).enumerate() {
                     let sum = _mm256_sra_epi32(sum, _mm_cvtsi32_si128(self.score_shift as i32));
-                    store(z, bias.get(n).map_or(sum, |bias| _mm256_add_epi32(sum, load(bias))));
+                    put(z, bias.get(n).map_or(sum, |bias| _mm256_add_epi32(sum, load(bias))));
                 }
             }
         }
@@ -159,7 +159,7 @@ impl Work<'_> {
         for z in z.iter_mut() {
             let w = exp2neg::<0>(_mm256_sub_epi32(max, load(z)));
             sum = _mm256_add_epi32(sum, w);
-            store(z, w);
+            put(z, w);
         }
         let (g, r) = scalar::softmax_scale(sum_elements(sum));
         let (r, count) = (_mm256_set1_epi32(r), _mm_cvtsi32_si128(15 + g as i32));
@@ -228,7 +228,7 @@ impl Work<'_> {
         for (h, sums) in sums.iter().enumerate() {
             let out = out[h * size + element..].as_chunks_mut::<8>().0;
             for (out, &sum) in out.iter_mut().zip(sums) {
-                store(out, sum);
+                put(out, sum);
             }
         }
     }

@@ -9,7 +9,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, load, store};
+use super::{Avx2, load, put};
 use crate::kernels::buffer::padded;
 use crate::kernels::pack::{Activations, PANEL, Product, QUAD};
 use crate::kernels::prefetch;
@@ -122,7 +122,7 @@ impl Part<'_> {
             let at = (row + r) * padded(product.rows()) + first;
             let out = out[at..at + N * BLOCK].as_chunks_mut::<8>().0;
             for ((out, &sums), scale) in out.iter_mut().zip(sums).zip(scale) {
-                store(out, requantise.apply(sums, load(scale)));
+                put(out, requantise.apply(sums, load(scale)));
             }
         }
         self.place += N * BLOCK;

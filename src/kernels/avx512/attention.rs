@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx512, exp2neg_fraction, load, store};
+use super::{Avx512, exp2neg_fraction, load, put};
 use crate::kernels::cache::{Bias, KeyValues, Next, POSITIONS, Reach, Scores};
 use crate::kernels::scalar;
 
@@ -118,7 +118,7 @@ impl Work<'_> {
                 walk.bias[h] = &bias.from(head + h, self.reach.t, self.from).as_chunks().0[..self.blocks];
             }
             if let Some(last) = walk.z[h].last_mut() {
-                store(last, _mm512_set1_epi32(NEVER));
+                put(last, _mm512_set1_epi32(NEVER));
             }
         }
         let mut ring = self.kv.ring(kv_head, self.from);
@@ -158,7 +158,7 @@ impl Work<'_> {
                 }
                 z = _mm512_mask_mov_epi32(_mm512_set1_epi32(NEVER), within, z);
                 walk.max[h] = _mm512_max_epi32(walk.max[h], z);
-                store(&mut walk.z[h][block], z);
+                put(&mut walk.z[h][block], z);
             }
         }
         walk.block += N;

@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx512, load, store};
+use super::{Avx512, load, put};
 use crate::kernels::buffer::padded;
 use crate::kernels::pack::{Activations, Product, QUAD};
 
@@ -92,7 +92,7 @@ impl Part<'_> {
             for ((out, &sum), scale) in out.iter_mut().zip(sums).zip(scale) {
                 let t = _mm512_sra_epi32(sum, pre);
                 let c = _mm512_srli_epi32::<15>(_mm512_mullo_epi32(load(scale), m));
-                store(out, _mm512_sra_epi32(_mm512_add_epi32(_mm512_mullo_epi32(t, c), round), s));
+                put(out, _mm512_sra_epi32(_mm512_add_epi32(_mm512_mullo_epi32(t, c), round), s));
             }
         }
         self.place += N * BLOCK;

@@ -10,14 +10,16 @@ mod linear;
 mod peak;
 mod rows;
 mod slots;
+mod store;
 
 use std::arch::x86_64::*;
 
 pub use attention::attend;
 pub use linear::linear;
 pub use peak::peak;
-pub use rows::{add_residual, embed, quantise, queries, relu, relu2};
+pub use rows::{add_residual, embed, gain, quantise, relu, relu2};
 pub use slots::slots;
+pub use store::{queries, store};
 
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL and VNNI. Holding one makes the kernels safe to call.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +45,7 @@ fn load(from: &[i32; 16]) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn store(to: &mut [i32; 16], x: __m512i) {
+fn put(to: &mut [i32; 16], x: __m512i) {
     // SAFETY: the array is 64 bytes, and the store needs no alignment.
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
 }

@@ -2,9 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx512, load, store};
+use super::{Avx512, load, put};
 use crate::kernels::buffer::padded;
-use crate::kernels::cache::KV_MAX;
 use crate::kernels::pack::Activations;
 use crate::kernels::{H_MAX, scalar};
 
@@ -37,7 +36,7 @@ kernel!(relu2 = relu2_row(x: &mut [i32]));
 kernel!(relu = relu_row(x: &mut [i32]));
 kernel!(add_residual = add_residual_row(h: &mut [i32], y: &[i32]));
 kernel!(embed = embed_row(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]));
-kernel!(queries = queries_row(x: &[i32], out: &mut [i16]));
+kernel!(gain = gain_row(x: &mut [i32], gains: &[i32]));
 
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
@@ -111,12 +110,23 @@ fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
 }
 
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn gain_row(x: &mut [i32], gains: &[i32]) {
+    let (zero, top) = (_mm512_setzero_si512(), _mm512_set1_epi32(32767));
+    let round = _mm512_set1_epi32(1 << 11);
+    for (x, gain) in vectors_mut(x).iter_mut().zip(vectors(gains)) {
+        let u = _mm512_min_epi32(_mm512_max_epi32(load(x), zero), top);
+        let product = _mm512_add_epi32(_mm512_mullo_epi32(u, load(gain)), round);
+        put(x, _mm512_min_epi32(_mm512_srai_epi32::<12>(product), top));
+    }
+}
+
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn relu2_row(x: &mut [i32]) {
     let (zero, top) = (_mm512_setzero_si512(), _mm512_set1_epi32(32767));
     for x in vectors_mut(x) {
         let r = _mm512_min_epi32(_mm512_max_epi32(load(x), zero), top);
         // Both halves of a pair: the low one holds the value, the high one is zero.
-        store(x, _mm512_madd_epi16(r, r));
+        put(x, _mm512_madd_epi16(r, r));
     }
 }
 
@@ -124,7 +134,7 @@ fn relu2_row(x: &mut [i32]) {
 fn relu_row(x: &mut [i32]) {
     let (zero, top) = (_mm512_setzero_si512(), _mm512_set1_epi32(1 << 30));
     for x in vectors_mut(x) {
-        store(x, _mm512_min_epi32(_mm512_max_epi32(load(x), zero), top));
+        put(x, _mm512_min_epi32(_mm512_max_epi32(load(x), zero), top));
     }
 }
 
@@ -133,7 +143,7 @@ fn add_residual_row(h: &mut [i32], y: &[i32]) {
     let (low, high) = (_mm512_set1_epi32(-H_MAX), _mm512_set1_epi32(H_MAX));
     for (h, y) in vectors_mut(h).iter_mut().zip(vectors(y)) {
         let sum = _mm512_add_epi32(load(h), load(y));
-        store(h, _mm512_min_epi32(_mm512_max_epi32(sum, low), high));
+        put(h, _mm512_min_epi32(_mm512_max_epi32(sum, low), high));
     }
 }
 
@@ -167,7 +177,7 @@ fn embed_row(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]) {
             sums[n] = _mm512_sra_epi32(sum, count);
         }
         for (h, sum) in h.as_chunks_mut().0.iter_mut().zip(in_order(sums)) {
-            store(h, sum);
+            put(h, sum);
         }
     }
 }
@@ -201,18 +211,4 @@ fn in_order([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
         _mm512_shuffle_i32x4::<EVEN>(ab_top, cd_top),
         _mm512_shuffle_i32x4::<ODD>(ab_top, cd_top),
     ]
-}
-
-/// Head sizes are multiples of 8, so the last vector may be half one.
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn queries_row(x: &[i32], out: &mut [i16]) {
-    let (low, high) = (_mm256_set1_epi32(-KV_MAX), _mm256_set1_epi32(KV_MAX));
-    for (x, out) in x.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<8>().0) {
-        // SAFETY: the arrays are 32 and 16 bytes; load and store need no alignment.
-        unsafe {
-            let x = _mm256_loadu_si256(x.as_ptr().cast());
-            let x = _mm256_min_epi32(_mm256_max_epi32(x, low), high);
-            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_cvtepi32_epi16(x));
-        }
-    }
 }
