@@ -137,7 +137,7 @@ impl Neural {
         for (block, tokens) in tokens.chunks(ROWS).enumerate() {
             rows.clear();
             for (row, &token) in tokens.iter().enumerate() {
-                decoder.input(row, 0, &mut matcher);
+                decoder.input(row, &mut matcher);
                 rows.push(Row { lane: 0, position: block * ROWS + row });
                 let slots = matcher.look_up();
                 found[row][..slots.len()].copy_from_slice(slots);
@@ -283,7 +283,7 @@ impl<'a> Lockstep<'a> {
             }
             rows.clear();
             for (row, lane) in self.active.iter_mut().enumerate() {
-                self.decoder.input(row, lane.slot, &mut lane.matcher);
+                self.decoder.input(row, &mut lane.matcher);
                 rows.push(Row { lane: lane.slot, position: lane.position });
             }
             self.decoder.forward(&rows);

@@ -4,6 +4,8 @@ use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2::{self, Avx2};
+#[cfg(target_arch = "x86_64")]
+use super::avx512::{self, Avx512};
 use super::cache::{Bias, KeyValues, Next, Reach, Scores};
 use super::pack::{Activations, Product};
 use super::scalar;
@@ -17,6 +19,8 @@ pub enum Backend {
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
 }
 
 /// Calls the function of this name in the backend's module.
@@ -26,6 +30,8 @@ macro_rules! dispatch {
             Self::Scalar => scalar::$name($($argument),*),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(proof) => avx2::$name(proof, $($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(proof) => avx512::$name(proof, $($argument),*),
         }
     };
 }
@@ -35,7 +41,10 @@ impl Backend {
     pub fn available() -> Vec<Self> {
         let mut all = vec![Self::Scalar];
         #[cfg(target_arch = "x86_64")]
-        all.extend(Avx2::detect().map(Self::Avx2));
+        {
+            all.extend(Avx2::detect().map(Self::Avx2));
+            all.extend(Avx512::detect().map(Self::Avx512));
+        }
         all
     }
 
@@ -54,6 +63,8 @@ impl Backend {
             Self::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "avx512",
         }
     }
 
@@ -64,6 +75,8 @@ impl Backend {
             Self::Scalar => scalar::peak(rounds),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(proof) => avx2::peak(proof, rounds),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(proof) => avx512::peak(proof, rounds),
         }
     }
 
@@ -115,6 +128,13 @@ impl Backend {
     pub fn embed(self, rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]) {
         assert!(rows.len() <= 32 && rows.iter().all(|(row, _)| row.len() == h.len()));
         dispatch!(self, embed(rows, shift, h));
+    }
+
+    /// Sets the keys and values of a position, `heads * size` each, clamped to `KV_MAX`.
+    pub fn store(self, kv: &mut KeyValues, position: usize, keys: &[i32], values: &[i32]) {
+        let len = kv.heads() * kv.size();
+        assert!(keys.len() == len && values.len() == len);
+        dispatch!(self, store(kv, position, keys, values));
     }
 
     /// Clamps the queries of one position.

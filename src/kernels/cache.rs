@@ -1,6 +1,6 @@
-//! Keys and values of the positions that attention reaches, laid out for 8 positions at a time.
+//! Keys and values of the positions that attention reaches, laid out for 16 positions at a time.
 //!
-//! Positions lie in blocks of 8, and the blocks form a ring. Per head and block, keys are
+//! Positions lie in blocks of 16, and the blocks form a ring. Per head and block, keys are
 //! `[pair of elements][position][2]` and values `[pair of positions][element][2]`, so that both
 //! products of attention are sums of pairs without shuffles. Stale places hold old values within the
 //! bounds; their attention weight is zero.
@@ -8,7 +8,7 @@
 use super::buffer::Buffer;
 
 /// Positions of one block.
-pub const POSITIONS: usize = 8;
+pub const POSITIONS: usize = 16;
 /// Largest magnitude of a query, key or value element.
 pub const KV_MAX: i32 = 2047;
 
@@ -61,7 +61,26 @@ impl KeyValues {
         Ring { from: head * self.blocks, block, blocks: self.blocks, len: POSITIONS * self.size }
     }
 
+    /// The `blocks` blocks of a head from that of a position on, of `values` or keys: those up to the ring's
+    /// end, and those from its start. At most as many as there are.
+    #[inline]
+    pub(super) fn parts<'a>(
+        &self,
+        head: usize,
+        position: usize,
+        blocks: usize,
+        values: &'a [i16],
+    ) -> [&'a [i16]; 2] {
+        let (len, start) = (POSITIONS * self.size, head * self.blocks);
+        let block = position / POSITIONS % self.blocks;
+        let first = blocks.min(self.blocks - block);
+        let rest = (blocks - first).min(block);
+        let part = |from: usize, blocks: usize| &values[(start + from) * len..(start + from + blocks) * len];
+        [part(block, first), part(0, rest)]
+    }
+
     /// Sets a position's keys and values, `heads * size` each, clamped to `KV_MAX`.
+    #[inline]
     pub fn store(&mut self, position: usize, keys: &[i32], values: &[i32]) {
         let place = position % POSITIONS;
         let clamp = |x: i32| x.clamp(-KV_MAX, KV_MAX) as i16;
@@ -70,7 +89,7 @@ impl KeyValues {
             let from = head * self.size..(head + 1) * self.size;
             let block = &mut self.keys[at..at + POSITIONS * self.size];
             let pairs = keys[from.clone()].as_chunks::<2>().0;
-            for (row, pair) in block.as_chunks_mut::<16>().0.iter_mut().zip(pairs) {
+            for (row, pair) in block.as_chunks_mut::<{ 2 * POSITIONS }>().0.iter_mut().zip(pairs) {
                 row[2 * place] = clamp(pair[0]);
                 row[2 * place + 1] = clamp(pair[1]);
             }
@@ -85,7 +104,8 @@ impl KeyValues {
     /// Element `element` of the key of a position.
     #[inline]
     pub(super) fn key(&self, head: usize, position: usize, element: usize) -> i32 {
-        let at = self.block(head, position) + element / 2 * 16 + position % POSITIONS * 2 + element % 2;
+        let at =
+            self.block(head, position) + element / 2 * 2 * POSITIONS + position % POSITIONS * 2 + element % 2;
         self.keys[at].into()
     }
 

@@ -1,13 +1,15 @@
 //! Weights and activations as the kernels want them, laid out once.
 //!
-//! A product's weights lie in blocks of 8 outputs; within a block, four consecutive inputs of each of
-//! the 8 outputs form one 32-byte vector. Outputs and inputs are padded with zeros to `PAD`.
+//! A product's weights lie in panels of up to 64 outputs; within a panel, four consecutive inputs of each
+//! output stand together, those of the first four inputs before those of the next. Whatever the length of a
+//! vector, a panel is read from its start to its end, as fast as a cache can give it. Outputs and inputs
+//! are padded with zeros to `PAD`.
 
 use super::buffer::{Buffer, padded};
 
-/// Outputs of one block.
-pub const BLOCK: usize = 8;
-/// Inputs of one vector.
+/// Most outputs of one panel; the last one of a product has what is left, a multiple of `PAD`.
+pub const PANEL: usize = 64;
+/// Inputs that stand together.
 pub const QUAD: usize = 4;
 
 /// One integer product `y = W q` with its requantisation (spec section 5, `linear`).
@@ -18,6 +20,8 @@ pub struct Product {
     pub(super) weights: Buffer<i8>,
     /// Scale of each output, 0 in the padding.
     pub(super) scale: Buffer<i32>,
+    /// For each output -128 times the sum of its weights: where its sum starts if 128 is added to the inputs.
+    pub(super) offset: Buffer<i32>,
     pub(super) pre: u32,
     pub(super) shift: u32,
 }
@@ -33,6 +37,7 @@ impl Product {
             cols,
             weights: Buffer::zeroed(padded(rows) * padded(cols)),
             scale: Buffer::zeroed(padded(rows)),
+            offset: Buffer::zeroed(padded(rows)),
             pre,
             shift,
         };
@@ -41,6 +46,7 @@ impl Product {
             for col in 0..cols {
                 let at = product.place(row, col);
                 product.weights[at] = weights[row * cols + col];
+                product.offset[row] -= 128 * i32::from(weights[row * cols + col]);
             }
         }
         product
@@ -58,9 +64,19 @@ impl Product {
 
     /// The place of a weight.
     #[inline]
-    pub(super) fn place(&self, row: usize, col: usize) -> usize {
-        let block = row / BLOCK * BLOCK * padded(self.cols);
-        block + col / QUAD * (BLOCK * QUAD) + row % BLOCK * QUAD + col % QUAD
+    fn place(&self, row: usize, col: usize) -> usize {
+        let first = row / PANEL * PANEL;
+        let outputs = PANEL.min(padded(self.rows) - first);
+        first * padded(self.cols) + (col / QUAD * outputs + row - first) * QUAD + col % QUAD
+    }
+
+    /// The panels from first to last: their first output, how many they have, and their weights.
+    pub(super) fn panels(&self) -> impl Iterator<Item = (usize, usize, &[i8])> {
+        let (all, stride) = (padded(self.rows), padded(self.cols));
+        (0..all).step_by(PANEL).map(move |first| {
+            let outputs = PANEL.min(all - first);
+            (first, outputs, &self.weights[first * stride..(first + outputs) * stride])
+        })
     }
 }
 
@@ -69,6 +85,8 @@ impl Product {
 pub struct Activations {
     len: usize,
     pub(super) q: Buffer<i8>,
+    /// The same elements plus 128, for a backend whose products want them above zero.
+    pub(super) raised: Buffer<i8>,
     pub(super) m: Vec<i32>,
     pub(super) e: Vec<i32>,
     /// Whether an element may be below zero.
@@ -79,7 +97,14 @@ impl Activations {
     /// Room for `rows` vectors of at most `len` elements.
     pub fn new(rows: usize, len: usize) -> Self {
         let room = rows * padded(len);
-        Self { len, q: Buffer::zeroed(room), m: vec![0; rows], e: vec![0; rows], signed: vec![true; rows] }
+        Self {
+            len,
+            q: Buffer::zeroed(room),
+            raised: Buffer::zeroed(room),
+            m: vec![0; rows],
+            e: vec![0; rows],
+            signed: vec![true; rows],
+        }
     }
 
     /// Sets the length of the vectors; their contents are those of the next quantisation.

@@ -7,7 +7,7 @@
 
 use super::buffer::padded;
 use super::cache::{Bias, KeyValues, Next, Reach, Scores};
-use super::pack::{Activations, BLOCK, Product, QUAD};
+use super::pack::{Activations, PANEL, Product, QUAD};
 use super::slots::{SUM_SPAN, Slots};
 
 /// `(a + 2^(n-1)) >> n`, and `a` for `n = 0`: round half up.
@@ -64,13 +64,15 @@ pub fn quantise(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
 
 /// `linear` of the first `rows` rows of `act`; row `r` of the result starts at `r * padded(outputs)`.
 pub fn linear(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
-    let (outputs, stride) = (padded(product.rows()), padded(act.len()));
-    for (row, out) in out.chunks_exact_mut(outputs).take(rows).enumerate() {
+    for (row, out) in out.chunks_exact_mut(padded(product.rows())).take(rows).enumerate() {
         let (q, m, e) = act.row(row);
         let s = (product.shift as i32 - e).clamp(1, 31) as u32;
-        let blocks = product.weights.chunks_exact(BLOCK * stride).zip(product.scale.chunks_exact(BLOCK));
-        for (out, (weights, scale)) in out.chunks_exact_mut(BLOCK).zip(blocks) {
-            for ((y, acc), &scale) in out.iter_mut().zip(sums(weights, q)).zip(scale) {
+        for (first, outputs, weights) in product.panels() {
+            let mut sums = [0; PANEL];
+            add_products(weights, q, &mut sums[..outputs]);
+            let places = first..first + outputs;
+            let results = out[places.clone()].iter_mut().zip(&product.scale[places]);
+            for ((y, &scale), acc) in results.zip(sums) {
                 let t = rshift(acc, product.pre);
                 let c = ((scale as u32 * m as u32) >> 15) as i32;
                 *y = rshift(t * c, s);
@@ -79,19 +81,16 @@ pub fn linear(product: &Product, act: &Activations, rows: usize, out: &mut [i32]
     }
 }
 
-/// The sums of products of a block's outputs, in its layout.
+/// Adds the products of a panel's outputs, in its layout.
 #[inline]
-fn sums(weights: &[i8], q: &[i8]) -> [i32; BLOCK] {
-    let mut acc = [0; BLOCK];
+fn add_products(weights: &[i8], q: &[i8], sums: &mut [i32]) {
     let quads = q.as_chunks::<QUAD>().0;
-    for (weights, q) in weights.as_chunks::<{ BLOCK * QUAD }>().0.iter().zip(quads) {
-        for (acc, weights) in acc.iter_mut().zip(weights.as_chunks::<QUAD>().0) {
-            for (&w, &q) in weights.iter().zip(q) {
-                *acc += i32::from(w) * i32::from(q);
-            }
+    for (weights, q) in weights.chunks_exact(sums.len() * QUAD).zip(quads) {
+        for (sum, weights) in sums.iter_mut().zip(weights.as_chunks::<QUAD>().0) {
+            let products = weights.iter().zip(q).map(|(&w, &q)| i32::from(w) * i32::from(q));
+            *sum += products.sum::<i32>();
         }
     }
-    acc
 }
 
 /// About `2^(15+up) * 2^(-d/1024)` for `d >= 0`.
@@ -139,6 +138,11 @@ pub fn embed(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]) {
         let sum = rows.iter().map(|(row, scale)| i32::from(row[j]) * i32::from(*scale)).sum();
         *h = rshift(sum, shift);
     }
+}
+
+/// Sets a position's keys and values.
+pub fn store(kv: &mut KeyValues, position: usize, keys: &[i32], values: &[i32]) {
+    kv.store(position, keys, values);
 }
 
 /// Clamps queries to their bounds.

@@ -122,7 +122,10 @@ fn small_row_kernels_are_equal() {
             backend.embed(&picked[..11], 9, &mut inputs[1]);
             let mut queries = vec![0; len];
             backend.queries(&x, &mut queries);
-            (relu2.to_vec(), relu.to_vec(), sum.to_vec(), inputs, queries)
+            let mut gained = x.clone();
+            let gains: Vec<i32> = y.iter().map(|y| y & ((1 << 14) - 1)).collect();
+            backend.gain(&mut gained, &gains);
+            (relu2.to_vec(), relu.to_vec(), sum.to_vec(), inputs, queries, gained.to_vec())
         };
         let expected = run(Backend::Scalar);
         for backend in others() {
@@ -142,7 +145,16 @@ fn attention_is_equal_for_any_heads_and_reach() {
             let bias = Bias::new(heads, window - 1, 0, |head, distance| distance as i32 * 300 * head as i32);
             for t in 0..70 {
                 let keys = numbers(kv_heads * size, top, &mut random);
-                kv.store(t, &keys, &numbers(kv_heads * size, top, &mut random));
+                let values = numbers(kv_heads * size, top, &mut random);
+                for backend in others() {
+                    let mut other = kv.clone();
+                    backend.store(&mut other, t, &keys, &values);
+                    let mut expected = kv.clone();
+                    Backend::Scalar.store(&mut expected, t, &keys, &values);
+                    assert_eq!(&other.keys[..], &expected.keys[..], "{backend:?}: {size} at {t}");
+                    assert_eq!(&other.values[..], &expected.values[..], "{backend:?}: {size} at {t}");
+                }
+                Backend::Scalar.store(&mut kv, t, &keys, &values);
                 let query: Vec<i16> =
                     numbers(heads * size, top.min(2047), &mut random).iter().map(|&q| q as i16).collect();
                 let reach = Reach { t, first: (t + 1).saturating_sub(window), last: t };
@@ -167,7 +179,7 @@ fn attention_is_equal_for_any_heads_and_reach() {
 #[test]
 fn slots_are_equal_and_hold_every_symbol() {
     let mut random = Random::new(5);
-    for symbols in [1, 7, 31, 32, 33, 256, 1000, 1024] {
+    for symbols in [1, 7, 31, 32, 33, 256, 511, 512, 1000, 1024, 1500] {
         for top in [1, 3000, 40_000, H_MAX] {
             let z = numbers(symbols, top, &mut random);
             let mut expected = Slots::new(symbols);

@@ -11,13 +11,31 @@ use super::matcher::{Matcher, Slot};
 use super::stack::{RowAt, Scratch};
 use super::steer::Steering;
 use super::weights::{Model, Set};
-use crate::kernels::{Backend, Buffer, H_MAX, KeyValues, Reach, Slots, padded};
+use crate::kernels::{Backend, Buffer, H_MAX, KeyValues, Reach, Slots, padded, prefetch};
 
 /// One row to compute: a position of a lane.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     pub lane: usize,
     pub position: usize,
+}
+
+/// Rows of the input's tables with their scales.
+#[derive(Clone, Debug, Default)]
+struct Inputs<'m> {
+    rows: [(&'m [i8], u16); 32],
+    count: usize,
+}
+
+impl<'m> Inputs<'m> {
+    #[inline]
+    fn add(&mut self, row: (&'m [i8], u16)) {
+        for line in (0..row.0.len()).step_by(64) {
+            prefetch(row.0, line);
+        }
+        self.rows[self.count] = row;
+        self.count += 1;
+    }
 }
 
 /// Caches of some lanes, and the work space of as many rows as are computed at once.
@@ -37,6 +55,8 @@ pub struct Decoder<'m> {
     latent_len: Vec<usize>,
     /// What c changes in each lane, if the model is steered.
     steering: Vec<Steering>,
+    /// Rows of the tables that make up each row's input.
+    inputs: Vec<Inputs<'m>>,
     at: Vec<RowAt>,
     cross_at: Vec<Option<RowAt>>,
     logits: Buffer<i32>,
@@ -61,6 +81,7 @@ impl<'m> Decoder<'m> {
             cross: if config.crosses() { caches() } else { vec![] },
             latent_len: vec![0; lanes],
             steering: if steered { vec![Steering::new(config); lanes] } else { vec![] },
+            inputs: vec![Inputs::default(); rows],
             at: Vec::with_capacity(rows),
             cross_at: Vec::with_capacity(rows),
             logits: Buffer::zeroed(rows * padded(config.vocab)),
@@ -106,29 +127,22 @@ impl<'m> Decoder<'m> {
         }
     }
 
-    /// Sets the input of row `row`, a position of `lane`, from the history so far.
-    pub fn input(&mut self, row: usize, lane: usize, matcher: &mut Matcher) {
+    /// Sets the input of row `row` from the history so far. Its table rows are scattered over memory: here
+    /// they are asked for, and `forward` adds them up.
+    pub fn input(&mut self, row: usize, matcher: &mut Matcher) {
         let model = self.model;
-        let mut rows: [(&[i8], u16); 32] = [(&[], 0); 32];
-        let mut count = 0;
-        let mut add = |row| {
-            rows[count] = row;
-            count += 1;
-        };
+        let inputs = &mut self.inputs[row];
+        inputs.count = 0;
         let last = matcher.elements().last().copied().unwrap_or(model.vocabulary().separator());
-        add(model.token.row(last.into()));
+        inputs.add(model.token.row(last.into()));
         for (ngram, &(order, bits)) in model.ngrams.iter().zip(&model.config().ngrams) {
-            add(ngram.row((matcher.hash(order.into()) >> (32 - bits)) as usize));
+            inputs.add(ngram.row((matcher.hash(order.into()) >> (32 - bits)) as usize));
         }
         for (slot, (candidates, classes)) in matcher.look_up().iter().zip(&model.matches) {
             if slot.class > 0 {
-                add(candidates.row(slot.candidate.into()));
+                inputs.add(candidates.row(slot.candidate.into()));
             }
-            add(classes.row(slot.class.into()));
-        }
-        self.scratch.embed(row, &rows[..count], model.embed_shift);
-        if let Some(steering) = self.steering.get(lane).filter(|steering| steering.active) {
-            self.scratch.add_to(row, &steering.input);
+            inputs.add(classes.row(slot.class.into()));
         }
     }
 
@@ -138,7 +152,11 @@ impl<'m> Decoder<'m> {
         let (model, window) = (self.model, self.model.config().window);
         self.at.clear();
         self.cross_at.clear();
-        for row in rows {
+        for ((number, row), inputs) in rows.iter().enumerate().zip(&self.inputs) {
+            self.scratch.embed(number, &inputs.rows[..inputs.count], model.embed_shift);
+            if let Some(steering) = self.steering.get(row.lane).filter(|steering| steering.active) {
+                self.scratch.add_to(number, &steering.input);
+            }
             let t = row.position;
             let first = if window == 0 { 0 } else { (t + 1).saturating_sub(window) };
             debug_assert!(t < self.max_tokens());

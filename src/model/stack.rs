@@ -109,7 +109,7 @@ impl Scratch {
         let kv = (layer.qkv.rows() - inner) / 2;
         for (at, y) in rows.iter().zip(self.y.chunks_exact(stride)) {
             let (keys, values) = y[inner..inner + 2 * kv].split_at(kv);
-            caches[at.cache].store(at.reach.t, keys, values);
+            self.backend.store(&mut caches[at.cache], at.reach.t, keys, values);
         }
         let pairs = self.y.chunks_exact(stride).zip(self.o.chunks_exact_mut(padded(inner)));
         for (row, (at, (y, o))) in rows.iter().zip(pairs).enumerate() {

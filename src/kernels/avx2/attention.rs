@@ -1,8 +1,8 @@
-//! Attention at one position: scores of eight positions at a time, heads of a shared key together.
+//! Attention at one position: scores of a block of positions at a time, heads of a shared key together.
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, exp2neg, load, max_element, pack_i16, store, store_i16, sum_elements};
+use super::{Avx2, exp2neg, load, max_element, pack_i16, put, store_i16, sum_elements};
 use crate::kernels::cache::{Bias, KeyValues, Next, POSITIONS, Reach, Scores};
 use crate::kernels::{prefetch, scalar};
 
@@ -95,54 +95,43 @@ impl Work<'_> {
         H
     }
 
-    /// Scores of `H` heads, two blocks of positions at a time.
+    /// Scores of `H` heads, a block of positions at a time.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn scores<const H: usize>(&self, head: usize, kv_head: usize, query: &[i16], scores: &mut Scores) {
         let mut ring = self.kv.ring(kv_head, self.from);
         let mut next = self.next.map(|next| next.kv.ring(kv_head, next.first));
-        let blocks = (self.to - self.from) / POSITIONS;
-        for block in (0..blocks).step_by(2) {
+        for place in (0..self.to - self.from).step_by(POSITIONS) {
             if let (Some(ring), Some(next)) = (&mut next, self.next) {
                 ask_for(ring.next_block(&next.kv.keys));
-                ask_for(ring.next_block(&next.kv.keys));
             }
-            let keys = [ring.next_block(&self.kv.keys), ring.next_block(&self.kv.keys)];
-            let sums = if block + 1 < blocks {
-                self.sums::<H, 2>(query, keys)
-            } else {
-                self.sums::<H, 1>(query, [keys[0]])
-            };
+            let sums = self.sums::<H>(query, ring.next_block(&self.kv.keys));
             for (h, sums) in sums.iter().enumerate() {
-                let place = block * POSITIONS;
-                let z = scores.z[h * scores.stride + place..][..2 * POSITIONS].as_chunks_mut::<8>().0;
+                let z = scores.z[h * scores.stride + place..][..POSITIONS].as_chunks_mut::<8>().0;
                 let bias = self.bias.map(|bias| &bias.from(head + h, self.reach.t, self.from)[place..]);
                 let bias = bias.map_or(&[][..], |bias| bias.as_chunks::<8>().0);
-                for (n, &sum) in sums.iter().enumerate() {
+                for (n, (z, &sum)) in z.iter_mut().zip(sums).enumerate() {
                     let sum = _mm256_sra_epi32(sum, _mm_cvtsi32_si128(self.score_shift as i32));
-                    store(&mut z[n], bias.get(n).map_or(sum, |bias| _mm256_add_epi32(sum, load(bias))));
+                    put(z, bias.get(n).map_or(sum, |bias| _mm256_add_epi32(sum, load(bias))));
                 }
             }
         }
     }
 
-    /// Products of `H` queries with `N` blocks of keys, and the rounding of their shift. Two vectors per
-    /// head whatever `N`.
+    /// Products of `H` queries with a block of keys, and the rounding of their shift.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn sums<const H: usize, const N: usize>(&self, query: &[i16], keys: [&[i16]; N]) -> [[__m256i; 2]; H] {
+    fn sums<const H: usize>(&self, query: &[i16], keys: &[i16]) -> [[__m256i; 2]; H] {
         let size = self.kv.size();
         let round = if self.score_shift > 0 { 1 << (self.score_shift - 1) } else { 0 };
         let mut sums = [[_mm256_set1_epi32(round); 2]; H];
-        assert!(query.len() == H * size && keys.iter().all(|keys| keys.len() == POSITIONS * size));
+        assert!(query.len() == H * size && keys.len() == POSITIONS * size);
         for pair in 0..size / 2 {
-            // SAFETY: a block of keys holds 16 values for each of `size / 2` pairs, and `query` as many pairs
+            // SAFETY: a block of keys holds 32 values for each of `size / 2` pairs, and `query` as many pairs
             // for each of `H` heads; the loads need no alignment.
             unsafe {
-                let mut vectors = [_mm256_setzero_si256(); N];
-                for (vector, keys) in vectors.iter_mut().zip(keys) {
-                    *vector = _mm256_loadu_si256(keys.as_ptr().add(16 * pair).cast());
-                }
+                let row = keys.as_ptr().add(2 * POSITIONS * pair);
+                let vectors = [0, 1].map(|half| _mm256_loadu_si256(row.add(16 * half).cast()));
                 for (h, sums) in sums.iter_mut().enumerate() {
                     let query = spread(query.as_ptr().add(h * size + 2 * pair));
                     for (sum, keys) in sums.iter_mut().zip(vectors) {
@@ -170,20 +159,14 @@ impl Work<'_> {
         for z in z.iter_mut() {
             let w = exp2neg::<0>(_mm256_sub_epi32(max, load(z)));
             sum = _mm256_add_epi32(sum, w);
-            store(z, w);
+            put(z, w);
         }
         let (g, r) = scalar::softmax_scale(sum_elements(sum));
         let (r, count) = (_mm256_set1_epi32(r), _mm_cvtsi32_si128(15 + g as i32));
         let weigh = |z| _mm256_sra_epi32(_mm256_mullo_epi32(load(z), r), count);
-        let (pairs, rest) = z.as_chunks::<2>();
-        let (p, p_rest) = p.as_chunks_mut::<16>();
-        for (p, pair) in p.iter_mut().zip(pairs) {
+        // Blocks of positions are whole pairs of vectors.
+        for (p, pair) in p.as_chunks_mut::<16>().0.iter_mut().zip(z.as_chunks::<2>().0) {
             store_i16(p, pack_i16(weigh(&pair[0]), weigh(&pair[1])));
-        }
-        if let ([z], Some(p)) = (rest, p_rest.first_chunk_mut::<8>()) {
-            let last = weigh(z);
-            // SAFETY: the array is 16 bytes, and the store needs no alignment.
-            unsafe { _mm_storeu_si128(p.as_mut_ptr().cast(), _mm256_castsi256_si128(pack_i16(last, last))) };
         }
     }
 
@@ -224,7 +207,7 @@ impl Work<'_> {
             let values = ring.next_block(&self.kv.values);
             assert!(values.len() == POSITIONS * size);
             for pair in 0..POSITIONS / 2 {
-                // SAFETY: a block of values holds `2 * size` values for each of 4 pairs of positions, of which
+                // SAFETY: a block of values holds `2 * size` values for each of 8 pairs of positions, of which
                 // `16 * N` from `2 * element` on are within; each of `H` heads has `span` attention weights,
                 // `stride` apart; the loads need no alignment.
                 unsafe {
@@ -245,7 +228,7 @@ impl Work<'_> {
         for (h, sums) in sums.iter().enumerate() {
             let out = out[h * size + element..].as_chunks_mut::<8>().0;
             for (out, &sum) in out.iter_mut().zip(sums) {
-                store(out, sum);
+                put(out, sum);
             }
         }
     }

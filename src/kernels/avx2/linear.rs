@@ -1,5 +1,5 @@
 //! Integer products. Each vector of weights, 4 inputs of 8 outputs, is multiplied as it lies with the
-//! inputs of up to two rows; the weights of 32 outputs stay in the first-level cache for all rows.
+//! inputs of up to two rows; the weights of a panel stay in the first-level cache for all rows.
 //!
 //! Sums are exact 32-bit integers, so their order does not matter. The instruction multiplies unsigned
 //! by signed bytes: magnitudes of inputs by weights that take the inputs' signs. A pair of such products
@@ -9,13 +9,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, load, store};
+use super::{Avx2, load, put};
 use crate::kernels::buffer::padded;
-use crate::kernels::pack::{Activations, BLOCK, Product, QUAD};
+use crate::kernels::pack::{Activations, PANEL, Product, QUAD};
 use crate::kernels::prefetch;
 
-/// Blocks whose weights are used for all rows before the next ones: 32 outputs.
-const BLOCKS: usize = 4;
+/// Outputs of one vector.
+const BLOCK: usize = 8;
 /// Rows of one register tile: 2 x 4 sums.
 const ROWS: usize = 2;
 
@@ -26,23 +26,25 @@ pub fn linear(_: Avx2, product: &Product, act: &Activations, rows: usize, out: &
 
 #[target_feature(enable = "avx2")]
 fn panels(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
-    let (stride, outputs) = (padded(act.len()), padded(product.rows()));
-    let panel = BLOCKS * BLOCK * stride;
-    // What comes next is asked for evenly while these weights are used.
-    let ahead = panel.div_ceil(rows.div_ceil(ROWS)).next_multiple_of(64);
-    for place in (0..outputs).step_by(BLOCKS * BLOCK) {
-        let next = &product.weights[((place + BLOCKS * BLOCK) * stride).min(product.weights.len())..];
+    let stride = padded(act.len());
+    for (first, outputs, weights) in product.panels() {
+        let next = &product.weights[(first + outputs) * stride..];
+        // What comes next is asked for evenly while these weights are used.
+        let ahead = (PANEL * stride).div_ceil(rows.div_ceil(ROWS)).next_multiple_of(64);
         for row in (0..rows).step_by(ROWS) {
             let from = row / ROWS * ahead;
-            for line in (from..(from + ahead).min(panel)).step_by(64) {
+            for line in (from..(from + ahead).min(next.len())).step_by(64) {
                 prefetch(next, line);
             }
-            match (outputs - place >= BLOCKS * BLOCK, rows - row >= ROWS) {
-                (true, true) => tile::<ROWS, BLOCKS>(product, act, row, place, out),
-                (true, false) => tile::<1, BLOCKS>(product, act, row, place, out),
-                // Outputs are padded to two blocks.
-                (false, true) => tile::<ROWS, 2>(product, act, row, place, out),
-                (false, false) => tile::<1, 2>(product, act, row, place, out),
+            let mut part = Part { product, act, row, first, outputs, weights, place: 0 };
+            while part.place < outputs {
+                match (outputs - part.place >= 4 * BLOCK, rows - row >= ROWS) {
+                    (true, true) => part.tile::<ROWS, 4>(out),
+                    (true, false) => part.tile::<1, 4>(out),
+                    // Outputs are padded to two blocks.
+                    (false, true) => part.tile::<ROWS, 2>(out),
+                    (false, false) => part.tile::<1, 2>(out),
+                }
             }
         }
     }
@@ -86,68 +88,80 @@ fn first_sum(product: &Product) -> __m256i {
     _mm256_set1_epi32(if product.pre > 0 { 1 << (product.pre - 1) } else { 0 })
 }
 
-/// Outputs of `N` blocks from `place` on, of rows `row` to `row + R - 1`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn tile<const R: usize, const N: usize>(
-    product: &Product,
-    act: &Activations,
+/// Rows and outputs of a panel that are computed next.
+struct Part<'a> {
+    product: &'a Product,
+    act: &'a Activations,
     row: usize,
+    /// The panel's first output, their number and their weights.
+    first: usize,
+    outputs: usize,
+    weights: &'a [i8],
+    /// The next output within the panel.
     place: usize,
-    out: &mut [i32],
-) {
-    let stride = padded(act.len());
-    let q = &act.q[row * stride..(row + R) * stride];
-    let weights = &product.weights[place * stride..(place + N * BLOCK) * stride];
-    let mut sums = [[first_sum(product); N]; R];
-    if act.signed[row..row + R].contains(&true) {
-        add_products::<R, N, true>(q, weights, &mut sums);
-    } else {
-        add_products::<R, N, false>(q, weights, &mut sums);
-    }
-    let scale = product.scale[place..place + N * BLOCK].as_chunks::<8>().0;
-    let outputs = padded(product.rows());
-    for (r, sums) in sums.iter().enumerate() {
-        let requantise = Requantise::new(product, act, row + r);
-        let at = (row + r) * outputs + place;
-        let out = out[at..at + N * BLOCK].as_chunks_mut::<8>().0;
-        for ((out, &sums), scale) in out.iter_mut().zip(sums).zip(scale) {
-            store(out, requantise.apply(sums, load(scale)));
-        }
-    }
 }
 
-/// The inner loop: adds the products of `R` rows with `N` blocks; signs are of no account where no input
-/// is below zero. A function of its own, so that the compiler keeps all sums in registers.
-#[inline(never)]
-#[target_feature(enable = "avx2")]
-fn add_products<const R: usize, const N: usize, const SIGNED: bool>(
-    q: &[i8],
-    weights: &[i8],
-    sums: &mut [[__m256i; N]; R],
-) {
-    let stride = q.len() / R;
-    assert!(q.len() == R * stride && weights.len() == N * BLOCK * stride);
-    let ones = _mm256_set1_epi16(1);
-    let mut local = *sums;
-    for quad in 0..stride / QUAD {
-        for (r, sums) in local.iter_mut().enumerate() {
-            // SAFETY: each of `R` rows has `stride` bytes; the read needs no alignment.
-            let q = unsafe { q.as_ptr().add(r * stride + quad * QUAD).cast::<i32>().read_unaligned() };
-            let q = _mm256_set1_epi32(q);
-            let magnitude = if SIGNED { _mm256_abs_epi8(q) } else { q };
-            for (n, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: each of `N` blocks has `stride / 4` vectors of 32 bytes, and the weights are
-                // aligned as a `Buffer` is, in rows of a multiple of 16 inputs.
-                let w = unsafe {
-                    let at = weights.as_ptr().add((n * stride + quad * QUAD) * BLOCK);
-                    _mm256_load_si256(at.cast())
-                };
-                let w = if SIGNED { _mm256_sign_epi8(w, q) } else { w };
-                let pairs = _mm256_maddubs_epi16(magnitude, w);
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+impl Part<'_> {
+    /// Outputs of `N` blocks from `place` on, of rows `row` to `row + R - 1`.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn tile<const R: usize, const N: usize>(&mut self, out: &mut [i32]) {
+        let (product, act, row) = (self.product, self.act, self.row);
+        let stride = padded(act.len());
+        let q = &act.q[row * stride..(row + R) * stride];
+        let mut sums = [[first_sum(product); N]; R];
+        if act.signed[row..row + R].contains(&true) {
+            self.add_products::<R, N, true>(q, &mut sums);
+        } else {
+            self.add_products::<R, N, false>(q, &mut sums);
+        }
+        let first = self.first + self.place;
+        let scale = product.scale[first..first + N * BLOCK].as_chunks::<8>().0;
+        for (r, sums) in sums.iter().enumerate() {
+            let requantise = Requantise::new(product, act, row + r);
+            let at = (row + r) * padded(product.rows()) + first;
+            let out = out[at..at + N * BLOCK].as_chunks_mut::<8>().0;
+            for ((out, &sums), scale) in out.iter_mut().zip(sums).zip(scale) {
+                put(out, requantise.apply(sums, load(scale)));
             }
         }
+        self.place += N * BLOCK;
     }
-    *sums = local;
+
+    /// The inner loop: adds the products of `R` rows with `N` blocks; signs are of no account where no input
+    /// is below zero. A function of its own, so that the compiler keeps all sums in registers.
+    #[inline(never)]
+    #[target_feature(enable = "avx2")]
+    fn add_products<const R: usize, const N: usize, const SIGNED: bool>(
+        &self,
+        q: &[i8],
+        sums: &mut [[__m256i; N]; R],
+    ) {
+        let (stride, outputs, place) = (q.len() / R, self.outputs, self.place);
+        assert!(q.len() == R * stride && self.weights.len() == outputs * stride);
+        assert!(
+            place + N * BLOCK <= outputs && outputs.is_multiple_of(2 * BLOCK) && place.is_multiple_of(BLOCK)
+        );
+        let ones = _mm256_set1_epi16(1);
+        let mut local = *sums;
+        for quad in 0..stride / QUAD {
+            // SAFETY: a panel has `outputs` times 4 bytes for each quad of inputs.
+            let weights = unsafe { self.weights.as_ptr().add((quad * outputs + place) * QUAD) };
+            for (r, sums) in local.iter_mut().enumerate() {
+                // SAFETY: each of `R` rows has `stride` bytes; the read needs no alignment.
+                let q = unsafe { q.as_ptr().add(r * stride + quad * QUAD).cast::<i32>().read_unaligned() };
+                let q = _mm256_set1_epi32(q);
+                let magnitude = if SIGNED { _mm256_abs_epi8(q) } else { q };
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: `N` vectors of 32 bytes are left of the quad's outputs, and a `Buffer` and a
+                    // multiple of 16 outputs make them aligned.
+                    let w = unsafe { _mm256_load_si256(weights.add(n * BLOCK * QUAD).cast()) };
+                    let w = if SIGNED { _mm256_sign_epi8(w, q) } else { w };
+                    let pairs = _mm256_maddubs_epi16(magnitude, w);
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+                }
+            }
+        }
+        *sums = local;
+    }
 }

@@ -15,7 +15,7 @@ use std::arch::x86_64::*;
 pub use attention::attend;
 pub use linear::linear;
 pub use peak::peak;
-pub use rows::{add_residual, embed, gain, quantise, queries, relu, relu2, slots};
+pub use rows::{add_residual, embed, gain, quantise, queries, relu, relu2, slots, store};
 
 /// Proof that this CPU has AVX2. Holding one makes the kernels safe to call.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ fn load(from: &[i32; 8]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store(to: &mut [i32; 8], x: __m256i) {
+fn put(to: &mut [i32; 8], x: __m256i) {
     // SAFETY: the array is 32 bytes, and the store needs no alignment.
     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), x) }
 }

@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, exp2neg, load, load_wide, max_element, pack_i16, store, sum_elements};
+use super::{Avx2, exp2neg, load, load_wide, max_element, pack_i16, put, sum_elements};
 use crate::kernels::buffer::padded;
-use crate::kernels::cache::KV_MAX;
+use crate::kernels::cache::{KV_MAX, KeyValues};
 use crate::kernels::pack::Activations;
 use crate::kernels::slots::{SUM_SPAN, Slots};
 use crate::kernels::{H_MAX, scalar};
@@ -40,6 +40,7 @@ kernel!(relu = relu_row(x: &mut [i32]));
 kernel!(add_residual = add_residual_row(h: &mut [i32], y: &[i32]));
 kernel!(embed = embed_row(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]));
 kernel!(queries = queries_row(x: &[i32], out: &mut [i16]));
+kernel!(store = store_row(kv: &mut KeyValues, position: usize, keys: &[i32], values: &[i32]));
 kernel!(slots = slots_row(z: &[i32], out: &mut Slots));
 
 #[target_feature(enable = "avx2")]
@@ -95,7 +96,7 @@ fn relu2_row(x: &mut [i32]) {
     for x in vectors_mut(x) {
         let r = _mm256_min_epi32(_mm256_max_epi32(load(x), zero), top);
         // Both halves of a pair: the low one holds the value, the high one is zero.
-        store(x, _mm256_madd_epi16(r, r));
+        put(x, _mm256_madd_epi16(r, r));
     }
 }
 
@@ -103,7 +104,7 @@ fn relu2_row(x: &mut [i32]) {
 fn relu_row(x: &mut [i32]) {
     let (zero, top) = (_mm256_setzero_si256(), _mm256_set1_epi32(1 << 30));
     for x in vectors_mut(x) {
-        store(x, _mm256_min_epi32(_mm256_max_epi32(load(x), zero), top));
+        put(x, _mm256_min_epi32(_mm256_max_epi32(load(x), zero), top));
     }
 }
 
@@ -112,7 +113,7 @@ fn add_residual_row(h: &mut [i32], y: &[i32]) {
     let (low, high) = (_mm256_set1_epi32(-H_MAX), _mm256_set1_epi32(H_MAX));
     for (h, y) in vectors_mut(h).iter_mut().zip(vectors(y)) {
         let sum = _mm256_add_epi32(load(h), load(y));
-        store(h, _mm256_min_epi32(_mm256_max_epi32(sum, low), high));
+        put(h, _mm256_min_epi32(_mm256_max_epi32(sum, low), high));
     }
 }
 
@@ -130,8 +131,8 @@ fn embed_row(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]) {
             low = _mm256_add_epi32(low, _mm256_mullo_epi32(first, scale));
             high = _mm256_add_epi32(high, _mm256_mullo_epi32(second, scale));
         }
-        store(&mut h[0], _mm256_sra_epi32(low, count));
-        store(&mut h[1], _mm256_sra_epi32(high, count));
+        put(&mut h[0], _mm256_sra_epi32(low, count));
+        put(&mut h[1], _mm256_sra_epi32(high, count));
     }
 }
 
@@ -145,6 +146,11 @@ fn queries_row(x: &[i32], out: &mut [i16]) {
         // SAFETY: the array is 16 bytes, and the store needs no alignment.
         unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), x) };
     }
+}
+
+#[target_feature(enable = "avx2")]
+fn store_row(kv: &mut KeyValues, position: usize, keys: &[i32], values: &[i32]) {
+    kv.store(position, keys, values);
 }
 
 #[target_feature(enable = "avx2")]
