@@ -165,6 +165,11 @@ impl Archive {
         self.file.len()
     }
 
+    /// Bytes of all chunks with their heads and checks.
+    pub fn chunk_bytes(&self) -> u64 {
+        self.layout.groups.iter().map(|group| u64::from(group.record.body_len)).sum()
+    }
+
     pub fn chunk(&self, id: ChunkId) -> Result<ChunkInfo> {
         let (group, index) = self.find(id)?;
         let chunks = group.chunks(&self.file)?;
@@ -347,10 +352,19 @@ pub(super) fn read_entries(data: &[u8], offset: u64, group: &Group, base: Base) 
     let mut input = frame.expect(FrameKind::Entries, offset)?;
     let entries = Entries::read(&mut input, base)?;
     input.finish()?;
+    check_entries(&entries, group, offset)?;
+    Ok((entries, frame.len))
+}
+
+/// What holds between a group and its entries.
+pub(super) fn check_entries(entries: &Entries, group: &Group, offset: u64) -> Result<()> {
     if entries.salt != group.salt || entries.entries.len() != group.entry_count as usize {
         return Err(Error::Corrupt { offset, rule: "entries belong to another group" });
     }
-    Ok((entries, frame.len))
+    if entries.first_raw > group.raw_len {
+        return Err(Error::Corrupt { offset, rule: "a group's first file lies beyond it" });
+    }
+    Ok(())
 }
 
 fn check_model(index: &Index, model: u8, offset: u64) -> Result<()> {

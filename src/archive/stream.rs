@@ -3,7 +3,7 @@
 //! Held are the chunks that references may reach, one batch, and where in the raw stream each file
 //! began. What the index says at the end is compared with what came.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::Read;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use super::catalog::Budget;
 use super::dictionary::read_dictionary;
 use super::entry::ContentHash;
 use super::fetch::{Done, Pending, decode_all};
+use super::reader::check_entries;
 use super::source::Source;
 use super::{ChunkId, Entry, EntryId, Kind, OpenOptions, paths};
 use crate::codec::{Dictionary, Models};
@@ -75,6 +76,10 @@ pub struct StreamReader<R: Read> {
     last_index: Option<(Index, u64)>,
     options: OpenOptions,
     finished: bool,
+    /// Hashes of the paths so far: none may come again.
+    paths: HashSet<[u8; 16]>,
+    /// How far into the raw stream the data of entries reach.
+    named: u64,
     /// The list of models has grown since the caller last had a chance to look at it.
     more_models: bool,
 }
@@ -103,6 +108,8 @@ impl<R: Read> StreamReader<R> {
             last_index: None,
             options: options.clone(),
             finished: false,
+            paths: HashSet::new(),
+            named: 0,
             more_models: false,
         };
         // Models come first, so that callers can load them before the first event.
@@ -234,6 +241,9 @@ impl<R: Read> StreamReader<R> {
         if self.open.is_some() {
             return Err(Error::Corrupt { offset, rule: "a file is left open by the last group" });
         }
+        if self.named > self.base.raw {
+            return Err(Error::Corrupt { offset, rule: "a file's data lies beyond the last group" });
+        }
         self.index.generation += 1;
         self.finished = self.source.peek(1)?.is_empty();
         Ok(())
@@ -257,9 +267,7 @@ impl<R: Read> StreamReader<R> {
         let mut input = entries_frame.expect(FrameKind::Entries, entries_offset)?;
         let entries = Entries::read(&mut input, self.base)?;
         input.finish()?;
-        if entries.salt != group.salt || entries.entries.len() != group.entry_count as usize {
-            return Err(Error::Corrupt { offset: entries_offset, rule: "entries belong to another group" });
-        }
+        check_entries(&entries, &group, entries_offset)?;
         self.take_entries(entries, entries_offset)?;
         let (entry_count, chunk_count) = (group.entry_count, group.chunk_count);
         self.base.entry = self
@@ -312,6 +320,12 @@ impl<R: Read> StreamReader<R> {
             budget.take(self.is_file.len() as u64, &entry)?;
             paths::check(&entry.path)
                 .map_err(|rule| Error::UnsafeEntry { path: paths::escape(&entry.path), rule })?;
+            let mut key = [0; 16];
+            key.copy_from_slice(&blake3::hash(&entry.path).as_bytes()[..16]);
+            if !self.paths.insert(key) {
+                let path = paths::escape(&entry.path);
+                return Err(Error::UnsafeEntry { path, rule: "its path occurs twice" });
+            }
             let id = EntryId(self.is_file.len() as u32);
             match &entry.kind {
                 Kind::Hardlink { target } if self.is_file.get(target.0 as usize) != Some(&true) => {
@@ -322,7 +336,9 @@ impl<R: Read> StreamReader<R> {
                         self.owners.insert(extent.raw_offset, (id, extent.file_offset, extent.len));
                     }
                     let ends = extents.iter().map(|extent| extent.raw_offset + extent.len);
-                    owned = owned.max(ends.max().unwrap_or(0));
+                    let end = ends.max().unwrap_or(0);
+                    owned = owned.max(end);
+                    self.named = self.named.max(end);
                 }
                 _ => {}
             }

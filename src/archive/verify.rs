@@ -113,6 +113,21 @@ impl Check<'_> {
             }
             at = next.map_or(end, |record| record.end());
         }
+        self.models();
+    }
+
+    /// Every model that the archive is to carry must be there.
+    fn models(&mut self) {
+        for number in (0..=u8::MAX).take(self.archive.models().len()) {
+            if let Err(error) = self.archive.embedded_model(number) {
+                let known = matches!(error, Error::Corrupt { .. } | Error::Truncated { .. });
+                let offset = if let Error::Corrupt { offset, .. } = error { offset } else { 0 };
+                // A damaged frame in its place was found before.
+                if known && !self.report.damages.iter().any(|damage| damage.offset == offset) {
+                    self.damage(offset..offset, error);
+                }
+            }
+        }
     }
 
     /// Checks what begins at `at`, after so many groups; tells its length.

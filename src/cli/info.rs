@@ -35,6 +35,8 @@ struct Info {
     /// After equal files were merged and holes left out.
     raw_bytes: u64,
     bits_per_byte: String,
+    /// All that is no chunk: entries, tables, index, models.
+    metadata_bytes: u64,
     entries: usize,
     files: u64,
     folders: u64,
@@ -133,6 +135,7 @@ fn gather(archive: &Archive, chunks: bool) -> Result<Info> {
         file_bytes: 0,
         raw_bytes: archive.raw_len(),
         bits_per_byte: String::new(),
+        metadata_bytes: archive.archive_len().saturating_sub(archive.chunk_bytes()),
         entries: archive.entries().len(),
         files: 0,
         folders: 0,
@@ -235,6 +238,11 @@ fn print(info: &Info, out: &mut Out) -> Result<()> {
     out.line(format_args!("files         {} ({} bytes)", human_bytes(info.file_bytes), info.file_bytes))?;
     out.line(format_args!("merged        {} ({} bytes)", human_bytes(info.raw_bytes), info.raw_bytes))?;
     out.line(format_args!("bits per byte {}", info.bits_per_byte))?;
+    out.line(format_args!(
+        "metadata      {} ({} bytes)",
+        human_bytes(info.metadata_bytes),
+        info.metadata_bytes
+    ))?;
     let (files, folders, symlinks) = (info.files, info.folders, info.symlinks);
     let (hardlinks, others) = (info.hardlinks, info.others);
     out.line(format_args!(

@@ -1,0 +1,132 @@
+//! Runs the bodies of the fuzz targets on their seeds, on what once failed, and on random and mutated
+//! inputs; the same ones for the same seed. Libraries of `fuzz/` do more of it, where there is a nightly
+//! toolchain.
+//!
+//! `S3A_FUZZ_RUNS=1000000 S3A_FUZZ_SEED=7 cargo test --release --test fuzz -- --nocapture` does more here.
+
+mod bodies;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bodies::{TARGETS, Target};
+
+/// The longest that one input may take, on a machine that has other things to do.
+const HANG: Duration = Duration::from_secs(20);
+
+struct Draw(u64);
+
+impl Draw {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 20
+    }
+
+    fn below(&mut self, below: usize) -> usize {
+        self.next() as usize % below.max(1)
+    }
+
+    /// A seed changed in some places, or bytes without any sense.
+    fn input(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
+        if seeds.is_empty() || self.below(10) == 0 {
+            let len = self.below(200);
+            return (0..len).map(|_| self.next() as u8).collect();
+        }
+        let mut data = seeds[self.below(seeds.len())].clone();
+        for _ in 0..=self.below(4) {
+            if data.is_empty() {
+                break;
+            }
+            let (at, len) = (self.below(data.len()), 1 + self.below(20));
+            let end = data.len().min(at + len);
+            match self.below(8) {
+                0 | 1 => data[at] ^= 1 << self.below(8),
+                2 => data[at] = [0, 1, 0x7f, 0x80, 0xff][self.below(5)],
+                3 => data[at..end].fill([0, 0xff][self.below(2)]),
+                4 => drop(data.drain(at..end)),
+                5 => {
+                    let part = data[at..end].to_vec();
+                    let to = self.below(data.len());
+                    data.splice(to..to, part);
+                }
+                6 => data.truncate(at),
+                _ => {
+                    let other = &seeds[self.below(seeds.len())];
+                    let from = self.below(other.len());
+                    let part = other[from..other.len().min(from + len)].to_vec();
+                    data.splice(at..end, part);
+                }
+            }
+        }
+        data
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
+}
+
+/// Runs one input; a failure is kept as a file and named.
+fn run(target: &Target, input: &[u8]) {
+    let start = Instant::now();
+    let result = catch_unwind(AssertUnwindSafe(|| (target.body)(input)));
+    let took = start.elapsed();
+    if result.is_err() || took > HANG {
+        let name = format!("{}-{}", target.name, &blake3::hash(input).to_hex()[..12]);
+        let path = std::env::temp_dir().join(&name);
+        std::fs::write(&path, input).unwrap();
+        panic!("{} fails on {} after {took:?}; keep it in fuzz/regressions/", target.name, path.display());
+    }
+}
+
+fn fuzz(name: &str, runs: u64) {
+    let target = TARGETS.iter().find(|target| target.name == name).unwrap();
+    let (start, seeds) = (Instant::now(), (target.seeds)());
+    for seed in &seeds {
+        run(target, seed);
+    }
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/regressions").join(name);
+    let mut regressions = 0;
+    for entry in std::fs::read_dir(kept).into_iter().flatten() {
+        run(target, &std::fs::read(entry.unwrap().path()).unwrap());
+        regressions += 1;
+    }
+    let mut draw = Draw(number("S3A_FUZZ_SEED", 1));
+    let runs = number("S3A_FUZZ_RUNS", runs);
+    for _ in 0..runs {
+        run(target, &draw.input(&seeds));
+    }
+    println!("{name}: {runs} inputs, {regressions} regressions, {:?}", start.elapsed());
+}
+
+macro_rules! targets {
+    ($($name:ident $runs:literal)*) => {
+        $(#[test]
+        fn $name() {
+            fuzz(stringify!($name), $runs);
+        })*
+
+        #[test]
+        fn every_target_is_run() {
+            let names = [$(stringify!($name)),*];
+            assert_eq!(names.to_vec(), TARGETS.iter().map(|target| target.name).collect::<Vec<_>>());
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+            for name in names {
+                assert!(folder.join(format!("{name}.rs")).exists() || !folder.exists(), "{name}");
+            }
+        }
+    };
+}
+
+targets! {
+    header 100_000
+    index 50_000
+    chunk 3_000
+    coder 50_000
+    model_file 3_000
+    open_then_read_all 1_500
+    path 50_000
+    roundtrip 300
+    tar 50_000
+}
