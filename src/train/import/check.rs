@@ -100,7 +100,7 @@ pub fn integer_logits(model: &Model, tokens: &[u16], c: &[u16]) -> Result<(Vec<V
     decoder.begin(0, tokens.len(), c);
     let (mut rows, mut bits) = (vec![], 0.0);
     for (position, &token) in tokens.iter().enumerate() {
-        decoder.input(0, 0, &mut matcher);
+        decoder.input(0, &mut matcher);
         decoder.forward(&[Row { lane: 0, position }]);
         rows.push(decoder.logits(0).iter().map(|&z| z.into()).collect());
         let slots = decoder.slots(0, &[]);
