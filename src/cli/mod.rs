@@ -10,6 +10,8 @@ mod cat;
 mod chunks;
 mod completions;
 mod console;
+#[cfg(feature = "train")]
+mod curves;
 mod diff;
 mod info;
 mod levels;
@@ -23,6 +25,7 @@ mod output;
 mod pack;
 mod salvage;
 mod signals;
+mod svg;
 mod take;
 mod tar;
 mod train;

@@ -116,7 +116,7 @@ pub(crate) struct Args {
     /// Steps between checkpoints and measurements
     #[arg(long, default_value_t = 500)]
     every: usize,
-    /// CSV file to append measurements to
+    /// CSV file to append measurements to; in the end they are drawn beside it, as SVG
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
 }
@@ -194,6 +194,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
             &format!("{:.4} bits per byte{held_out}, {:.0} tokens/s", p.train_bpb, p.tokens_per_second),
         );
     })?;
+    if let Some(log) = &args.log {
+        super::curves::draw(log)?;
+    }
     Ok(Outcome::Done)
 }
 

@@ -1,4 +1,4 @@
-//! Finding models: the one inside the binary, and files by fingerprint or name.
+//! Finding models: those inside the binary, and files by fingerprint or name.
 //!
 //! Files are looked for in the folders of `S3A_MODEL_PATH`, beside the archive, and in the user's data
 //! folder (`$XDG_DATA_HOME/s3a/models`, or `~/.local/share/s3a/models`), in this order. A file counts
@@ -13,8 +13,46 @@ use std::sync::{Arc, OnceLock};
 use super::Model;
 use crate::error::{Error, Result};
 
-/// The default model, part of the binary.
-static DEFAULT: &[u8] = include_bytes!("../../models/default.safetensors");
+/// A model that is part of the binary.
+struct Inside {
+    file: &'static [u8],
+    /// The file of its compressor, if it has one and this build can run it.
+    compressor: Option<&'static [u8]>,
+    model: OnceLock<Option<Arc<Model>>>,
+}
+
+impl Inside {
+    const fn new(file: &'static [u8], compressor: Option<&'static [u8]>) -> Self {
+        Self { file, compressor, model: OnceLock::new() }
+    }
+
+    fn load(&self) -> Option<Arc<Model>> {
+        self.model.get_or_init(|| Model::from_bytes(self.file).ok().map(Arc::new)).clone()
+    }
+
+    fn is(&self, fingerprint: &[u8; 32]) -> bool {
+        match self.model.get() {
+            Some(loaded) => loaded.as_ref().is_some_and(|model| model.fingerprint() == *fingerprint),
+            None => blake3::hash(self.file).as_bytes() == fingerprint,
+        }
+    }
+}
+
+#[cfg(feature = "train")]
+const NANO_COMPRESSOR: Option<&[u8]> = Some(include_bytes!("../../models/nano.compressor"));
+#[cfg(not(feature = "train"))]
+const NANO_COMPRESSOR: Option<&[u8]> = None;
+
+/// The models inside the binary, the default first.
+static INSIDE: [Inside; 2] = [
+    Inside::new(include_bytes!("../../models/default.safetensors"), None),
+    Inside::new(include_bytes!("../../models/nano.safetensors"), NANO_COMPRESSOR),
+];
+
+/// The model inside the binary with this fingerprint.
+fn inside(fingerprint: &[u8; 32]) -> Option<&'static Inside> {
+    INSIDE.iter().find(|inside| inside.is(fingerprint))
+}
 
 /// Longest model file that is read.
 const MAX_FILE_LEN: u64 = 1 << 30;
@@ -23,15 +61,13 @@ const MAX_FILE_LEN: u64 = 1 << 30;
 #[derive(Clone, Debug)]
 pub struct Found {
     pub model: Arc<Model>,
-    /// The file; `None` for the model inside the binary.
+    /// The file; `None` for a model inside the binary.
     pub path: Option<PathBuf>,
 }
 
-/// The model inside the binary.
+/// The default model.
 pub fn default_model() -> Result<Arc<Model>> {
-    static LOADED: OnceLock<Option<Arc<Model>>> = OnceLock::new();
-    let load = || Model::from_bytes(DEFAULT).ok().map(Arc::new);
-    LOADED.get_or_init(load).clone().ok_or(Error::Internal("the model inside the binary is broken"))
+    INSIDE[0].load().ok_or(Error::Internal("the model inside the binary is broken"))
 }
 
 /// The bytes of a model file: what an archive embeds.
@@ -51,7 +87,11 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
 
 /// The bytes of the file of a model at hand.
 pub fn file_bytes(found: &Found) -> Result<Vec<u8>> {
-    found.path.as_deref().map_or_else(|| Ok(DEFAULT.to_vec()), read_file)
+    match (&found.path, inside(&found.model.fingerprint())) {
+        (Some(path), _) => read_file(path),
+        (None, Some(inside)) => Ok(inside.file.to_vec()),
+        (None, None) => Err(Error::Internal("a model without a file")),
+    }
 }
 
 /// The file of the compressor that belongs to a model: `NAME.compressor` beside `NAME.safetensors`.
@@ -60,7 +100,10 @@ pub fn file_bytes(found: &Found) -> Result<Vec<u8>> {
 /// # Errors
 /// `Io` if it is there but cannot be read, `Limit` if it is too long.
 pub fn compressor_bytes(found: &Found) -> Result<Option<Vec<u8>>> {
-    let Some(path) = &found.path else { return Ok(None) };
+    let Some(path) = &found.path else {
+        let compressor = inside(&found.model.fingerprint()).and_then(|inside| inside.compressor);
+        return Ok(compressor.map(<[u8]>::to_vec));
+    };
     let path = path.with_extension("compressor");
     if path.is_file() { read_file(&path).map(Some) } else { Ok(None) }
 }
@@ -75,9 +118,8 @@ pub fn load(path: &Path) -> Result<Arc<Model>> {
 /// # Errors
 /// `ModelMissing` if it is nowhere; `BadModel` if the file with that fingerprint breaks a rule.
 pub fn by_fingerprint(fingerprint: &[u8; 32], name: &str, archive: Option<&Path>) -> Result<Found> {
-    let default = default_model()?;
-    if default.fingerprint() == *fingerprint {
-        return Ok(Found { model: default, path: None });
+    if let Some(model) = inside(fingerprint).and_then(Inside::load) {
+        return Ok(Found { model, path: None });
     }
     for path in candidates(archive) {
         // A file that cannot be read is not the one.
@@ -113,12 +155,12 @@ pub fn by_name(name: &str) -> Result<Found> {
 
 /// All models at hand that load, the default first.
 pub fn known(archive: Option<&Path>) -> Vec<Found> {
-    let default = default_model().ok().map(|model| Found { model, path: None });
+    let inside = INSIDE.iter().filter_map(Inside::load).map(|model| Found { model, path: None });
     let files = candidates(archive).into_iter().filter_map(|path| {
         let model = load(&path).ok()?;
         Some(Found { model, path: Some(path) })
     });
-    default.into_iter().chain(files).collect()
+    inside.chain(files).collect()
 }
 
 /// Model files in the places where models are looked for.

@@ -109,7 +109,8 @@ pub fn chunk(data: &[u8]) {
     let model = Models::one(Arc::new(Neural::new(tiny_model())));
     let history: Vec<Arc<[u8]>> = vec![b"some text that came before".to_vec().into()];
     for (codec, raw_len) in [(Codec::Stored, data.len()), (Codec::Zstd, 700), (Codec::Neural, 60)] {
-        let job = DecodeJob { codec, model: 0, payload: data, raw_len, history: history.clone() };
+        let job =
+            DecodeJob { codec, model: 0, payload: data, raw_len, history: history.clone(), dictionary: None };
         if let Ok(raw) = &s3a::codec::decode(&model, &[job])[0] {
             assert_eq!(raw.len(), raw_len);
         }
@@ -154,7 +155,14 @@ pub fn model_file(data: &[u8]) {
     if let Ok(model) = Model::from_bytes(data) {
         // What passes the checks can be run on anything.
         let model = Models::one(Arc::new(Neural::new(Arc::new(model))));
-        let job = DecodeJob { codec: Codec::Neural, model: 0, payload: data, raw_len: 3, history: vec![] };
+        let job = DecodeJob {
+            codec: Codec::Neural,
+            model: 0,
+            payload: data,
+            raw_len: 3,
+            history: vec![],
+            dictionary: None,
+        };
         let _ = s3a::codec::decode(&model, &[job]);
     }
 }
@@ -360,7 +368,7 @@ fn chunk_seeds() -> Vec<Vec<u8>> {
         let models = Models::one(Arc::new(Neural::new(tiny_model())));
         for models in [Models::none(), models] {
             seeds.extend(
-                s3a::codec::encode(&models, std::slice::from_ref(&job))
+                s3a::codec::encode(&models, s3a::codec::Zstd::default(), std::slice::from_ref(&job))
                     .into_iter()
                     .map(|coded| coded.payload),
             );

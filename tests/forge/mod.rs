@@ -71,6 +71,7 @@ impl ForgedGroup {
             chunk_size: 4096,
             chunk_count: chunks.len() as u32,
             entry_count: entries.len() as u32,
+            dictionary_len: 0,
             body_len: 0,
             models: vec![],
         };
