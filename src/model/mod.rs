@@ -19,4 +19,5 @@ mod weights;
 pub mod write;
 
 pub use steer::GAIN_ONE;
+pub(crate) use weights::numbers;
 pub use weights::{Model, expert};

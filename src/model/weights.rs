@@ -3,6 +3,7 @@
 //! What passes here cannot overflow an intermediate of the arithmetic. Sizes are compared with the
 //! tensors that are really there before anything is laid out.
 
+use byteorder::{ByteOrder, LittleEndian};
 use safetensors::tensor::{Dtype, SafeTensors};
 
 use super::config::{Activation, Config, Latent, MAX_WINDOW};
@@ -155,6 +156,13 @@ impl Model {
     }
 }
 
+/// The elements of a tensor, all at once.
+pub fn numbers<T: Clone + Default>(bytes: &[u8], read_into: fn(&[u8], &mut [T])) -> Vec<T> {
+    let mut all = vec![T::default(); bytes.len() / size_of::<T>()];
+    read_into(bytes, &mut all);
+    all
+}
+
 /// The number of the set, among `sets`, that a chunk with this c takes (spec section 8.3).
 pub fn expert(sets: usize, c: &[u16]) -> usize {
     match c.first() {
@@ -227,7 +235,7 @@ impl Reader<'_> {
         let (_, scale) = self.tensor(&format!("{name}.scale"), Dtype::U16, &[Some(rows)])?;
         let weights: Vec<i8> = weights.into_iter().map(|byte| byte as i8).collect();
         self.config.require(!weights.contains(&i8::MIN), &format!("`{name}` holds the weight -128"))?;
-        let scale: Vec<u16> = scale.as_chunks().0.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect();
+        let scale = numbers(&scale, LittleEndian::read_u16_into);
         self.config.require(!scale.contains(&0), &format!("`{name}` holds a zero scale"))?;
         Ok((weights, scale))
     }
@@ -257,7 +265,7 @@ impl Reader<'_> {
     /// A tensor of 32-bit values within `-BIAS_MAX..=BIAS_MAX`, and its columns.
     fn bias(&mut self, name: &str, rows: usize, cols: Option<usize>) -> Result<(Vec<i32>, usize)> {
         let (shape, bytes) = self.tensor(name, Dtype::I32, &[Some(rows), cols])?;
-        let values: Vec<i32> = bytes.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect();
+        let values = numbers(&bytes, LittleEndian::read_i32_into);
         let fits = values.iter().all(|value| (-BIAS_MAX..=BIAS_MAX).contains(value));
         self.config.require(fits, &format!("a value of `{name}` is beyond 2^20"))?;
         Ok((values, shape[1]))
@@ -331,7 +339,7 @@ impl Reader<'_> {
         let side = latent.symbols + 1;
         let (shape, bytes) = self.tensor("latent.prior", Dtype::U32, &[None, Some(side)])?;
         self.config.require(shape[0] == 1 || shape[0] == side, "`latent.prior` must have 1 or C + 1 rows")?;
-        let slots: Vec<u32> = bytes.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
+        let slots = numbers(&bytes, LittleEndian::read_u32_into);
         let fits = slots.iter().all(|slot| (1..=1 << 16).contains(slot));
         self.config.require(fits, "a slot of `latent.prior` is not within 1 to 65,536")?;
         let sums = |row: &[u32]| -> Vec<u32> {

@@ -7,8 +7,9 @@
 use super::checkpoint;
 use super::net::{Net, NetConfig, layout};
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::model::config::Config;
+use crate::model::{Model, numbers};
+use byteorder::{ByteOrder, LittleEndian};
 use candle_core::Tensor;
 use safetensors::SafeTensors;
 use std::collections::HashMap;
@@ -80,12 +81,12 @@ impl Parts<'_> {
 
     fn scaled(&self, name: &str) -> Result<Vec<f64>> {
         let weights = self.bytes(&format!("{name}.weight"))?;
-        let scales = self.bytes(&format!("{name}.scale"))?.as_chunks::<2>().0;
+        let scales = numbers(self.bytes(&format!("{name}.scale"))?, LittleEndian::read_u16_into);
         let cols = weights.len() / scales.len().max(1);
-        let rows = weights.chunks_exact(cols.max(1)).zip(scales);
+        let rows = weights.chunks_exact(cols.max(1)).zip(&scales);
         Ok(rows
             .flat_map(|(row, &scale)| {
-                let scale = f64::from(u16::from_le_bytes(scale));
+                let scale = f64::from(scale);
                 row.iter().map(move |&w| f64::from(w as i8) * scale)
             })
             .collect())
@@ -100,8 +101,8 @@ impl Parts<'_> {
 
     fn biases(&self, name: &str) -> Result<Vec<f32>> {
         let unit = super::quantise::LOGIT_UNIT;
-        let values = self.bytes(name)?.as_chunks::<4>().0;
-        Ok(values.iter().map(|&b| (f64::from(i32::from_le_bytes(b)) / unit) as f32).collect())
+        let values = numbers(self.bytes(name)?, LittleEndian::read_i32_into);
+        Ok(values.iter().map(|&b| (f64::from(b) / unit) as f32).collect())
     }
 }
 
