@@ -91,6 +91,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     if !args.force && !is_pipe && existing.is_some() {
         return Err(Error::Exists(output));
     }
+    if args.resume && (to_stdout || is_pipe) {
+        return Err(Error::Usage("--resume goes on with a file, not with a pipe".into()));
+    }
     let chosen = models::for_packing(args.model.as_deref(), args.embed_model)?;
     let writer = WriterOptions {
         chunk_size: args.chunk_size,
