@@ -262,3 +262,95 @@ fn the_default_model_packs_and_unpacks_a_small_tree() {
     expect(&unpack.unwrap(), 0);
     assert_same(&snapshot(&dir.path().join("tree")), &snapshot(&dir.path().join("piped")));
 }
+
+#[test]
+fn a_terabyte_of_holes_costs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let sparse = File::create(tree.join("sparse")).unwrap();
+    if sparse.set_len(1 << 40).is_err() {
+        eprintln!("skipped: a_terabyte_of_holes_costs_nothing (this file system has no files of that size)");
+        return;
+    }
+    for (at, text) in [(0, "head"), (1 << 39, "middle"), ((1 << 40) - 4, "tail")] {
+        sparse.write_all_at(text.as_bytes(), at).unwrap();
+    }
+    File::create(tree.join("hole")).unwrap().set_len(1 << 39).unwrap();
+    expect(&s3a(dir.path(), &["pack", "tree"]), 0);
+    let len = fs::metadata(dir.path().join("tree.s3a")).unwrap().len();
+    assert!(len < 2_000, "{len}");
+    expect(&s3a(dir.path(), &["verify", "tree.s3a"]), 0);
+    expect(&s3a(dir.path(), &["unpack", "tree.s3a", "-C", "out"]), 0);
+    let piped = command(dir.path())
+        .args(["unpack", "-", "-C", "piped"])
+        .stdin(File::open(dir.path().join("tree.s3a")).unwrap())
+        .output()
+        .unwrap();
+    expect(&piped, 0);
+    for folder in ["tree", "out", "piped"] {
+        expect(&s3a(dir.path(), &["diff", "tree.s3a", folder]), 0);
+        let found = fs::metadata(dir.path().join(folder).join("sparse")).unwrap();
+        assert!(
+            found.len() == 1 << 40 && found.blocks() * 512 < 1 << 20,
+            "{folder}: {} blocks",
+            found.blocks()
+        );
+    }
+    let middle = ["cat", "tree.s3a", "sparse", "--offset", "512g", "--length", "8"];
+    assert_eq!(s3a(dir.path(), &middle).stdout, b"middle\0\0");
+}
+
+#[test]
+fn a_list_of_paths_says_what_is_packed() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), b"tree/a/b/c.txt", b"c");
+    put(dir.path(), b"tree/a/d.txt", b"d");
+    put(dir.path(), b"tree/e/f", b"f");
+    put(dir.path(), b"tree/odd\nname", b"odd");
+    symlink("a", dir.path().join("tree/link")).unwrap();
+    let pack = |list: &[u8], flags: &[&str]| {
+        fs::write(dir.path().join("list"), list).unwrap();
+        let args = [&["pack", "-f", "-C", "tree", "-o", "x.s3a", "--files-from", "-"], flags].concat();
+        let run = command(dir.path()).args(args).stdin(File::open(dir.path().join("list")).unwrap()).output();
+        let run = run.unwrap();
+        let listed = s3a(dir.path(), &["ls", "x.s3a"]).stdout;
+        (run, String::from_utf8(listed).unwrap())
+    };
+    let (run, listed) = pack(b"a/b\ne/f\n./a/b/c.txt\n", &[]);
+    expect(&run, 0);
+    assert_eq!(listed, "a\na/b\na/b/c.txt\ne\ne/f\n");
+    // As find gives it: folders too, which are not to be looked through once more.
+    let (run, listed) = pack(b"odd\nname\0a\0a/d.txt\0", &["-0", "--no-recursion"]);
+    expect(&run, 0);
+    assert_eq!(listed, "a\na/d.txt\nodd\\nname\n");
+    // Through a link, by the path that is given; what is missing is a warning.
+    let (run, listed) = pack(b"link/b/c.txt\nmissing\n", &[]);
+    let said = expect(&run, 1);
+    assert!(said.contains("missing"), "{said}");
+    assert_eq!(listed, "link\nlink/b\nlink/b/c.txt\n");
+    let (run, listed) = pack(b"../tree/e\n", &["--exclude", "f", "--no-owner"]);
+    expect(&run, 0);
+    assert_eq!(listed, "tree\ntree/e\n");
+    expect(&s3a(dir.path(), &["pack", "-o", "y.s3a", "-0"]), 2);
+}
+
+#[test]
+fn more_sources_than_files_may_be_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut list = String::new();
+    for i in 0..3000 {
+        put(dir.path(), format!("tree/{}/{i}", i % 50).as_bytes(), b"x");
+        list += &format!("{}/{i}\n", i % 50);
+    }
+    fs::write(dir.path().join("list"), list).unwrap();
+    let script = format!(
+        "ulimit -n 128; exec {} pack --model none -C tree --files-from list -o x.s3a",
+        env!("CARGO_BIN_EXE_s3a")
+    );
+    let output =
+        std::process::Command::new("sh").args(["-c", &script]).current_dir(dir.path()).output().unwrap();
+    expect(&output, 0);
+    let listed = s3a(dir.path(), &["ls", "x.s3a"]).stdout;
+    assert_eq!(listed.iter().filter(|byte| **byte == b'\n').count(), 3050);
+}

@@ -215,7 +215,7 @@ impl Packer {
             let mut data = SegmentReader::new(&file, segments.clone());
             writer.add(entry, Content::Sparse { segments, data: &mut data })?
         } else if repeats {
-            let known = match hash(&mut file) {
+            let known = match hash(&mut file, size) {
                 Ok(digest) => written.find(size, digest),
                 Err(e) => return left_out(e),
             };

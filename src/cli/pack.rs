@@ -98,6 +98,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     if !args.force && !is_pipe && existing.is_some() {
         return Err(Error::Exists(output));
     }
+    if args.resume && (to_stdout || is_pipe) {
+        return Err(Error::Usage("--resume goes on with a file, not with a pipe".into()));
+    }
     let level = levels::level(args.level);
     let names = args.model.as_deref().map_or(level.models.to_vec(), |name| vec![name]);
     let chosen = models::for_packing(&names, args.embed_model, args.effort.unwrap_or(level.effort))?;
