@@ -7,6 +7,8 @@ use super::avx2::{self, Avx2};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{self, Avx512};
 use super::cache::{Bias, KeyValues, Next, Reach, Scores};
+#[cfg(target_arch = "aarch64")]
+use super::neon::{self, Neon};
 use super::pack::{Activations, Product};
 use super::scalar;
 use super::slots::Slots;
@@ -21,6 +23,8 @@ pub enum Backend {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 /// The backend that was chosen, and what there is to say about it.
@@ -68,6 +72,8 @@ macro_rules! dispatch {
             Self::Avx2(proof) => avx2::$name(proof, $($argument),*),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(proof) => avx512::$name(proof, $($argument),*),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(proof) => neon::$name(proof, $($argument),*),
         }
     };
 }
@@ -81,6 +87,8 @@ impl Backend {
             all.extend(Avx2::detect().map(Self::Avx2));
             all.extend(Avx512::detect().map(Self::Avx512));
         }
+        #[cfg(target_arch = "aarch64")]
+        all.extend(Neon::detect().map(Self::Neon));
         all
     }
 
@@ -110,6 +118,8 @@ impl Backend {
             Self::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(proof) => proof.name(),
         }
     }
 
@@ -122,6 +132,8 @@ impl Backend {
             Self::Avx2(proof) => avx2::peak(proof, rounds),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(proof) => avx512::peak(proof, rounds),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => neon::peak(rounds),
         }
     }
 

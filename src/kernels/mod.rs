@@ -12,6 +12,8 @@ mod backend;
 mod buffer;
 mod cache;
 mod check;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 pub mod scalar;
 #[cfg(feature = "train")]
