@@ -38,7 +38,9 @@ use clap::{Parser, Subcommand};
 
 use self::args::Global;
 use self::console::Console;
+use crate::archive::events::{Observer, Warning};
 use crate::error::{Error, Result};
+use crate::kernels::Backend;
 
 /// Archives with the size of a strong solid compressor, readable at random.
 #[derive(Debug, Parser)]
@@ -122,6 +124,9 @@ fn dispatch(cli: Cli) -> Result<u8, (Error, Console)> {
         other => prepare(other, &cli.global, &console).and_then(|()| command(other, &cli.global, &console)),
     };
     console.finish();
+    for warning in Backend::warnings() {
+        console.warning(Warning::new("kernels", warning));
+    }
     match result {
         Ok(Outcome::Done) => Ok(u8::from(console.warned())),
         Ok(Outcome::Code(code)) => Ok(code),

@@ -190,6 +190,7 @@ pub struct Next<'a> {
 /// Scores and attention weights of a few heads, for the longest reach.
 #[derive(Clone, Debug, Default)]
 pub struct Scores {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "other kernels take head by head"))]
     pub(super) stride: usize,
     pub(super) z: Buffer<i32>,
     pub(super) p: Buffer<i16>,

@@ -1,8 +1,8 @@
 //! Integer arithmetic of the model: `scalar` defines it, other backends equal it bit for bit.
 //!
-//! A backend is chosen once per process and dispatched once per call, each call being a layer's work
-//! for many rows. Rows are padded with zeros to `PAD` elements. This is the only home of `unsafe`; a
-//! backend is a proof that the CPU has its instructions.
+//! A backend is chosen once per process, after a short self-test, and dispatched once per call, each call
+//! being a layer's work for many rows. Rows are padded with zeros to `PAD` elements. This is the only home
+//! of `unsafe`; a backend is a proof that the CPU has its instructions.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -11,7 +11,10 @@ mod avx512;
 mod backend;
 mod buffer;
 mod cache;
+mod check;
 mod gelu;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 pub mod scalar;
 #[cfg(feature = "train")]
