@@ -220,6 +220,11 @@ fn folders_that_cannot_be_imported_are_refused_with_the_reason() {
         refused(4, reason);
     }
     copy();
+    let mut weights = std::fs::read(at.join("model.safetensors")).unwrap();
+    let end = weights.len();
+    weights[end - 2..].copy_from_slice(&0x7e00u16.to_le_bytes());
+    std::fs::write(at.join("model.safetensors"), weights).unwrap();
+    refused(4, "it holds values that are no numbers");
     std::fs::write(at.join("model.safetensors"), [0; 40]).unwrap();
     refused(4, "model.safetensors");
     copy();

@@ -97,6 +97,12 @@ pub fn import(folder: &Folder, name: &str) -> Result<Vec<u8>> {
     let mut values = HashMap::new();
     for (name, var) in folder.t5.vars() {
         let data = var.flatten_all().and_then(|v| v.to_vec1::<f32>()).map_err(failed)?;
+        if !data.iter().all(|value| value.is_finite()) {
+            return Err(Error::BadModel {
+                name: name.clone(),
+                rule: "it holds values that are no numbers".into(),
+            });
+        }
         values.insert(name, data);
     }
     let mut import = Import {
