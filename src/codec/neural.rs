@@ -63,7 +63,7 @@ impl Neural {
     }
 
     /// Tries so many candidates for c when a chunk is encoded, beside the empty one: those of a
-    /// compressor, or without one the symbols that the prior holds likely.
+    /// compressor if there is one, then the symbols that the prior holds likely.
     pub fn searching(mut self, compressor: Option<Arc<dyn Compressor>>, effort: usize) -> Self {
         (self.compressor, self.effort) = (compressor, effort);
         self
@@ -75,12 +75,12 @@ impl Neural {
         if self.effort == 0 || self.model.config().latent.is_none() {
             return all;
         }
-        let more = match &self.compressor {
-            Some(compressor) => compressor.candidates(&self.model.vocabulary().tokenise(raw), self.effort),
-            None => latent::likely(&self.model, self.effort),
-        };
-        for c in more {
-            if !all.contains(&c) {
+        let written = self.compressor.as_ref().map(|compressor| {
+            compressor.candidates(&self.model.vocabulary().tokenise(raw), self.effort)
+        });
+        // A compressor that is sure of itself writes fewer than it is asked for.
+        for c in written.into_iter().flatten().chain(latent::likely(&self.model, self.effort)) {
+            if all.len() <= self.effort && !all.contains(&c) {
                 all.push(c);
             }
         }
