@@ -18,8 +18,9 @@ use crate::model::decoder::{Decoder, Row};
 use crate::model::matcher::{MAX_SLOTS, Matcher, Slot};
 use crate::model::{Model, latent};
 
-/// Chunks decoded in lockstep. More share the weights no better, and their caches crowd each other out.
-pub const LANES: usize = 24;
+/// Chunks decoded in lockstep: two register tiles of six rows, and caches of keys that share the second
+/// level with the default model's weights. More are no faster (docs/kernels.md).
+pub const LANES: usize = 12;
 /// Positions encoded at once.
 pub const ROWS: usize = 48;
 /// Bytes of match tables that the chunks of one lockstep may have together, beyond the first chunk's.
