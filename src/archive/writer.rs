@@ -192,7 +192,7 @@ impl<W: Write> Writer<W> {
             return Err(Error::Internal("an entry changed its kind"));
         };
         let size = *size;
-        self.stats.file_bytes += size;
+        self.stats.file_bytes = self.stats.file_bytes.saturating_add(size);
         let (segments, data) = match content {
             Content::SameAs(target) => {
                 let known = self.known.get(target.0 as usize).and_then(Option::as_ref);

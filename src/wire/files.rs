@@ -69,7 +69,8 @@ pub fn write_files(entries: &[Entry], columns: &FileColumns, out: &mut Vec<u8>) 
             put_varint(out, extents.len() as u64 + 1);
             let (mut end, mut next) = (0, sequence.next);
             for extent in extents {
-                put_varint(&mut explicit, extent.file_offset - end);
+                // Only who forges archives has extents that overlap; a reader refuses what this gives.
+                put_varint(&mut explicit, extent.file_offset.wrapping_sub(end));
                 put_varint(&mut explicit, extent.len);
                 put_zigzag(&mut explicit, extent.raw_offset.wrapping_sub(next) as i64);
                 end = extent.file_offset + extent.len;

@@ -123,7 +123,7 @@ pub fn coder(data: &[u8]) {
     let slots: Vec<u64> = (0..=count % 16)
         .map(|i| {
             let byte = u64::from(rest.get(usize::from(i)).copied().unwrap_or(1));
-            1 + (byte << (byte % 30))
+            1 + (byte << (byte % 26))
         })
         .collect();
     let total: u64 = slots.iter().sum();

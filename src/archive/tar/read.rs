@@ -122,11 +122,11 @@ impl<R: Read> TarReader<R> {
             let is_extension = matches!(kind, b'L' | b'K' | b'x' | b'X' | b'g');
             let size = number::read(&header[field::SIZE]).and_then(|size| u64::try_from(size).ok());
             let size = extended.size.filter(|_| !is_extension).or(size).ok_or_else(|| self.bad("a size"))?;
-            self.left = size;
-            self.padding = size.next_multiple_of(BLOCK as u64).wrapping_sub(size);
             if size > i64::MAX as u64 {
                 return Err(self.bad("a size"));
             }
+            self.left = size;
+            self.padding = size.next_multiple_of(BLOCK as u64) - size;
             if !is_extension {
                 return self.member(&header, extended).map(Some);
             }
@@ -295,6 +295,9 @@ impl<R: Read> TarReader<R> {
             *size = sparse.size.ok_or_else(|| self.bad("a sparse file's size"))?;
         } else {
             return Ok(None);
+        }
+        if *size > i64::MAX as u64 {
+            return Err(self.bad("a sparse file's size"));
         }
         let map = sparse::check(map, *size, self.left);
         map.map(Some).ok_or_else(|| self.bad("a sparse map"))
