@@ -3,7 +3,8 @@
 //! Contents of all files form one raw stream that is cut into chunks; entries point into it
 //! (spec/format.md).
 
-pub mod cache;
+pub mod alike;
+mod cache;
 mod catalog;
 mod check;
 mod content;

@@ -125,7 +125,10 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         latest_mtime: source_date_epoch()?,
         skip: existing.iter().map(|m| (m.dev(), m.ino())).collect(),
     };
-    let packer = Packer::scan(&args.sources, args.directory.as_deref(), &options, console)?;
+    let mut packer = Packer::scan(&args.sources, args.directory.as_deref(), &options, console)?;
+    if level.arrange {
+        packer.arrange(console)?;
+    }
     let stats = if to_stdout {
         write_plain(packer, std::io::stdout().lock(), writer)?
     } else if is_pipe {
