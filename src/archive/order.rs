@@ -60,7 +60,7 @@ pub fn packing_order(entries: &[Found]) -> Vec<u32> {
         let extension = extension(name);
         let frequent = names.get(name).is_some_and(|&count| count >= FREQUENT);
         let frequent_name = if frequent { name } else { b"" };
-        let compressed = COMPRESSED.iter().any(|known| known.eq_ignore_ascii_case(extension));
+        let compressed = is_compressed(name);
         files.push((Key { compressed, extension, frequent_name, path }, at));
     }
     files.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
@@ -68,9 +68,15 @@ pub fn packing_order(entries: &[Found]) -> Vec<u32> {
     order
 }
 
+/// Whether a file of this name is of a kind that is compressed in itself.
+pub(super) fn is_compressed(name: &[u8]) -> bool {
+    let extension = extension(name);
+    COMPRESSED.iter().any(|known| known.eq_ignore_ascii_case(extension))
+}
+
 /// What follows the last dot of a name, unless the dot is its first byte. Numbers are no kind, as
 /// in `log.1`: what stands before them is.
-fn extension(name: &[u8]) -> &[u8] {
+pub(super) fn extension(name: &[u8]) -> &[u8] {
     let mut stem = name;
     while let Some(dot) = stem.iter().rposition(|&b| b == b'.').filter(|&dot| dot > 0) {
         let (head, tail) = (&stem[..dot], &stem[dot + 1..]);

@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, fstat};
 
 use super::Archive;
+use super::alike;
 use super::clash::{Clash, Paths};
 use super::content::{Hashing, SegmentReader, Sizes, hash, segments};
 use super::entry::{ContentHash, EntryId, Kind, Timestamp};
 use super::events::{Observer, Warning};
-use super::order::packing_order;
-use super::paths::escape;
+use super::order::{extension, is_compressed, packing_order};
+use super::paths::{escape, split};
 use super::resume::Previous;
 use super::scan::{self, Found, Tree};
 use super::writer::{Content, ContentWarning, Stats, Writer, WriterOptions};
@@ -63,6 +64,25 @@ impl Packer {
         let tree = Tree::scan(sources, base, options, observer)?;
         let order = packing_order(&tree.entries);
         Ok(Self { tree, order, latest_mtime: options.latest_mtime })
+    }
+
+    /// Brings files that are alike closer together, for which their beginnings are read.
+    pub fn arrange(&mut self, observer: &dyn Observer) -> Result<()> {
+        observer.phase("looking", Some(self.bytes()));
+        let (tree, entries) = (&self.tree, &self.tree.entries);
+        let entry = |at: u32| entries.get(at as usize);
+        let size = |at: u32| entry(at).map_or(0, |found| size_of(&found.entry.kind));
+        // What has no content stands first, what is compressed already last; neither gains.
+        let start = self.order.partition_point(|&at| size(at) == 0);
+        let packed = |at: u32| entry(at).is_some_and(|found| is_compressed(split(&found.entry.path).1));
+        let len = self.order[start..].partition_point(|&at| !packed(at));
+        let open = |at: u32| entry(at).and_then(|found| tree.open(found).ok()).map(File::from);
+        let kind = |at: u32| entry(at).map(|found| extension(split(&found.entry.path).1));
+        let same = |a: u32, b: u32| match (kind(a), kind(b)) {
+            (Some(a), Some(b)) => a.eq_ignore_ascii_case(b),
+            _ => false,
+        };
+        alike::arrange(&mut self.order[start..start + len], size, same, open, observer)
     }
 
     /// Number of objects that were found.

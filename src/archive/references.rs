@@ -76,7 +76,7 @@ impl References for Similar {
 }
 
 /// Hashes of the sampled shingles, each once, in ascending order.
-fn sketch(bytes: &[u8], rate: u64) -> Vec<u32> {
+pub(super) fn sketch(bytes: &[u8], rate: u64) -> Vec<u32> {
     let bound = u64::MAX / rate;
     let hash = |shingle: &[u8]| {
         let word = shingle.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));

@@ -14,6 +14,8 @@ pub(crate) struct Level {
     pub zstd: i32,
     /// Most bytes of a group's dictionary.
     pub dictionary: u32,
+    /// Files are looked at first, to bring those that are alike together.
+    pub arrange: bool,
 }
 
 /// The level of who names none.
@@ -30,18 +32,20 @@ const LEVELS: [Level; 9] = {
         effort: 1,
         zstd: 3,
         dictionary: DICTIONARY,
+        arrange: false,
     };
-    let small = Level { models: &["default"], zstd: 19, dictionary: 0, ..fast };
+    let dense = Level { arrange: true, references: 8, depth: 4, zstd: 19, ..fast };
+    let small = Level { models: &["default"], references: 0, dictionary: 0, ..dense };
     [
         fast,
-        Level { zstd: 9, references: 4, depth: 2, ..fast },
-        Level { zstd: 19, references: 8, depth: 4, ..fast },
+        Level { zstd: 9, references: 4, depth: 2, ..dense },
+        dense,
         Level { models: &["nano", "default"], ..small },
         small,
-        Level { references: 2, ..small },
+        Level { references: 2, depth: 1, ..small },
         Level { references: 4, depth: 2, ..small },
-        Level { references: 8, depth: 4, effort: 4, ..small },
-        Level { models: &["base", "default"], references: 8, depth: 4, effort: 8, ..small },
+        Level { references: 8, effort: 4, ..small },
+        Level { models: &["base", "default"], references: 8, effort: 8, ..small },
     ]
 };
 

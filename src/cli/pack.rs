@@ -133,7 +133,10 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     let tag = tag(args, &output, &writer);
     let skip = existing.iter().map(|m| (m.dev(), m.ino())).collect();
     let options = args.take.options(false, skip)?;
-    let packer = Packer::scan(&sources, args.take.directory.as_deref(), &options, console)?;
+    let mut packer = Packer::scan(&sources, args.take.directory.as_deref(), &options, console)?;
+    if level.arrange {
+        packer.arrange(console)?;
+    }
     let stats = if to_stdout {
         write_plain(packer, std::io::stdout().lock(), writer)?
     } else if is_pipe {

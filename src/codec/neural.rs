@@ -76,9 +76,10 @@ impl Neural {
         if self.effort == 0 || self.model.config().latent.is_none() {
             return all;
         }
-        let written = self.compressor.as_ref().map(|compressor| {
-            compressor.candidates(&self.model.vocabulary().tokenise(raw), self.effort)
-        });
+        let written = self
+            .compressor
+            .as_ref()
+            .map(|compressor| compressor.candidates(&self.model.vocabulary().tokenise(raw), self.effort));
         // A compressor that is sure of itself writes fewer than it is asked for.
         for c in written.into_iter().flatten().chain(latent::likely(&self.model, self.effort)) {
             if all.len() <= self.effort && !all.contains(&c) {

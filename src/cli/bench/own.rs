@@ -64,7 +64,10 @@ pub(super) fn measure(
     let path = scratch.path("packed.s3a");
     let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
     let start = Instant::now();
-    let packer = Packer::scan(std::slice::from_ref(&tree.path), None, &scan::Options::default(), &())?;
+    let mut packer = Packer::scan(std::slice::from_ref(&tree.path), None, &scan::Options::default(), &())?;
+    if setup.level.arrange {
+        packer.arrange(&())?;
+    }
     let (_, stats) = packer.write(BufWriter::with_capacity(1 << 20, file), setup.options(), None)?;
     let packed = start.elapsed();
 
