@@ -96,7 +96,7 @@ pub(crate) fn for_reading(
 
 /// The compressor of a model, if there is one beside it and this build can run it.
 #[cfg(feature = "train")]
-fn compressor(found: &Found) -> Result<Option<Arc<dyn Compressor>>> {
+pub(crate) fn compressor(found: &Found) -> Result<Option<Arc<dyn Compressor>>> {
     let Some(bytes) = registry::compressor_bytes(found)? else { return Ok(None) };
     let device = candle_core::Device::Cpu;
     let name = found.model.config().name.as_str();
@@ -106,7 +106,7 @@ fn compressor(found: &Found) -> Result<Option<Arc<dyn Compressor>>> {
 }
 
 #[cfg(not(feature = "train"))]
-fn compressor(_: &Found) -> Result<Option<Arc<dyn Compressor>>> {
+pub(crate) fn compressor(_: &Found) -> Result<Option<Arc<dyn Compressor>>> {
     Ok(None)
 }
 

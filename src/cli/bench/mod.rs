@@ -1,6 +1,8 @@
 //! `s3a bench`: sizes, speeds and cold reads of levels and chunk sizes beside other programs, in one run.
 
+mod enwik8;
 mod own;
+mod paper;
 mod peers;
 mod plot;
 mod report;
@@ -20,8 +22,10 @@ use tree::{Scratch, Tree};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to pack
-    #[arg(value_name = "PATH")]
-    path: PathBuf,
+    #[arg(value_name = "PATH", required_unless_present_any = ["paper", "enwik8"])]
+    path: Option<PathBuf>,
+    #[command(flatten)]
+    setting: paper::Setting,
     /// Write CSV files and SVG plots to this folder
     #[arg(short, long, value_name = "FOLDER")]
     output: Option<PathBuf>,
@@ -46,9 +50,15 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
-    let tree = Tree::scan(&args.path, console)?;
+    let path = match (&args.setting.paper, &args.setting.enwik8, &args.path) {
+        (Some(path), _, _) => return paper::run(path, args, console),
+        (_, Some(path), _) => return enwik8::run(path, args, global, console),
+        (_, _, Some(path)) => path,
+        _ => return Err(Error::Usage("nothing to measure was named".into())),
+    };
+    let tree = Tree::scan(path, console)?;
     if tree.bytes == 0 {
-        return Err(Error::Usage(format!("{} holds no bytes to measure", args.path.display())));
+        return Err(Error::Usage(format!("{} holds no bytes to measure", path.display())));
     }
     peers::check(&args.peers)?;
     let scratch = Scratch::new(args.scratch.as_deref())?;

@@ -211,6 +211,37 @@ fn cold_reads(reads: &[Reads]) -> String {
     canvas.finish()
 }
 
+/// A line through points.
+pub(super) struct Curve {
+    pub name: String,
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Curves over a logarithmic axis with the marks that are given, and their names beside them.
+pub(super) fn curves(title: &str, curves: &[Curve], marks: &[(f64, String)], log: bool) -> String {
+    let all = || curves.iter().flat_map(|curve| &curve.points);
+    let x = Axis::around(all().map(|point| point.0), 70.0, 590.0, true);
+    let y = Axis::around(all().map(|point| point.1), 480.0, 40.0, log);
+    let mut canvas = Canvas::new(860.0, 520.0, title);
+    for value in y.ticks() {
+        canvas.line((x.from, y.at(value)), (x.to, y.at(value)), "#eeeeee");
+        let text = if log { plain(value) } else { format!("{value:.2}") };
+        canvas.styled(x.from - 8.0, y.at(value) + 4.0, &text, "text-anchor=\"end\"");
+    }
+    for (value, text) in marks {
+        canvas.line((x.at(*value), y.from), (x.at(*value), y.to), "#eeeeee");
+        canvas.styled(x.at(*value), y.from + 20.0, text, "text-anchor=\"middle\"");
+    }
+    for ((curve, colour), i) in curves.iter().zip(LINES.iter().cycle()).zip(0u32..) {
+        let points: Vec<(f64, f64)> =
+            curve.points.iter().map(|point| (x.at(point.0), y.at(point.1))).collect();
+        canvas.path(&points, colour);
+        points.iter().for_each(|&(x, y)| canvas.dot(x, y, colour));
+        canvas.styled(x.to + 14.0, 60.0 + 18.0 * f64::from(i), &curve.name, &format!("fill=\"{colour}\""));
+    }
+    canvas.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

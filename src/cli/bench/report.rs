@@ -118,7 +118,7 @@ pub(super) fn write(folder: &Path, rows: &[Row], reads: &[Reads]) -> Result<()> 
     save(folder, "bench_reads.csv", &cold)
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
 }
 
