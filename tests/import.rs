@@ -143,6 +143,7 @@ fn chunks_under_an_imported_model_survive_with_any_c() {
                     model: 0,
                     payload: &payload,
                     raw_len: raw.len(),
+                    dictionary: None,
                     history: vec![],
                 };
                 assert_eq!(neural.decode(&[&job]).remove(0).unwrap(), raw);
