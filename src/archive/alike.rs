@@ -53,7 +53,7 @@ pub(super) fn arrange<R: Read>(
             stretch.par_iter().map(|&at| open(at).map_or_else(Vec::new, sample)).collect();
         let chained: Vec<u32> = chain(&sketches).into_iter().map(|i| stretch[i]).collect();
         stretch.copy_from_slice(&chained);
-        observer.advanced(bytes.min(STRETCH_BYTES));
+        observer.advanced(chained.iter().map(|&at| size(at)).sum());
         rest = more;
     }
     Ok(())

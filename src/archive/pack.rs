@@ -68,7 +68,7 @@ impl Packer {
 
     /// Brings files that are alike closer together, for which their beginnings are read.
     pub fn arrange(&mut self, observer: &dyn Observer) -> Result<()> {
-        observer.phase("looking", Some(self.bytes()));
+        observer.phase("comparing", Some(self.bytes()));
         let (tree, entries) = (&self.tree, &self.tree.entries);
         let entry = |at: u32| entries.get(at as usize);
         let size = |at: u32| entry(at).map_or(0, |found| size_of(&found.entry.kind));
