@@ -32,16 +32,16 @@ fn rows(path: &Path) -> Vec<Vec<String>> {
 #[test]
 fn bench_in_the_papers_setting_gives_tables_and_figures() {
     let dir = tempfile::tempdir().unwrap();
-    put(dir.path(), b"tree/a.txt", &prose(1, 9000));
-    put(dir.path(), b"tree/sub/b", &noise(2, 1000));
-    put(dir.path(), b"tree/sub/c.txt", &prose(3, 9000));
+    put(dir.path(), b"tree/a.txt", &prose(1, 600));
+    put(dir.path(), b"tree/sub/b", &noise(2, 100));
+    put(dir.path(), b"tree/sub/c.txt", &prose(3, 800));
     model(&dir.path().join("tiny.safetensors"));
     let args = ["bench", "--paper", "tree", "--models", "tiny.safetensors", "--sample", "16k"];
     let output = s3a(dir.path(), &[&args[..], &["-o", "results", "--peers", "zstd"]].concat());
     expect(&output, 0);
     let shown = String::from_utf8(output.stdout).unwrap();
     for text in
-        ["16384 bytes of 19000", "tiny, c empty", "tiny, greedy c", "tiny, best c of 8", "zstd -19", "511"]
+        ["1500 bytes of 1500", "tiny, c empty", "tiny, greedy c", "tiny, best c of 8", "zstd -19", "511"]
     {
         assert!(shown.contains(text), "{text}: {shown}");
     }
@@ -59,7 +59,7 @@ fn bench_in_the_papers_setting_gives_tables_and_figures() {
         let mine: Vec<&Vec<String>> = sizes.iter().filter(|row| field(row, 0) == length).collect();
         assert_eq!(mine.len(), 4, "{length}");
         for row in &mine {
-            assert_eq!(field(row, 3), "16384");
+            assert_eq!(field(row, 3), "1500");
             let (raw, bytes) = (number(row, 3), number(row, 4));
             assert!((number(row, 5) - bytes * 8.0 / raw).abs() < 1e-3, "{row:?}");
             assert!(number(row, 4) > 2.0 * number(row, 1), "lengths are counted: {row:?}");
