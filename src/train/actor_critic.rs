@@ -91,6 +91,18 @@ impl Told {
     }
 }
 
+/// Where a run stands, and what a step is given beside its batch.
+#[derive(Clone, Copy, Debug)]
+pub struct At<'a> {
+    /// The number of the step, and of all steps.
+    pub step: usize,
+    pub steps: usize,
+    /// Tokens and kinds of other sequences, for the stages in which C is told what to write.
+    pub mixed: &'a [(Vec<u32>, u16)],
+    /// D learns without c.
+    pub empty: bool,
+}
+
 /// Compressor, prior and what trains them.
 pub struct Pair {
     pub config: PairConfig,
@@ -175,20 +187,16 @@ impl Pair {
         self.compressor.write(&self.compressor.read(&self.excerpts(batch))?, None)
     }
 
-    /// One step of C and D on a batch: number `at.0` of `at.1`. `mixed` are tokens and kinds of other
-    /// sequences, for the stages in which C is told what to write; with `empty` D learns without c. `learn` takes D's loss and moves D;
-    /// `factor` scales the rate.
+    /// One step of C and D on a batch. `learn` takes D's loss and moves D; `factor` scales the rate.
     pub fn step(
         &mut self,
         net: &Net,
         batch: &Batch,
-        mixed: &[(Vec<u32>, u16)],
-        empty: bool,
-        at: (usize, usize),
+        at: At<'_>,
         factor: f64,
         learn: impl FnOnce(&Tensor) -> Result<()>,
     ) -> Result<Told> {
-        let (step, steps) = at;
+        let At { step, steps, mixed, empty } = at;
         let before = self.config.reproduce + self.config.imitate;
         if self.config.is_told(step) {
             let excerpts: Vec<_> =

@@ -1,6 +1,6 @@
 //! One training run: vocabulary, steps, measurements, checkpoints, export.
 
-use super::actor_critic::{self, Pair, PairConfig, Told};
+use super::actor_critic::{self, At, Pair, PairConfig, Told};
 use super::clusters::Clusters;
 use super::corpus::{Batches, Corpus, Featuriser, held_out, texts};
 use super::net::{Batch, Net, NetConfig, Steering};
@@ -189,15 +189,8 @@ impl Run {
     }
 
     /// One step; gives the batch's bits per byte before it, and what the pair tells.
-    fn step(
-        &mut self,
-        batch: &Batch,
-        mixed: &[(Vec<u32>, u16)],
-        empty: bool,
-        steps: usize,
-        factor: f64,
-    ) -> Result<(f64, Option<Told>)> {
-        let Self { head, net, optimiser, pair } = self;
+    fn step(&mut self, batch: &Batch, at: At<'_>, factor: f64) -> Result<(f64, Option<Told>)> {
+        let Self { net, optimiser, pair, .. } = self;
         let mut value = f64::NAN;
         let mut learn = |loss: &candle_core::Tensor| {
             value = f64::from(loss.to_vec1::<f32>()?[0]);
@@ -207,9 +200,7 @@ impl Run {
             Ok(())
         };
         let told = match pair {
-            Some(pair) => {
-                Some(pair.step(net, batch, mixed, empty, (head.step, steps), factor, learn).map_err(failed)?)
-            }
+            Some(pair) => Some(pair.step(net, batch, at, factor, learn).map_err(failed)?),
             None => {
                 net.loss(batch).and_then(|loss| learn(&loss)).map_err(failed)?;
                 None
@@ -274,8 +265,8 @@ pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Pro
         let batch = if empty { batches.any(options.sequences)? } else { batches.next(options.sequences)? };
         let told_what = run.pair.as_ref().is_some_and(|pair| pair.config.is_told(run.head.step));
         let mixed = if told_what { batches.mixed(MIXED)? } else { vec![] };
-        let (bpb, of_pair) =
-            run.step(&batch, &mixed, empty, options.steps, rate_factor(options, run.head.step))?;
+        let at = At { step: run.head.step, steps: options.steps, mixed: &mixed, empty };
+        let (bpb, of_pair) = run.step(&batch, at, rate_factor(options, run.head.step))?;
         run.head.step += 1;
         run.head.tokens += batch.targets.tokens.len() as u64;
         run.head.seconds = seconds_before + start.elapsed().as_secs_f64();

@@ -1,5 +1,8 @@
 //! Attention at one position: scores of blocks of 16 positions, heads of a shared key together.
 
+// Arrays of registers are walked by number, several at once.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use super::{Avx512, exp2neg_fraction, load, put};

@@ -153,8 +153,11 @@ fn figure4(result: &Measured) -> String {
     curves("Bits per byte against tokens of a chunk (Figure 4)", &lines, &marks(result), false)
 }
 
+/// What a way to measure is called, and its figure.
+type Way = (&'static str, fn(&super::Speed) -> f64);
+
 /// One curve for each model and way to measure.
-fn by_model(result: &Measured, ways: &[(&str, fn(&super::Speed) -> f64)]) -> Vec<Curve> {
+fn by_model(result: &Measured, ways: &[Way]) -> Vec<Curve> {
     let mut lines: BTreeMap<(&str, &str), Vec<(f64, f64)>> = BTreeMap::new();
     for row in &result.speeds {
         for (way, value) in ways {
@@ -173,8 +176,7 @@ fn figure5(result: &Measured) -> String {
 }
 
 fn figure6(result: &Measured) -> String {
-    let ways: [(&str, fn(&super::Speed) -> f64); 2] =
-        [("batched", |row| row.batched), ("one by one", |row| row.alone)];
+    let ways: [Way; 2] = [("batched", |row| row.batched), ("one by one", |row| row.alone)];
     let mut lines = by_model(result, &ways);
     let marks = marks(result);
     let paper = marks.iter().map(|&(tokens, _)| (tokens, PAPER_RATE)).collect();
