@@ -320,7 +320,7 @@ impl Smooth {
     }
 
     fn value(&self) -> f64 {
-        if self.weight > 0.0 { self.sum / self.weight } else { 0.0 }
+        if self.weight > 0.0 { self.sum / self.weight } else { f64::NAN }
     }
 }
 
@@ -356,7 +356,9 @@ impl Log {
         told: Option<[f64; 7]>,
     ) -> Result<()> {
         let Some((path, file)) = &mut self.0 else { return Ok(()) };
-        let more = told.map(|told| told.map(|value| format!(",{value:.4}")).concat());
+        // What no stage has told yet stays empty.
+        let cell = |value: f64| if value.is_finite() { format!(",{value:.4}") } else { ",".to_owned() };
+        let more = told.map(|told| told.map(cell).concat());
         let more = more.map(|more| format!(",{with_c:.4}{more}")).unwrap_or_default();
         writeln!(file, "{},{},{:.0},{train:.4},{empty:.4}{more}", head.step, head.tokens, head.seconds)
             .map_err(|e| Error::io(path.clone(), e))
