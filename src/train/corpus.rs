@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const BLOCK: usize = 64 << 10;
-/// One block in this many is held out.
+/// One block in this many is held out; more of a small corpus.
 const HELD_OUT: usize = 256;
 /// Windows that are mixed with one another.
 const POOL: usize = 4096;
@@ -59,6 +59,12 @@ impl Corpus {
 
     fn blocks(&self) -> usize {
         self.bytes.len().div_ceil(BLOCK)
+    }
+
+    /// Whether a block is held out; there is at least one, and one that is not.
+    fn is_held_out(&self, block: usize) -> bool {
+        let every = HELD_OUT.min(self.blocks() / 4).max(2);
+        block % every == every / 2
     }
 
     fn block(&self, i: usize) -> &[u8] {
@@ -250,7 +256,7 @@ impl<'a> Batches<'a> {
     fn fill(&mut self, sequences: usize) -> Result<()> {
         while self.pool.len() < POOL.max(sequences) {
             if self.order.is_empty() {
-                self.order = (0..self.corpus.blocks()).filter(|i| i % HELD_OUT != HELD_OUT / 2).collect();
+                self.order = (0..self.corpus.blocks()).filter(|&i| !self.corpus.is_held_out(i)).collect();
                 self.random.shuffle(&mut self.order);
             }
             if let Some(block) = self.order.pop() {
@@ -319,7 +325,7 @@ pub fn held_out(
     limit: usize,
 ) -> Result<Vec<Batch>> {
     let mut windows = Vec::new();
-    let blocks: Vec<usize> = (0..corpus.blocks()).filter(|i| i % HELD_OUT == HELD_OUT / 2).collect();
+    let blocks: Vec<usize> = (0..corpus.blocks()).filter(|&i| corpus.is_held_out(i)).collect();
     for block in blocks {
         for chunk in corpus.block(block).chunks(16 << 10) {
             featuriser.windows(chunk, &[], &mut windows)?;
