@@ -40,6 +40,7 @@ fn options(folder: &Path, pair: bool) -> Options {
         empty: 0.2,
         rate: 1e-3,
         gamma: 1.0,
+        draws: 2,
         entropy: 0.01,
     });
     Options {

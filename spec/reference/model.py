@@ -209,12 +209,19 @@ class Model:
 
     def weights(self, name, rows, columns):
         weight = self.tensor(name + ".weight", "I8", (rows, columns))
-        scale = self.tensor(name + ".scale", "U16", (rows,))
         require(all(v != -128 for row in weight for v in row), "model: a weight of %s is -128" % name)
+        return weight, self.scales(name, rows)
+
+    def scales(self, name, rows):
+        scale = self.tensor(name + ".scale", "U16", (rows,))
         require(all(scale), "model: a scale of %s is 0" % name)
-        return weight, scale
+        return scale
 
     def table(self, name, rows):
+        if self.tensors[name + ".weight"][0] == "U8" and self.width % 2 == 0:
+            halves = self.tensor(name + ".weight", "U8", (rows, self.width // 2))
+            weight = [[v for byte in row for v in ((byte & 15) - 8, (byte >> 4) - 8)] for row in halves]
+            return Table(weight, self.scales(name, rows))
         return Table(*self.weights(name, rows, self.width))
 
     def linear(self, name, rows, columns):

@@ -101,6 +101,9 @@ pub(crate) struct Args {
     /// How much the value of what follows counts
     #[arg(long, default_value_t = 1.0, value_name = "X")]
     gamma: f64,
+    /// Learned sequences drawn for a chunk; the decompressor learns with the best of them
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    draws: usize,
     /// Weight of the actor's entropy
     #[arg(long, default_value_t = 0.02, value_name = "X")]
     entropy: f64,
@@ -172,6 +175,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
             empty: args.empty,
             rate: args.compressor_rate,
             gamma: args.gamma,
+            draws: args.draws,
             entropy: args.entropy,
         }),
         steps: args.steps,

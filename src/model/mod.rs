@@ -19,5 +19,6 @@ mod weights;
 pub mod write;
 
 pub use steer::GAIN_ONE;
-pub(crate) use weights::numbers;
 pub use weights::{Model, expert};
+#[cfg(feature = "train")]
+pub(crate) use weights::{nibbles, numbers};

@@ -69,8 +69,15 @@ pub fn model_file_of(
 ) -> Result<Vec<u8>> {
     let mut tensors = vec![];
     for (name, rows) in config.tables() {
-        let (weights, scale) = matrix(rows, config.width, draw, random);
-        tensors.push(Tensor::i8(format!("{name}.weight"), &[rows, config.width], weights));
+        let (mut weights, scale) = matrix(rows, config.width, draw, random);
+        let (weight, shape) = (format!("{name}.weight"), [rows, config.width]);
+        // Both ways to store a table occur.
+        tensors.push(if config.width.is_multiple_of(2) && name.starts_with("embed.ngram") {
+            weights.iter_mut().for_each(|w| *w >>= 4);
+            Tensor::nibbles(weight, &shape, &weights)
+        } else {
+            Tensor::i8(weight, &shape, weights)
+        });
         tensors.push(Tensor::u16(format!("{name}.scale"), &[rows], scale));
     }
     for (name, cols) in config.steer_tables() {

@@ -163,6 +163,11 @@ pub fn numbers<T: Clone + Default>(bytes: &[u8], read_into: fn(&[u8], &mut [T]))
     all
 }
 
+/// Values of a table that is stored in halves of bytes (spec section 11).
+pub fn nibbles(bytes: &[u8]) -> Vec<i8> {
+    bytes.iter().flat_map(|&byte| [byte & 15, byte >> 4]).map(|half| half as i8 - 8).collect()
+}
+
 /// The number of the set, among `sets`, that a chunk with this c takes (spec section 8.3).
 pub fn expert(sets: usize, c: &[u16]) -> usize {
     match c.first() {
@@ -232,19 +237,30 @@ impl Reader<'_> {
     /// Weights and scales of `rows` rows.
     fn weights(&mut self, name: &str, rows: usize, cols: usize) -> Result<(Vec<i8>, Vec<u16>)> {
         let (_, weights) = self.tensor(&format!("{name}.weight"), Dtype::I8, &[Some(rows), Some(cols)])?;
-        let (_, scale) = self.tensor(&format!("{name}.scale"), Dtype::U16, &[Some(rows)])?;
         let weights: Vec<i8> = weights.into_iter().map(|byte| byte as i8).collect();
         self.config.require(!weights.contains(&i8::MIN), &format!("`{name}` holds the weight -128"))?;
+        Ok((weights, self.scales(name, rows)?))
+    }
+
+    fn scales(&mut self, name: &str, rows: usize) -> Result<Vec<u16>> {
+        let (_, scale) = self.tensor(&format!("{name}.scale"), Dtype::U16, &[Some(rows)])?;
         let scale = numbers(&scale, LittleEndian::read_u16_into);
         self.config.require(!scale.contains(&0), &format!("`{name}` holds a zero scale"))?;
-        Ok((weights, scale))
+        Ok(scale)
     }
 
     fn table(&mut self, name: &str) -> Result<Table> {
         let rows =
             self.config.tables().into_iter().find(|(known, _)| known == name).map_or(0, |(_, rows)| rows);
-        let (weights, scale) = self.weights(name, rows, self.config.width)?;
-        Ok(Table::new(&weights, &scale))
+        let cols = self.config.width;
+        let halves = self.tensors.tensor(&format!("{name}.weight")).is_ok_and(|t| t.dtype() == Dtype::U8);
+        if !halves || !cols.is_multiple_of(2) {
+            let (weights, scale) = self.weights(name, rows, cols)?;
+            return Ok(Table::new(&weights, &scale));
+        }
+        let (_, bytes) = self.tensor(&format!("{name}.weight"), Dtype::U8, &[Some(rows), Some(cols / 2)])?;
+        let scale = self.scales(name, rows)?;
+        Ok(Table::new(&nibbles(&bytes), &scale))
     }
 
     fn product(&mut self, name: &str) -> Result<Product> {

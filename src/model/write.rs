@@ -37,6 +37,13 @@ impl Tensor {
         Self { name: name.into(), shape: shape.to_vec(), data: TensorData::I8(data) }
     }
 
+    /// Values of -8 to 7, two to a byte; an even number of columns.
+    pub fn nibbles(name: impl Into<String>, shape: &[usize; 2], data: &[i8]) -> Self {
+        let half = |v: i8| (v.clamp(-8, 7) + 8) as u8;
+        let data = data.as_chunks().0.iter().map(|&[low, high]| half(low) | half(high) << 4).collect();
+        Self { name: name.into(), shape: vec![shape[0], shape[1] / 2], data: TensorData::U8(data) }
+    }
+
     pub fn u16(name: impl Into<String>, shape: &[usize], data: Vec<u16>) -> Self {
         Self { name: name.into(), shape: shape.to_vec(), data: TensorData::U16(data) }
     }

@@ -19,6 +19,7 @@ use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::f64::consts::LN_2;
+use std::sync::Arc;
 
 /// How a pair is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,8 +39,15 @@ pub struct PairConfig {
     pub empty: f64,
     pub rate: f64,
     pub gamma: f64,
+    /// Sequences that are drawn for a chunk in the third stage; D learns with the best of them.
+    #[serde(default = "one")]
+    pub draws: usize,
     /// Weight of the actor's entropy at the start of the third stage; it falls to a tenth.
     pub entropy: f64,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl PairConfig {
@@ -97,10 +105,19 @@ pub struct At<'a> {
     /// The number of the step, and of all steps.
     pub step: usize,
     pub steps: usize,
-    /// Tokens and kinds of other sequences, for the stages in which C is told what to write.
-    pub mixed: &'a [(Vec<u32>, u16)],
+    /// Chunks and kinds of other sequences, for the stages in which C is told what to write.
+    pub mixed: &'a [(Arc<Vec<u32>>, u16)],
     /// D learns without c.
     pub empty: bool,
+}
+
+/// What a step draws from the actor.
+struct Drawn {
+    /// All sequences, draw by draw, and the bits of their chunks in nats, unless there is only one draw.
+    cs: Vec<Vec<u16>>,
+    nats: Vec<f64>,
+    /// The best of each chunk.
+    best: Vec<Vec<u16>>,
 }
 
 /// Compressor, prior and what trains them.
@@ -173,13 +190,8 @@ impl Pair {
         Ok(pair)
     }
 
-    /// Tokens of each sequence of a batch.
-    fn sequences(batch: &Batch) -> impl Iterator<Item = &[u32]> {
-        batch.targets.tokens.chunks_exact(batch.len)
-    }
-
     fn excerpts(&self, batch: &Batch) -> Vec<Vec<u32>> {
-        Self::sequences(batch).map(|tokens| self.compressor.excerpt(tokens.iter().copied())).collect()
+        batch.chunks.iter().map(|tokens| self.compressor.excerpt(tokens.iter().copied())).collect()
     }
 
     /// The actor's most likely c for each sequence.
@@ -208,8 +220,7 @@ impl Pair {
                 let kinds: Vec<_> = mixed.iter().map(|&(_, kind)| vec![kind]).collect();
                 self.imitate(&memory, &kinds)?
             };
-            let kind = |tokens: &[u32]| vec![self.clusters.kind(tokens) as u16];
-            let cs = if empty { vec![] } else { Self::sequences(batch).map(kind).collect() };
+            let cs = if empty { vec![] } else { batch.kinds.iter().map(|&kind| vec![kind]).collect() };
             return self.supervised(net, batch, cs, loss, factor, learn);
         }
         if empty {
@@ -276,6 +287,31 @@ impl Pair {
         Ok((picked, Tensor::from_vec(mask, (rows, steps), device)?, count))
     }
 
+    /// Draws the sequences of a step from the actor, and finds the best for each chunk.
+    fn draw(&mut self, net: &Net, batch: &Batch, memory: &Tensor, share: f64) -> Result<Drawn> {
+        let mut best = self.compressor.write(memory, Some(&mut self.random))?;
+        if self.config.draws < 2 {
+            return Ok(Drawn { cs: best.clone(), nats: vec![], best });
+        }
+        let bits = self.prior.bits();
+        let total = |nats: f64, c: &[u16]| nats / LN_2 + share * bits(c).iter().sum::<f64>();
+        let (mut cs, mut nats) = (best.clone(), net.nats(batch, &best)?);
+        let mut least: Vec<f64> = best.iter().zip(&nats).map(|(c, &nats)| total(nats, c)).collect();
+        for _ in 1..self.config.draws {
+            let others = self.compressor.write(memory, Some(&mut self.random))?;
+            let of_others = net.nats(batch, &others)?;
+            for (row, (c, &nats)) in others.iter().zip(&of_others).enumerate() {
+                let total = total(nats, c);
+                if total < least[row] {
+                    (least[row], best[row]) = (total, c.clone());
+                }
+            }
+            cs.extend(others);
+            nats.extend(of_others);
+        }
+        Ok(Drawn { cs, nats, best })
+    }
+
     /// Algorithm 1.
     fn reinforce(
         &mut self,
@@ -286,20 +322,24 @@ impl Pair {
         factor: f64,
         learn: impl FnOnce(&Tensor) -> Result<()>,
     ) -> Result<Told> {
-        let cs = self.compressor.write(memory, Some(&mut self.random))?;
+        let share = self.config.cost * (2.0 * done).min(1.0);
         let empty_nats = net.nats(batch, &[])?;
-        let (loss, nats) = net.loss_with(batch, &cs)?;
+        let drawn = self.draw(net, batch, memory, share)?;
+        let (loss, best_nats) = net.loss_with(batch, &drawn.best)?;
         learn(&loss)?;
-        self.prior.count(&cs);
+        self.prior.count(&drawn.best);
+        // With one draw its bits are those that D was just told.
+        let nats = if drawn.nats.is_empty() { best_nats } else { drawn.nats };
+        let (cs, rows) = (drawn.cs, empty_nats.len());
+        let memory = &Tensor::cat(&vec![memory; cs.len() / rows.max(1)], 0)?;
 
         // Rewards: what each symbol costs when it is written, what all of c saves at the end.
-        let share = self.config.cost * (2.0 * done).min(1.0);
         let bits = self.prior.bits();
         let steps = self.config.compressor.max;
         let mut rewards = vec![0.0f32; cs.len() * steps];
         let (mut costs, mut totals) = (0.0, Vec::new());
         for (row, c) in cs.iter().enumerate() {
-            let saved = (empty_nats[row] - nats[row]) / LN_2;
+            let saved = (empty_nats[row % rows] - nats[row]) / LN_2;
             let cost = bits(c);
             let total = saved - share * cost.iter().sum::<f64>();
             let rewards = &mut rewards[row * steps..][..cost.len()];

@@ -188,10 +188,12 @@ impl Compressor {
 
     /// Writes the file of a compressor, for the model of this fingerprint.
     pub fn save(&self, path: &Path, model: &str) -> CrateResult<()> {
-        let tensors: HashMap<String, Tensor> =
-            self.vars().into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
         let bad =
             |e: &dyn ToString| Error::BadModel { name: path.display().to_string(), rule: e.to_string() };
+        // Half the size, and what it writes hardly changes.
+        let half = |(name, var): (String, Var)| Ok((name, var.as_tensor().to_dtype(DType::F16)?));
+        let tensors: Result<HashMap<String, Tensor>> = self.vars().into_iter().map(half).collect();
+        let tensors = tensors.map_err(|e| bad(&e))?;
         let config = CompressorConfig { model: Some(model.to_owned()), ..self.config.clone() };
         let json = serde_json::to_string(&config).map_err(|e| bad(&e))?;
         let meta = HashMap::from([(KEY.to_owned(), json)]);
@@ -214,6 +216,9 @@ impl Compressor {
             return Err(bad("its sizes do not agree".into()));
         }
         let tensors = candle_core::safetensors::load_buffer(bytes, device).map_err(|e| bad(e.to_string()))?;
+        let single = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_dtype(DType::F32)?));
+        let tensors: Result<HashMap<String, Tensor>> = tensors.into_iter().map(single).collect();
+        let tensors = tensors.map_err(|e| bad(e.to_string()))?;
         let t5 = T5::load(config.t5.clone(), &tensors).map_err(|e| bad(e.to_string()))?;
         let var = |name: &str, shape: &[usize]| -> CrateResult<Var> {
             let tensor = tensors.get(name).filter(|t| t.dims() == shape && t.dtype() == DType::F32);

@@ -23,6 +23,8 @@ const HELD_OUT: usize = 256;
 const POOL: usize = 4096;
 /// Of one block, one window in this many is used each time: windows of many files are mixed then.
 const USED: usize = 4;
+/// One window in this many stands for its chunk, so that short chunks are known, too.
+const SHORT: usize = 6;
 
 /// Text to train on.
 pub struct Corpus {
@@ -94,6 +96,8 @@ fn walk(path: &Path, relative: &Path, out: &mut Vec<(PathBuf, PathBuf)>) -> Resu
 /// A stretch of a chunk with its features.
 struct Window {
     kind: usize,
+    /// All tokens of the chunk; c is written for them.
+    chunk: Arc<Vec<u32>>,
     rows: Vec<u32>,
     targets: Targets,
     bytes: usize,
@@ -143,6 +147,7 @@ impl Featuriser<'_> {
             matcher.update(token);
             before = token;
         }
+        let chunk = Arc::new(targets.tokens.clone());
         let mut start = 0;
         while start < tokens.len() {
             // The last window reaches back to be whole; one that would be mostly a repetition is left out.
@@ -153,7 +158,7 @@ impl Featuriser<'_> {
                 }
                 from = tokens.len() - self.len;
             }
-            out.push(self.window(&tokens, &rows, &targets, from));
+            out.push(Window { chunk: chunk.clone(), ..self.window(&tokens, &rows, &targets, from) });
             start += self.len;
         }
         Ok(())
@@ -172,6 +177,7 @@ impl Featuriser<'_> {
         let range = from..from + self.len;
         Window {
             kind: 0,
+            chunk: Arc::default(),
             rows: rows[range.start * per..range.end * per].to_vec(),
             bytes: tokens[range.clone()].iter().map(|&t| self.vocabulary.token(t).len()).sum(),
             targets: Targets {
@@ -208,20 +214,28 @@ fn join(len: usize, windows: Vec<Window>) -> Batch {
     let mut rows = Vec::new();
     let mut targets = Targets::default();
     let mut bytes = 0;
+    let (mut chunks, mut kinds) = (Vec::new(), Vec::new());
     for window in windows {
+        chunks.push(window.chunk);
+        kinds.push(window.kind as u16);
         rows.extend(window.rows);
         targets.tokens.extend(window.targets.tokens);
         targets.candidates.extend(window.targets.candidates);
         targets.classes.extend(window.targets.classes);
         bytes += window.bytes;
     }
-    Batch { len, rows: Arc::new(rows), targets: Arc::new(targets), bytes }
+    Batch { len, rows: Arc::new(rows), targets: Arc::new(targets), bytes, chunks, kinds }
 }
 
-/// The tokens of about `count` windows, to find kinds of text in.
-pub fn texts(corpus: &Corpus, featuriser: Featuriser<'_>, count: usize, seed: u64) -> Result<Vec<Vec<u32>>> {
+/// The tokens of the chunks of `count` windows, to find kinds of text in.
+pub fn texts(
+    corpus: &Corpus,
+    featuriser: Featuriser<'_>,
+    count: usize,
+    seed: u64,
+) -> Result<Vec<Arc<Vec<u32>>>> {
     let mut batches = Batches::new(corpus, featuriser, seed);
-    (0..count).map(|_| Ok(batches.next(1)?.targets.tokens.clone())).collect()
+    (0..count).map(|_| Ok(batches.next(1)?.chunks.swap_remove(0))).collect()
 }
 
 /// An endless stream of batches in a random order that the seed decides.
@@ -268,7 +282,10 @@ impl<'a> Batches<'a> {
                         continue;
                     }
                     if let Some(kinds) = &self.kinds {
-                        window.kind = kinds.kind(&window.targets.tokens);
+                        if self.random.below(SHORT) == 0 {
+                            window.chunk = Arc::new(window.targets.tokens.clone());
+                        }
+                        window.kind = kinds.kind(&window.chunk);
                     }
                     self.pool.push(window);
                 }
@@ -306,12 +323,12 @@ impl<'a> Batches<'a> {
         Ok(join(self.featuriser.len, windows))
     }
 
-    /// Tokens and kinds of some windows that are still to come.
-    pub fn mixed(&mut self, count: usize) -> Result<Vec<(Vec<u32>, u16)>> {
+    /// Chunks and kinds of some windows that are still to come.
+    pub fn mixed(&mut self, count: usize) -> Result<Vec<(Arc<Vec<u32>>, u16)>> {
         self.fill(count)?;
         let pick = |_| {
             let window = &self.pool[self.random.below(self.pool.len())];
-            (window.targets.tokens.clone(), window.kind as u16)
+            (window.chunk.clone(), window.kind as u16)
         };
         Ok((0..count).map(pick).collect())
     }

@@ -8,10 +8,11 @@ use super::checkpoint;
 use super::net::{Net, NetConfig, layout};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
-use crate::model::{Model, numbers};
+use crate::model::{Model, nibbles, numbers};
 use byteorder::{ByteOrder, LittleEndian};
 use candle_core::Tensor;
 use safetensors::SafeTensors;
+use safetensors::tensor::Dtype;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -80,14 +81,19 @@ impl Parts<'_> {
     }
 
     fn scaled(&self, name: &str) -> Result<Vec<f64>> {
-        let weights = self.bytes(&format!("{name}.weight"))?;
+        let name_of_weight = format!("{name}.weight");
+        let view = self.tensors.tensor(&name_of_weight).map_err(|_| self.missing(name))?;
+        let weights: Vec<i8> = match view.dtype() {
+            Dtype::U8 => nibbles(view.data()),
+            _ => view.data().iter().map(|&byte| byte as i8).collect(),
+        };
         let scales = numbers(self.bytes(&format!("{name}.scale"))?, LittleEndian::read_u16_into);
         let cols = weights.len() / scales.len().max(1);
         let rows = weights.chunks_exact(cols.max(1)).zip(&scales);
         Ok(rows
             .flat_map(|(row, &scale)| {
                 let scale = f64::from(scale);
-                row.iter().map(move |&w| f64::from(w as i8) * scale)
+                row.iter().map(move |&w| f64::from(w) * scale)
             })
             .collect())
     }

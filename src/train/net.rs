@@ -204,6 +204,9 @@ pub struct Batch {
     pub targets: Arc<Targets>,
     /// Plain bytes that the targets stand for.
     pub bytes: usize,
+    /// For each sequence all tokens of the chunk that it is a part of, and the kind of text that is.
+    pub chunks: Vec<Arc<Vec<u32>>>,
+    pub kinds: Vec<u16>,
 }
 
 impl Batch {
@@ -224,6 +227,8 @@ impl Batch {
             rows: Arc::new(rows(&self.rows, sequences, places)),
             targets: Arc::new(targets),
             bytes: self.bytes * places.len() / sequences.max(1),
+            chunks: places.iter().filter_map(|&place| self.chunks.get(place).cloned()).collect(),
+            kinds: places.iter().filter_map(|&place| self.kinds.get(place).copied()).collect(),
         }
     }
 }

@@ -12,6 +12,9 @@ use crate::model::write::{Tensor as Part, least_pre};
 pub const LOGIT_UNIT: f64 = 1024.0 * std::f64::consts::LOG2_E;
 /// The unit in which a product takes the normalised residual stream.
 pub const NORMALISED: f64 = 1.0 / (1 << 16) as f64;
+/// Largest values of 8 and of 4 bits.
+const BYTE: f64 = 127.0;
+const NIBBLE: f64 = 7.0;
 /// Largest magnitude of queries, keys and values, with room above what was seen.
 const QKV_TOP: f64 = 2047.0 / 1.15;
 /// Where the largest hidden value lies; the clamp is at 32,767.
@@ -54,8 +57,8 @@ impl AttentionUnits {
     }
 }
 
-/// One row in int8: the scale among a few below the largest magnitude that loses least.
-fn quantise_row(row: &[f32]) -> (Vec<i8>, f64) {
+/// One row in values up to `largest`: the scale among a few below the largest magnitude that loses least.
+fn quantise_row(row: &[f32], largest: f64) -> (Vec<i8>, f64) {
     let top = row.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
     if top == 0.0 {
         return (vec![0; row.len()], 0.0);
@@ -65,7 +68,7 @@ fn quantise_row(row: &[f32]) -> (Vec<i8>, f64) {
         let q = row
             .iter()
             .map(|&v| {
-                let q = (f64::from(v) / scale).round().clamp(-127.0, 127.0);
+                let q = (f64::from(v) / scale).round().clamp(-largest, largest);
                 loss += (f64::from(v) - q * scale).powi(2);
                 q as i8
             })
@@ -73,8 +76,8 @@ fn quantise_row(row: &[f32]) -> (Vec<i8>, f64) {
         (loss, q)
     };
     let mut best = (f64::INFINITY, Vec::new(), 0.0);
-    for step in 0..8 {
-        let scale = top * (1.0 - 0.04 * f64::from(step)) / 127.0;
+    for step in 0..10 {
+        let scale = top * (1.0 - 0.04 * f64::from(step)) / largest;
         let (loss, q) = at(scale);
         if loss < best.0 {
             best = (loss, q, scale);
@@ -83,11 +86,11 @@ fn quantise_row(row: &[f32]) -> (Vec<i8>, f64) {
     (best.1, best.2)
 }
 
-/// All rows of a matrix, and their scales.
-fn quantise_rows(values: &[f32], cols: usize) -> (Vec<i8>, Vec<f64>) {
+/// All rows of a matrix with values up to `largest`, and their scales.
+fn quantise_rows(values: &[f32], cols: usize, largest: f64) -> (Vec<i8>, Vec<f64>) {
     let (mut q, mut scales) = (Vec::with_capacity(values.len()), Vec::new());
     for row in values.chunks_exact(cols) {
-        let (row, scale) = quantise_row(row);
+        let (row, scale) = quantise_row(row, largest);
         q.extend(row);
         scales.push(scale);
     }
@@ -126,7 +129,7 @@ impl Quantiser {
         input: f64,
         unit: impl Fn(usize) -> f64,
     ) -> Result<()> {
-        let (q, scales) = quantise_rows(values, cols);
+        let (q, scales) = quantise_rows(values, cols, BYTE);
         let pre = least_pre(&q, cols);
         let factors: Vec<f64> = scales
             .iter()
@@ -158,10 +161,13 @@ impl Quantiser {
         self.parts.push(Part::i32(name, &[rows, cols], data));
     }
 
-    /// Tables whose rows are added up, in this unit, with one shift.
+    /// Tables whose rows are added up, in this unit, with one shift. Large ones are stored in 4 bits.
     pub fn tables(&mut self, shift: &str, tables: &[(String, Vec<f32>)], cols: usize, unit: f64) {
+        let even = cols.is_multiple_of(2);
+        let large = |name: &str| name.starts_with("embed.ngram") || name.starts_with("embed.match");
+        let largest = |name: &str| if even && large(name) { NIBBLE } else { BYTE };
         let tables: Vec<_> =
-            tables.iter().map(|(name, values)| (name, quantise_rows(values, cols))).collect();
+            tables.iter().map(|(name, values)| (name, quantise_rows(values, cols, largest(name)))).collect();
         let top = tables.iter().flat_map(|(_, (_, s))| s).fold(0.0f64, |m, &s| m.max(s)) * unit;
         let power = (65_535.0 / top.max(1e-9)).log2().floor().clamp(0.0, 31.0);
         for (name, (q, scales)) in tables {
@@ -169,7 +175,11 @@ impl Quantiser {
                 .iter()
                 .map(|s| (s * unit * power.exp2()).round().clamp(1.0, 65_535.0) as u16)
                 .collect();
-            self.parts.push(Part::i8(format!("{name}.weight"), &[scale.len(), cols], q));
+            let weight = format!("{name}.weight");
+            self.parts.push(match largest(name) {
+                NIBBLE => Part::nibbles(weight, &[scale.len(), cols], &q),
+                _ => Part::i8(weight, &[scale.len(), cols], q),
+            });
             self.parts.push(Part::u16(format!("{name}.scale"), &[scale.len()], scale));
         }
         self.shift(shift, power as u8);

@@ -156,10 +156,12 @@ impl Run {
                 let vocabulary = Vocabulary::new(&head.vocabulary)?;
                 let featuriser = Featuriser { config: &head.net, vocabulary: &vocabulary, len: options.len };
                 let texts = texts(corpus, featuriser, KIND_TEXTS, head.seed)?;
-                let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+                let texts: Vec<&[u32]> = texts.iter().map(|text| text.as_slice()).collect();
                 let mut random = Random::new(head.seed);
+                // Kinds that had the same weights would be no kinds.
                 let symbols = config.compressor.symbols;
-                let clusters = Clusters::find(&texts, head.net.vocab, symbols, &mut random);
+                let kinds = if config.experts > 1 { symbols.min(config.experts - 1) } else { symbols };
+                let clusters = Clusters::find(&texts, head.net.vocab, kinds, &mut random);
                 Some(Pair::new(config, clusters, head.seed, device).map_err(failed)?)
             }
             None => None,

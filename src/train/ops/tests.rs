@@ -41,7 +41,7 @@ fn batch(config: &NetConfig, sequences: usize, len: usize) -> Batch {
             .collect(),
         classes: (0..n * slots).map(|_| random.below(17) as u8).collect(),
     };
-    Batch { len, rows: Arc::new(rows), targets: Arc::new(targets), bytes: n }
+    Batch { len, rows: Arc::new(rows), targets: Arc::new(targets), bytes: n, chunks: vec![], kinds: vec![] }
 }
 
 /// A network none of whose parameters is zero.
