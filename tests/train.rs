@@ -39,6 +39,7 @@ fn options(folder: &Path, pair: bool) -> Options {
         cost: 0.1,
         empty: 0.2,
         rate: 1e-3,
+        encoder_layers: 0,
         gamma: 1.0,
         draws: 2,
         entropy: 0.01,

@@ -71,7 +71,10 @@ pub(crate) struct Args {
     /// Sets of the decompressor's weights: one for an empty sequence, the others for its first symbol
     #[arg(long, default_value_t = 1, value_name = "N")]
     experts: usize,
-    /// Symbols choose among experts only, and have no rows that steer the decompressor
+    /// Layers of an encoder of learned sequences, to which the decompressor attends
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    encoder_layers: usize,
+    /// Symbols have no rows that steer the decompressor
     #[arg(long)]
     experts_only: bool,
     /// Tokens of a chunk that the compressor reads
@@ -169,6 +172,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
             ),
             experts: args.experts,
             rows: !args.experts_only,
+            encoder_layers: args.encoder_layers,
             reproduce: args.reproduce,
             imitate: args.imitate,
             cost: args.cost,

@@ -29,6 +29,9 @@ pub struct PairConfig {
     pub experts: usize,
     /// Whether symbols have rows that steer D.
     pub rows: bool,
+    /// Layers of D's encoder of c; 0 for none.
+    #[serde(default)]
+    pub encoder_layers: usize,
     /// Steps of the first and of the second stage.
     pub reproduce: usize,
     pub imitate: usize,
@@ -404,8 +407,9 @@ pub fn check(config: &PairConfig, len: usize) -> crate::Result<()> {
     let c = &config.compressor;
     let sizes =
         (1..=4096).contains(&c.symbols) && (1..=64).contains(&c.max) && (4..=len).contains(&c.excerpt);
-    let experts =
-        (1..=(c.symbols + 1).min(256)).contains(&config.experts) && (config.experts > 1 || config.rows);
+    let experts = (1..=(c.symbols + 1).min(256)).contains(&config.experts)
+        && (config.experts > 1 || config.rows || config.encoder_layers > 0)
+        && config.encoder_layers <= 64;
     if sizes && experts {
         return Ok(());
     }

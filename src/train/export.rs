@@ -4,6 +4,7 @@
 //! held-out text. The residual stream is scaled as a whole, which normalisation undoes.
 
 use super::checkpoint::Head;
+use super::encoder::Extents;
 use super::failed;
 use super::net::{Batch, Net, NetConfig};
 use super::ops::compose;
@@ -26,8 +27,9 @@ struct Extent {
     hidden: f64,
 }
 
-/// Largest magnitudes of the residual stream and of all layers of one expert over the batches.
-fn extents(net: &Net, expert: usize, batches: &[Sample]) -> candle_core::Result<(f64, Vec<Extent>)> {
+/// Largest magnitudes of the residual stream and of all layers of one expert over the batches, and of
+/// what has to do with the encoder of c, by name.
+fn extents(net: &Net, expert: usize, batches: &[Sample]) -> candle_core::Result<(f64, Vec<Extent>, Extents)> {
     let c = &net.config;
     let top = |t: candle_core::Tensor| -> candle_core::Result<f64> {
         Ok(f64::from(t.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?))
@@ -35,8 +37,10 @@ fn extents(net: &Net, expert: usize, batches: &[Sample]) -> candle_core::Result<
     let set = net.set(expert);
     let mut residual = 0.0f64;
     let mut layers = vec![Extent::default(); c.layers];
+    let mut of_c = Extents::new();
     for (batch, cs) in batches {
         let steered = net.steer(cs)?;
+        let memory = net.read(cs, Some(&mut of_c))?;
         let mut x = compose::embed(net.params[0].var.as_tensor(), &batch.rows, c.rows_per_position())?;
         if let Some(steered) = &steered {
             x = (&x + compose::spread(&steered.input, x.dim(0)?)?)?;
@@ -51,6 +55,9 @@ fn extents(net: &Net, expert: usize, batches: &[Sample]) -> candle_core::Result<
             extent.k = extent.k.max(top(qkv.narrow(1, q, kv)?)?);
             extent.v = extent.v.max(top(qkv.narrow(1, q + kv, kv)?)?);
             x = compose::attention(&x, attention, c.dims(batch.len))?;
+            if let Some(memory) = &memory {
+                x = net.attend_to(memory, &x, (expert, l), Some(&mut of_c))?;
+            }
             let up = compose::part(feed_forward, 0, c.ff, c.width)?;
             let mut hidden = compose::normalise(&x)?.matmul(&up.t()?)?.relu()?;
             extent.hidden = extent.hidden.max(top(hidden.clone())?);
@@ -63,7 +70,7 @@ fn extents(net: &Net, expert: usize, batches: &[Sample]) -> candle_core::Result<
             residual = residual.max(top(x.clone())?);
         }
     }
-    Ok((residual, layers))
+    Ok((residual, layers, of_c))
 }
 
 /// What each expert is measured on: the sequences that take it, and some that do not.
@@ -126,6 +133,7 @@ impl Export<'_> {
     /// All embedding tables, in residual units, with one shift.
     fn embeddings(&mut self, residual: f64) -> Result<()> {
         let names = self.out.config.tables().into_iter().map(|(name, _)| name);
+        let names = names.filter(|name| name.starts_with("embed."));
         let tables =
             names.map(|name| Ok((name.clone(), self.segment(&name)?))).collect::<Result<Vec<_>>>()?;
         self.out.tables("embed", &tables, self.out.config.width, residual);
@@ -148,6 +156,57 @@ impl Export<'_> {
         let squared = 1.0 / (127.0 * hidden * hidden);
         self.product(&format!("{layer}.down"), net.ff, squared, |_| residual)
     }
+
+    /// Units of attention whose queries, keys and values have these names among the extents.
+    fn units(extents: &Extents, names: [String; 3], head_size: usize) -> AttentionUnits {
+        let [q, k, v] = names.map(|name| extents.get(&name).copied().unwrap_or(1.0));
+        AttentionUnits::new(q, k, v, LOGIT_UNIT / (head_size as f64).sqrt())
+    }
+
+    /// Attention to c of layer `l` of the set whose names begin with `set`.
+    fn cross(
+        &mut self,
+        (set, l): (&str, usize),
+        net: &NetConfig,
+        extents: &Extents,
+        residual: f64,
+    ) -> Result<()> {
+        let inner = net.heads * net.head_size;
+        let units =
+            Self::units(extents, ["q", "k", "v"].map(|p| format!("decoder.{l}.cross_{p}")), net.head_size);
+        let layer = format!("{set}decoder.{l}");
+        self.product(&format!("{layer}.cross_q"), net.width, NORMALISED, |_| units.query)?;
+        let unit = |j: usize| if j < inner { units.key } else { units.value };
+        self.product(&format!("{layer}.cross_kv"), net.width, NORMALISED, unit)?;
+        self.product(&format!("{layer}.cross_out"), inner, units.mixed(), |_| residual)?;
+        self.out.shift(&format!("{layer}.cross_score"), units.score);
+        Ok(())
+    }
+
+    /// The encoder of c.
+    fn encoder(&mut self, net: &NetConfig, ff: usize, extents: &Extents) -> Result<()> {
+        let top = |name: &str| extents.get(name).copied().unwrap_or(1.0);
+        let (inner, residual) = (net.heads * net.head_size, residual_unit(top("latent.residual")));
+        let table = [("latent.embed".to_owned(), self.segment("latent.embed")?)];
+        self.out.tables("latent_embed", &table, net.width, residual);
+        for l in 0..net.encoder_layers() {
+            let layer = format!("latent.{l}");
+            let units = Self::units(extents, ["q", "k", "v"].map(|p| format!("{layer}.{p}")), net.head_size);
+            self.out.shift(&format!("{layer}.score"), units.score);
+            self.product(&format!("{layer}.qkv"), net.width, NORMALISED, |j| match j / inner {
+                0 => units.query,
+                1 => units.key,
+                _ => units.value,
+            })?;
+            self.bias(&format!("{layer}.bias"), net.heads)?;
+            self.product(&format!("{layer}.out"), inner, units.mixed(), |_| residual)?;
+            let hidden = hidden_unit(top(&format!("{layer}.up")));
+            self.product(&format!("{layer}.up"), net.width, NORMALISED, |_| hidden)?;
+            let squared = 1.0 / (127.0 * hidden * hidden);
+            self.product(&format!("{layer}.down"), ff, squared, |_| residual)?;
+        }
+        Ok(())
+    }
 }
 
 /// The header of the model file, shifts still missing.
@@ -167,8 +226,8 @@ fn header(name: &str, head: &Head) -> Config {
     config.latent = c.steering.map(|c| Latent {
         symbols: c.symbols,
         max: c.max,
-        layers: 0,
-        ff: 0,
+        layers: c.layers,
+        ff: c.ff,
         steer: c.rows,
         experts: c.experts,
     });
@@ -189,12 +248,20 @@ pub fn export(
     let extents =
         samples.map(|(expert, held)| extents(net, expert, &held)).collect::<candle_core::Result<Vec<_>>>();
     let extents = extents.map_err(failed)?;
-    let residual = residual_unit(extents.iter().fold(0.0, |top, (residual, _)| residual.max(top)));
+    let residual = residual_unit(extents.iter().fold(0.0, |top, (residual, ..)| residual.max(top)));
+    let mut of_c = Extents::new();
+    for (name, &top) in extents.iter().flat_map(|(_, _, of_c)| of_c) {
+        let known = of_c.entry(name.clone()).or_insert(0.0);
+        *known = known.max(top);
+    }
     let mut export = Export { net, out: Quantiser::new(header(name, head)) };
     export.embeddings(residual)?;
-    for (set, (_, layers)) in head.net.sets().iter().zip(extents) {
+    for (set, (_, layers, _)) in head.net.sets().iter().zip(extents) {
         for (l, extent) in layers.into_iter().enumerate() {
             export.layer(&format!("{set}decoder.{l}"), &head.net, extent, residual)?;
+            if head.net.encoder_layers() > 0 {
+                export.cross((set, l), &head.net, &of_c, residual)?;
+            }
         }
         export.product(&format!("{set}head"), head.net.width, NORMALISED, |_| LOGIT_UNIT)?;
         if head.net.copy {
@@ -205,7 +272,11 @@ pub fn export(
     if let (Some(prior), Some(latent)) = (prior, &export.out.config.latent) {
         let side = latent.symbols + 1;
         export.out.parts.push(Part::u32("latent.prior", &[side, side], prior));
+        let ff = latent.ff;
         export.steering(residual)?;
+        if head.net.encoder_layers() > 0 {
+            export.encoder(&head.net, ff, &of_c)?;
+        }
     }
     write_model(&export.out.config, vocabulary, &export.out.parts)
 }

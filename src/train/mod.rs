@@ -10,7 +10,10 @@ pub mod checkpoint;
 pub mod clusters;
 pub mod compressor;
 pub mod corpus;
+pub mod encoder;
 pub mod export;
+#[cfg(test)]
+mod export_tests;
 pub mod import;
 pub mod init;
 pub mod net;

@@ -4,6 +4,7 @@
 //! for the optimiser, checkpoints and the export. Normalisation has no gains: the products that follow
 //! absorb them.
 
+use super::encoder::{self, Extents, Memory};
 use super::ops::attention::{Dims, SelfAttention};
 use super::ops::compose;
 use super::ops::embed::{EmbedSum, NONE};
@@ -50,6 +51,11 @@ pub struct Steering {
     /// Whether symbols have rows that steer.
     #[serde(default = "yes")]
     pub rows: bool,
+    /// Layers of an encoder of c, to which the decoder attends, and their feed-forward width; 0 for none.
+    #[serde(default)]
+    pub layers: usize,
+    #[serde(default)]
+    pub ff: usize,
 }
 
 fn one() -> usize {
@@ -84,15 +90,26 @@ impl NetConfig {
                 max: l.max,
                 experts: l.experts,
                 rows: l.steer,
+                layers: 0,
+                ff: 0,
             }),
         })
     }
 
-    /// Multiply-adds per token in matrix products and attention (full window).
+    /// Layers of the encoder of c.
+    pub fn encoder_layers(&self) -> usize {
+        self.steering.map_or(0, |steering| steering.layers)
+    }
+
+    /// Multiply-adds per token in matrix products and attention (full window and c).
     pub fn macs_per_token(&self) -> usize {
         let inner = self.heads * self.head_size;
         let qkv = (self.heads + 2 * self.kv_heads) * self.head_size;
-        let layer = self.width * (qkv + inner + 2 * self.ff) + 2 * self.window * inner;
+        let cross = match self.steering {
+            Some(s) if s.layers > 0 => 2 * inner * (self.width + s.max),
+            _ => 0,
+        };
+        let layer = self.width * (qkv + inner + 2 * self.ff) + 2 * self.window * inner + cross;
         self.layers * layer + self.width * (self.vocab + self.gates())
     }
 
@@ -286,9 +303,40 @@ impl Net {
         crate::model::expert(experts, c)
     }
 
+    /// The parameters that stand behind all sets: rows that steer, then the encoder's.
+    fn after_sets(&self) -> &[Param] {
+        &self.params[1 + self.config.sets().len() * (2 * self.config.layers + 1)..]
+    }
+
+    /// The encoder's parameters, and those of cross-attention to it, if there are any.
+    fn encoder(&self) -> &[Param] {
+        let all = self.after_sets();
+        let first = all.iter().position(|param| param.name == "latent.embed").unwrap_or(all.len());
+        &all[first..]
+    }
+
+    /// What the encoder makes of the c of each sequence; nothing if all are empty.
+    pub fn read(&self, cs: &[Vec<u16>], extents: Option<&mut Extents>) -> Result<Option<Memory>> {
+        let Some(steering) = &self.config.steering else { return Ok(None) };
+        encoder::encode(&self.config, steering, self.encoder(), cs, &self.device, extents)
+    }
+
+    /// Attention of a layer of one set of weights to c.
+    pub fn attend_to(
+        &self,
+        memory: &Memory,
+        x: &Tensor,
+        (set, layer): (usize, usize),
+        extents: Option<&mut Extents>,
+    ) -> Result<Tensor> {
+        let c = &self.config;
+        let param = &self.encoder()[1 + 2 * c.encoder_layers() + set * c.layers + layer];
+        encoder::attend(x, memory, param.var.as_tensor(), c, &format!("decoder.{layer}"), extents)
+    }
+
     /// What the c of each sequence adds up to, `[sequences][...]`; nothing if all are empty.
     pub fn steer(&self, cs: &[Vec<u16>]) -> Result<Option<Steered>> {
-        let Some(Steering { symbols, experts, rows, .. }) = self.config.steering else { return Ok(None) };
+        let Some(Steering { symbols, rows, .. }) = self.config.steering else { return Ok(None) };
         if !rows || cs.iter().all(Vec::is_empty) {
             return Ok(None);
         }
@@ -297,8 +345,8 @@ impl Net {
             c.iter().for_each(|&symbol| counts[usize::from(symbol)] += 1.0);
         }
         let counts = Tensor::from_vec(counts, (cs.len(), symbols), &self.device)?;
-        let first = 1 + experts * (2 * self.config.layers + 1);
-        let sum = |k: usize| counts.matmul(self.params[first + k].var.as_tensor());
+        let rows = self.after_sets();
+        let sum = |k: usize| counts.matmul(rows[k].var.as_tensor());
         let layers = self.config.layers;
         let gains = (0..layers).map(|l| (sum(1 + l)? + 1.0)?.relu()).collect::<Result<_>>()?;
         let head = sum(1 + layers)?;
@@ -307,8 +355,15 @@ impl Net {
     }
 
     /// The residual stream before the output head, `[n][width]`, by the weights of one set.
-    pub fn hidden(&self, batch: &Batch, set: &[Param], steered: Option<&Steered>) -> Result<Tensor> {
+    fn hidden(
+        &self,
+        batch: &Batch,
+        expert: usize,
+        steered: Option<&Steered>,
+        memory: Option<&Memory>,
+    ) -> Result<Tensor> {
         let c = &self.config;
+        let set = self.set(expert);
         let per = c.rows_per_position();
         let table = self.embed_table();
         let mut x = if self.fused {
@@ -325,14 +380,20 @@ impl Net {
             let feed_forward = set[2 * layer + 1].var.as_tensor();
             let gains = steered.map(|steered| &steered.gains[layer]);
             x = if self.fused {
-                let x = x.apply_op2(attention, SelfAttention::new(dims))?;
+                x.apply_op2(attention, SelfAttention::new(dims))?
+            } else {
+                compose::attention(&x, attention, dims)?
+            };
+            if let Some(memory) = memory {
+                x = self.attend_to(memory, &x, (expert, layer), None)?;
+            }
+            x = if self.fused {
                 let op = FeedForward::new(c.width, c.ff, batch.len);
                 match gains {
                     Some(gains) => x.apply_op3(feed_forward, gains, op)?,
                     None => x.apply_op2(feed_forward, op)?,
                 }
             } else {
-                let x = compose::attention(&x, attention, dims)?;
                 compose::feed_forward(&x, feed_forward, c.width, c.ff, gains)?
             };
         }
@@ -392,7 +453,8 @@ impl Net {
         let set = self.set(expert);
         let head = set[2 * self.config.layers].var.as_tensor();
         let steered = self.steer(cs)?;
-        let x = self.hidden(batch, set, steered.as_ref())?;
+        let memory = self.read(cs, None)?;
+        let x = self.hidden(batch, expert, steered.as_ref(), memory.as_ref())?;
         let (width, vocab, gates) = (self.config.width, self.config.vocab, self.config.gates());
         let biases = steered.as_ref().map(|steered| &steered.biases);
         if self.fused {
@@ -482,17 +544,21 @@ pub(super) fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
             part("steer.copy".to_owned(), c.slots() * CLASSES);
         }
     }
+    if let Some(steering) = c.steering.filter(|steering| steering.layers > 0) {
+        encoder::layout(c, &steering, &mut out);
+    }
     out
 }
 
+/// Segments of one tensor, one behind the other.
 #[derive(Default)]
-struct Packer {
-    segments: Vec<Segment>,
-    len: usize,
+pub(super) struct Packer {
+    pub segments: Vec<Segment>,
+    pub len: usize,
 }
 
 impl Packer {
-    fn add(&mut self, name: &str, rows: usize, cols: usize, role: Role, init: Init) {
+    pub fn add(&mut self, name: &str, rows: usize, cols: usize, role: Role, init: Init) {
         self.segments.push(Segment { name: name.to_owned(), offset: self.len, rows, cols, role, init });
         self.len += rows * cols;
     }

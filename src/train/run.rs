@@ -131,7 +131,9 @@ impl Run {
             pair.compressor.set_vocab(tokens.len());
             actor_critic::check(pair, options.len)?;
             let (symbols, max) = (pair.compressor.symbols, pair.compressor.max);
-            net.steering = Some(Steering { symbols, max, experts: pair.experts, rows: pair.rows });
+            let (layers, ff) = (pair.encoder_layers, 2 * net.width * pair.encoder_layers.min(1));
+            let (experts, rows) = (pair.experts, pair.rows);
+            net.steering = Some(Steering { symbols, max, experts, rows, layers, ff });
         }
         let head = checkpoint::Head {
             net,

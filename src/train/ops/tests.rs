@@ -21,7 +21,7 @@ fn config() -> NetConfig {
         seconds: vec![3],
         ngrams: vec![(2, 5)],
         copy: true,
-        steering: Some(Steering { symbols: 6, max: 3, experts: 1, rows: true }),
+        steering: Some(Steering { symbols: 6, max: 3, experts: 1, rows: true, layers: 0, ff: 0 }),
     }
 }
 
@@ -92,7 +92,7 @@ fn fused_operations_equal_the_composed_ones() {
 #[test]
 fn each_sequence_is_computed_by_the_expert_that_its_c_names() {
     let mut config = config();
-    config.steering = Some(Steering { symbols: 6, max: 3, experts: 3, rows: true });
+    config.steering = Some(Steering { symbols: 6, max: 3, experts: 3, rows: true, layers: 1, ff: 16 });
     let net = filled(config);
     let batch = batch(&net.config, 5, 40);
     let cs = [vec![], vec![1, 1, 4], vec![0], vec![4, 2], vec![5]];
