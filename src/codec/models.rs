@@ -33,6 +33,17 @@ pub trait ChunkModel: Send + Sync {
         None
     }
 
+    /// Whether so many jobs of decoding should come together rather than be shared out among threads.
+    fn takes_bulk(&self, jobs: usize) -> bool {
+        let _ = jobs;
+        false
+    }
+
+    /// Jobs that it wants at once, where there are so many; 0 leaves it to the caller.
+    fn bulk(&self) -> usize {
+        0
+    }
+
     /// Plain bytes of the jobs, in their order, each of exactly `raw_len` bytes. Payloads may be
     /// damaged or hostile: the answer is then an error or wrong bytes, never a panic.
     fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>>;
@@ -62,6 +73,11 @@ impl Models {
 
     pub fn get(&self, index: u8) -> Option<&Arc<dyn ChunkModel>> {
         self.slots.get(usize::from(index))?.as_ref()
+    }
+
+    /// Jobs that some model wants at once, where there are so many; 0 leaves it to the caller.
+    pub fn bulk(&self) -> usize {
+        self.loaded().map(|(_, model)| model.bulk()).max().unwrap_or(0)
     }
 
     /// Number of slots, empty ones included.
