@@ -164,7 +164,7 @@ mod on_the_device {
             ("default", |_| {}),
             ("relu", |c| (c.activation, c.heads, c.kv_heads, c.head_size) = (Activation::Relu, 6, 2, 24)),
             ("wide", |c| (c.width, c.ff, c.heads, c.head_size, c.vocab) = (100, 33, 1, 128, 1100)),
-            ("unlimited", |c| (c.window, c.layers, c.orders) = (0, 1, vec![1, 5, 32])),
+            ("unlimited", |c| (c.window, c.layers, c.orders, c.seconds) = (0, 1, vec![1, 5, 32], vec![5])),
             ("experts", |c| c.latent = latent(0, false, 4, 3)),
             ("steered", |c| c.latent = latent(0, true, 1, 3)),
             ("crossed", |c| {
@@ -201,7 +201,7 @@ mod on_the_device {
         for payload in &mut payloads {
             match random.below(4) {
                 0 => payload.truncate(payload.len() / 2),
-                1 => payload.extend([0xff; 20]),
+                1 => *payload = vec![0xff; 20],
                 2 => payload.iter_mut().for_each(|byte| *byte = random.below(255) as u8 + 1),
                 _ => payload[0] ^= 1 << random.below(7),
             }

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::device::{Device, Output};
+use super::neural::{Neural, begin};
 use crate::coder::Share;
 use crate::kernels::Backend;
 use crate::kernels::cuda::{self, Fault, Kernel};
-use crate::model::Model;
 use crate::model::device::{Job, Memory, Request, Shape, Status, image};
+use crate::model::{Model, latent};
 
 /// Tokens of a launch: some ten milliseconds, so that a screen on the same device lives on.
 const STEPS: u64 = 1024;
@@ -20,6 +21,9 @@ const LAID_PER_STEP: u64 = 16;
 /// Chunks of a block where there are enough for all multiprocessors, and where there are not.
 const TILE: usize = 16;
 const SMALL_TILE: usize = 8;
+/// What the self-test decodes: it repeats itself, so that all inputs have a part.
+const SAMPLE: &[u8] =
+    b"Four score and seven score and seven years, and four years: \x00\xff\x80 1, 2, 4, 8, 16, 32";
 /// The kernel's name.
 const KERNEL: &str = "s3a_decode";
 
@@ -137,7 +141,7 @@ impl Cuda {
     fn load<'a>(
         &self,
         loaded: &'a mut HashMap<[u8; 32], Loaded>,
-        model: &Model,
+        model: &Arc<Model>,
         tile: usize,
     ) -> Result<&'a Loaded, Fault> {
         let fingerprint = model.fingerprint();
@@ -155,6 +159,10 @@ impl Cuda {
             let shape = Shape::new(model.config(), tile, self.device.shared());
             let kernel = self.kernel(&shape)?;
             here.kernels.insert(tile, (shape, kernel));
+            if let Err(fault) = self.self_test(here, tile, model) {
+                here.kernels.remove(&tile);
+                return Err(fault);
+            }
         }
         Ok(here)
     }
@@ -167,6 +175,26 @@ impl Cuda {
             Err(Fault::Failed(_)) if image.kept => self.device.load(&compile(true)?.bytes, KERNEL),
             loaded => loaded,
         }
+    }
+
+    /// Decodes what the CPU has encoded, with and without c: finds a device or a compiler that does not do what it
+    /// says. What a device encodes is read elsewhere, so nothing is taken from one that fails here.
+    fn self_test(&self, here: &Loaded, tile: usize, model: &Arc<Model>) -> Result<(), Fault> {
+        let cpu = Neural::new(model.clone());
+        let tokens = model.vocabulary().tokenise(SAMPLE);
+        for c in std::iter::once(vec![]).chain(latent::likely(model, 1)) {
+            let failed = |_| Fault::Failed("the self-test could not be prepared".into());
+            let payload = cpu.encode_with(SAMPLE, &[], &c).map_err(failed)?.payload;
+            let (reader, c) = begin(model, &payload).map_err(failed)?;
+            let (code, range, payload) = reader.state();
+            let (raw_len, history) = (SAMPLE.len(), vec![model.vocabulary().separator()]);
+            let capacity = raw_len;
+            let request = Request { c, code, range, payload, raw_len, capacity, history, known: None };
+            if self.batch(here, tile, model, &[&request])? != [Output::Tokens(tokens.clone())] {
+                return Err(Fault::Failed("it fails its self-test".into()));
+            }
+        }
+        Ok(())
     }
 
     /// Decodes chunks that are on the device together.

@@ -62,8 +62,8 @@ const WORTH_STARTING: usize = 512;
 /// Fewest chunks that a GPU answers sooner than the CPU: a token takes it ten times as long, whatever their
 /// number.
 pub const SOONER: usize = 64;
-/// Chunks that a GPU is given at once, where there are so many.
-const BULK: usize = 8192;
+/// Chunks that a GPU is given at once, where there are so many: as many as a large one runs side by side.
+const BULK: usize = 4096;
 
 type Open = Box<dyn Fn() -> Result<Box<dyn Device>, String> + Send + Sync>;
 
@@ -108,9 +108,9 @@ impl Offload {
         self.asked_for && self.takes(chunks)
     }
 
-    /// Chunks that it wants at once; 0 if there is none.
-    pub fn bulk(&self) -> usize {
-        if self.takes(BULK) { BULK } else { 0 }
+    /// How many of so many chunks it wants at once; 0 if it does not want them.
+    pub fn bulk(&self, chunks: usize) -> usize {
+        if self.takes(chunks) { BULK } else { 0 }
     }
 
     /// The device, or why there is none.
@@ -126,6 +126,11 @@ impl Offload {
             Ok(_) => self.lose("it returned too few results".into()),
             Err(why) => self.lose(why),
         }
+    }
+
+    /// Gives the device up: what it computes is wrong.
+    pub fn distrust(&self) {
+        self.lose::<()>("it gave other bytes than the CPU".into());
     }
 
     fn lose<T>(&self, why: String) -> Option<T> {
@@ -210,7 +215,7 @@ mod tests {
         );
         assert!(!offload.takes(9));
         assert_eq!(ASKED.load(Ordering::Relaxed), 0, "a few chunks start no device");
-        assert!(!offload.takes(10) && !offload.takes(1000) && offload.bulk() == 0);
+        assert!(!offload.takes(10) && !offload.takes(1000) && offload.bulk(1000) == 0);
         assert_eq!(ASKED.load(Ordering::Relaxed), 1);
         assert_eq!(offload.warning(), None);
     }

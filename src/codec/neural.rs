@@ -217,8 +217,25 @@ impl ChunkModel for Neural {
         self.offload.as_ref().is_some_and(|offload| offload.takes(chunks))
     }
 
-    fn bulk(&self) -> usize {
-        self.offload.as_ref().map_or(0, |offload| offload.bulk())
+    fn on_cpu(&self) -> Option<Arc<dyn ChunkModel>> {
+        self.offload
+            .is_some()
+            .then(|| Arc::new(Self { offload: None, ..self.clone() }) as Arc<dyn ChunkModel>)
+    }
+
+    fn distrust(&self) {
+        if let Some(offload) = &self.offload {
+            offload.distrust();
+        }
+    }
+
+    fn bulk(&self, jobs: usize) -> usize {
+        self.offload.as_ref().map_or(0, |offload| offload.bulk(jobs))
+    }
+
+    fn bulk_encoding(&self, jobs: usize) -> usize {
+        let offload = self.offload.as_ref().filter(|offload| offload.takes_encoding(jobs));
+        offload.map_or(0, |offload| offload.bulk(jobs))
     }
 
     fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
