@@ -5,9 +5,17 @@
 //! with the emulation's libraries in place and runs one of the tests of `on_the_device`.
 #![cfg(feature = "gpu")]
 
+mod common;
 mod emulation;
 
-use std::process::Command;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{command, expect, put};
+use s3a::model::Model;
+use s3a::model::config::Config;
+use s3a::model::sample::{Draw, Random, model_file};
 
 /// Runs a test of `on_the_device` with these variables set; says so and passes if there is no compiler.
 fn run(test: &str, variables: &[(&str, &str)]) {
@@ -42,6 +50,109 @@ fn threads_may_run_in_any_order() {
 #[test]
 fn damaged_payloads_come_to_the_same_end() {
     run("damage", &[]);
+}
+
+/// Runs the program with the emulated device in place.
+fn s3a_with(dir: &Path, libraries: &Path, variables: &[(&str, &str)], args: &[&str]) -> Output {
+    let mut command = command(dir);
+    command.args(args).env("S3A_CUDA_PATH", libraries).env("XDG_CACHE_HOME", dir.join("cache"));
+    command.envs(variables.iter().copied()).output().unwrap()
+}
+
+#[test]
+fn commands_give_the_same_bytes_on_a_device_and_when_it_fails() {
+    let Some(libraries) = emulation::libraries() else {
+        eprintln!("skipped: there is no C++ compiler `c++`");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let mut config = Config::new("tiny", 16, 1, 1100);
+    (config.head_size, config.ff, config.window) = (8, 16, 8);
+    (config.orders, config.copy) = (vec![1, 3], true);
+    let model = model_file(config, Draw::Even, 3).unwrap();
+    fs::write(dir.join("tiny.safetensors"), &model).unwrap();
+    // What even a model that knows nothing makes shorter than zstd: long tokens.
+    let model = Model::from_bytes(&model).unwrap();
+    let long: Vec<&[u8]> =
+        (0..1100).map(|token| model.vocabulary().token(token)).filter(|t| t.len() == 5).collect();
+    let mut random = Random::new(4);
+    let mut words = |count: usize| -> Vec<u8> {
+        (0..count).flat_map(|_| long[random.below(long.len() as u32) as usize]).copied().collect()
+    };
+    let files = [words(1000), words(600), words(100)];
+    for (name, bytes) in ["a", "b", "c"].iter().zip(&files) {
+        put(dir, format!("tree/{name}").as_bytes(), bytes);
+    }
+    let gpu = |variables: &[(&str, &str)], args: &[&str]| s3a_with(dir, &libraries, variables, args);
+    let pack = |device, out| {
+        let model = ["pack", "tree", "--model", "tiny.safetensors", "--chunk-size", "4k", "--no-check"];
+        gpu(&[], &[&model[..], &["--device", device, "-o", out]].concat())
+    };
+    expect(&pack("cpu", "cpu.s3a"), 0);
+    expect(&pack("cuda", "gpu.s3a"), 0);
+    assert_eq!(fs::read(dir.join("cpu.s3a")).unwrap(), fs::read(dir.join("gpu.s3a")).unwrap());
+    let info = gpu(&[], &["info", "cpu.s3a", "--chunks", "--json"]);
+    let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+    assert_eq!(info["codecs"]["neural"]["chunks"], 3, "{info}");
+
+    let unpacked = |target: &str| {
+        for (name, bytes) in ["a", "b", "c"].iter().zip(&files) {
+            assert_eq!(fs::read(dir.join(target).join(name)).unwrap(), *bytes, "{target}/{name}");
+        }
+    };
+    let unpack = |variables: &[(&str, &str)], target, code| {
+        let output = gpu(variables, &["unpack", "cpu.s3a", "-C", target, "--device", "cuda:0"]);
+        expect(&output, code);
+        unpacked(target);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    unpack(&[], "whole", 0);
+    // Launch 1 is the self-test; the next is the first of the work.
+    let warned = unpack(&[("S3A_EMULATED_FAIL", "2")], "lost", 1);
+    assert!(warned.contains("emulated was given up") && warned.contains("launch failure"), "{warned}");
+    // All chunks together do not fit.
+    unpack(&[("S3A_EMULATED_MEMORY", "160000")], "narrow", 0);
+    let warned = unpack(&[("S3A_EMULATED_MEMORY", "1000")], "full", 1);
+    assert!(warned.contains("not enough memory"), "{warned}");
+    expect(&gpu(&[], &["verify", "cpu.s3a", "--device", "cuda"]), 0);
+    let cat = gpu(&[], &["cat", "cpu.s3a", "b", "--device", "cuda"]);
+    assert_eq!(cat.stdout, files[1]);
+
+    // A cache that is broken is made anew.
+    let kept: Vec<_> =
+        fs::read_dir(dir.join("cache/s3a")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!kept.is_empty());
+    kept.iter().for_each(|path| fs::write(path, b"broken").unwrap());
+    expect(&gpu(&[], &["cat", "cpu.s3a", "c", "--device", "cuda"]), 0);
+    assert!(kept.iter().any(|path| fs::read(path).unwrap().len() > 1000));
+}
+
+#[test]
+fn what_was_found_is_told_and_what_is_missing_is_refused() {
+    let Some(libraries) = emulation::libraries() else {
+        eprintln!("skipped: there is no C++ compiler `c++`");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let told = |variables: &[(&str, &str)]| {
+        let output = s3a_with(dir, &libraries, variables, &["info", "--devices"]);
+        expect(&output, 0);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(told(&[]).contains("cuda:0: emulated, sm_80, 2 multiprocessors, 1"), "{}", told(&[]));
+    assert!(told(&[("S3A_EMULATED_NONE", "1")]).contains("cuda: none: the NVIDIA driver finds no device"));
+    put(dir, b"tree/a", b"abc");
+    expect(&s3a_with(dir, &libraries, &[], &["pack", "tree", "-o", "a.s3a", "-l", "1"]), 0);
+    for (device, variables) in [("cuda", &[("S3A_EMULATED_NONE", "1")][..]), ("cuda:1", &[])] {
+        let output =
+            s3a_with(dir, &libraries, variables, &["unpack", "a.s3a", "-C", "x", "--device", device]);
+        expect(&output, 2);
+        assert!(!dir.join("x").exists());
+    }
+    // Nobody asked for a GPU: that there is none is no matter.
+    expect(&s3a_with(dir, &libraries, &[("S3A_EMULATED_NONE", "1")], &["unpack", "a.s3a", "-C", "x"]), 0);
 }
 
 mod on_the_device {
