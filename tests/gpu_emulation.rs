@@ -13,9 +13,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use common::{command, expect, put};
-use s3a::model::Model;
 use s3a::model::config::Config;
 use s3a::model::sample::{Draw, Random, model_file};
+use s3a::model::{Model, device};
 
 /// Runs a test of `on_the_device` with these variables set; says so and passes if there is no compiler.
 fn run(test: &str, variables: &[(&str, &str)]) {
@@ -48,8 +48,29 @@ fn threads_may_run_in_any_order() {
 }
 
 #[test]
+fn no_access_is_out_of_bounds_and_nothing_overflows() {
+    let Some(variables) = emulation::sanitized() else {
+        eprintln!("skipped: the C++ compiler has no sanitizers");
+        return;
+    };
+    let variables: Vec<(&str, &str)> =
+        variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    run("one_model", &variables);
+    run("damage", &variables);
+}
+
+#[test]
 fn damaged_payloads_come_to_the_same_end() {
     run("damage", &[]);
+}
+
+/// What a chunk of `raw_len` bytes takes on a device.
+fn memory_of(config: &Config, raw_len: usize) -> usize {
+    let payload = vec![1; raw_len / 3];
+    let history = vec![0];
+    let request =
+        device::Request { payload: &payload, raw_len, capacity: raw_len, history, ..Default::default() };
+    request.memory(config).total()
 }
 
 /// Runs the program with the emulated device in place.
@@ -111,8 +132,12 @@ fn commands_give_the_same_bytes_on_a_device_and_when_it_fails() {
     // Launch 1 is the self-test; the next is the first of the work.
     let warned = unpack(&[("S3A_EMULATED_FAIL", "2")], "lost", 1);
     assert!(warned.contains("emulated was given up") && warned.contains("launch failure"), "{warned}");
-    // All chunks together do not fit.
-    unpack(&[("S3A_EMULATED_MEMORY", "160000")], "narrow", 0);
+    // All chunks together do not fit: as the driver tells beforehand, or only when memory is asked for.
+    let weights = device::image(&model).unwrap().len();
+    let chunks: usize = [4096, 4096, 308].into_iter().map(|len| memory_of(model.config(), len)).sum();
+    for (target, memory) in [("narrow", weights + chunks), ("halved", weights + chunks * 8 / 7 + 3000)] {
+        unpack(&[("S3A_EMULATED_MEMORY", &memory.to_string())], target, 0);
+    }
     let warned = unpack(&[("S3A_EMULATED_MEMORY", "1000")], "full", 1);
     assert!(warned.contains("not enough memory"), "{warned}");
     expect(&gpu(&[], &["verify", "cpu.s3a", "--device", "cuda"]), 0);
@@ -205,6 +230,7 @@ mod on_the_device {
     }
 
     type Chunk = (Vec<u8>, Vec<Arc<[u8]>>);
+    type Change = fn(&mut Config);
 
     fn chunks(count: usize, longest: usize) -> Vec<Chunk> {
         let mut random = Random::new(5);
@@ -270,7 +296,7 @@ mod on_the_device {
     #[test]
     #[ignore = "needs the emulated device"]
     fn all_models() {
-        let all: &[(&str, fn(&mut Config))] = &[
+        let all: &[(&str, Change)] = &[
             ("plain", |c| (c.orders, c.seconds, c.ngrams, c.copy) = (vec![], vec![], vec![], false)),
             ("default", |_| {}),
             ("relu", |c| (c.activation, c.heads, c.kv_heads, c.head_size) = (Activation::Relu, 6, 2, 24)),

@@ -46,10 +46,13 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     global.start_threads()?;
     // After the daemon has left its parent: what a driver holds does not go with it.
     device::choose(choice)?;
+    let archive = super::models::open(&args.archive)?;
     if let Some(offload) = device::chosen() {
         offload.at_least(device::SOONER);
+        if archive.chunk_count() as usize >= device::WORTH_STARTING {
+            offload.open_apart();
+        }
     }
-    let archive = super::models::open(&args.archive)?;
     if options.fsname.is_none() {
         options.fsname = std::fs::canonicalize(&args.archive)
             .ok()

@@ -4,6 +4,7 @@
 //! Between launches the chunks that are done leave, so that the rest fill their tiles.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::device::{Device, Output};
@@ -144,25 +145,22 @@ impl Cuda {
         model: &Arc<Model>,
         tile: usize,
     ) -> Result<&'a Loaded, Fault> {
-        let fingerprint = model.fingerprint();
-        if !loaded.contains_key(&fingerprint) {
-            let bytes =
-                image(model).ok_or_else(|| Fault::Failed("the model is too large for the device".into()))?;
-            let image = self.device.allocate(bytes.len())?;
-            image.write(0, &bytes)?;
-            loaded.insert(fingerprint, Loaded { image, kernels: HashMap::new() });
-        }
-        let Some(here) = loaded.get_mut(&fingerprint) else {
-            return Err(Fault::Failed("the model was lost".into()));
-        };
-        if !here.kernels.contains_key(&tile) {
-            let shape = Shape::new(model.config(), tile, self.device.shared());
-            let kernel = self.kernel(&shape)?;
-            here.kernels.insert(tile, (shape, kernel));
-            if let Err(fault) = self.self_test(here, tile, model) {
-                here.kernels.remove(&tile);
-                return Err(fault);
+        let here = match loaded.entry(model.fingerprint()) {
+            Entry::Occupied(here) => here.into_mut(),
+            Entry::Vacant(free) => {
+                let bytes = image(model).ok_or_else(|| Fault::Failed("the model is too large".into()))?;
+                let image = self.device.allocate(bytes.len())?;
+                image.write(0, &bytes)?;
+                free.insert(Loaded { image, kernels: HashMap::new() })
             }
+        };
+        let Entry::Vacant(free) = here.kernels.entry(tile) else { return Ok(here) };
+        let shape = Shape::new(model.config(), tile, self.device.shared());
+        let kernel = self.kernel(&shape)?;
+        free.insert((shape, kernel));
+        if let Err(fault) = self.self_test(here, tile, model) {
+            here.kernels.remove(&tile);
+            return Err(fault);
         }
         Ok(here)
     }

@@ -3,7 +3,7 @@
 //! A device is faster with thousands of chunks and slower with a few: those stay on the CPU, which also takes
 //! over whatever a device fails to do, in the midst of the work. A failed device is not asked again.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::coder::Share;
@@ -58,7 +58,7 @@ impl Choice {
 }
 
 /// Fewest chunks with which a GPU that nobody asked for is started.
-const WORTH_STARTING: usize = 512;
+pub const WORTH_STARTING: usize = 512;
 /// Fewest chunks that a GPU answers sooner than the CPU: a token takes it ten times as long, whatever their
 /// number.
 pub const SOONER: usize = 64;
@@ -75,13 +75,22 @@ pub struct Offload {
     least: AtomicUsize,
     lost: OnceLock<String>,
     asked_for: bool,
+    /// Whether nobody waits for it to be opened.
+    apart: AtomicBool,
 }
 
 impl Offload {
     /// One that is opened when there are at least so many chunks.
     pub fn new(least: usize, open: Open) -> Self {
         let least = AtomicUsize::new(least);
-        Self { open, device: OnceLock::new(), least, lost: OnceLock::new(), asked_for: false }
+        Self {
+            open,
+            device: OnceLock::new(),
+            least,
+            lost: OnceLock::new(),
+            asked_for: false,
+            apart: AtomicBool::new(false),
+        }
     }
 
     /// A device that is there, for any number of chunks, and for encoding.
@@ -97,8 +106,18 @@ impl Offload {
         self.least.fetch_max(chunks, Ordering::Relaxed);
     }
 
+    /// Opens it on a thread of its own; until it is there, it takes nothing.
+    pub fn open_apart(self: &Arc<Self>) {
+        self.apart.store(true, Ordering::Relaxed);
+        let offload = self.clone();
+        std::thread::spawn(move || offload.device().is_ok());
+    }
+
     /// Whether so many chunks are for it.
     pub fn takes(&self, chunks: usize) -> bool {
+        if self.apart.load(Ordering::Relaxed) && self.device.get().is_none() {
+            return false;
+        }
         chunks >= self.least.load(Ordering::Relaxed) && self.lost.get().is_none() && self.device().is_ok()
     }
 
@@ -218,5 +237,20 @@ mod tests {
         assert!(!offload.takes(10) && !offload.takes(1000) && offload.bulk(1000) == 0);
         assert_eq!(ASKED.load(Ordering::Relaxed), 1);
         assert_eq!(offload.warning(), None);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_device_that_is_opened_apart() {
+        let (send, receive) = std::sync::mpsc::channel::<()>();
+        let receive = std::sync::Mutex::new(receive);
+        let open = move || {
+            let _ = receive.lock().unwrap().recv();
+            Err("no".into())
+        };
+        let offload = Arc::new(Offload::new(1, Box::new(open)));
+        offload.open_apart();
+        assert!(!offload.takes(1000));
+        drop(send);
+        assert!(offload.device().is_err() && !offload.takes(1000));
     }
 }

@@ -18,6 +18,7 @@ use crate::coder::{Damaged, Decoder as Reader, Encoder, Share};
 use crate::error::{Error, Result};
 use crate::kernels::Backend;
 use crate::model::decoder::{Decoder, Row};
+use crate::model::device::supports;
 use crate::model::matcher::{MAX_SLOTS, Matcher, Slot};
 use crate::model::{Model, latent};
 
@@ -74,9 +75,9 @@ impl Neural {
         Self { model, backend, offload: None, compressor: None, effort: 0 }
     }
 
-    /// Lets a device have the work that it is faster at.
+    /// Lets a device have the work that it is faster at, if it can run the model.
     pub fn offloading(mut self, offload: Option<Arc<Offload>>) -> Self {
-        self.offload = offload;
+        self.offload = offload.filter(|_| supports(self.model.config()).is_ok());
         self
     }
 

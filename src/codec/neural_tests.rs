@@ -241,9 +241,11 @@ mod devices {
     use crate::model::device::Request;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    type Says = fn(&[Request<'_>]) -> Result<Vec<Output>, String>;
+
     /// One that decodes nothing, but says what it was told to say.
     struct Broken {
-        says: fn(&[Request<'_>]) -> Result<Vec<Output>, String>,
+        says: Says,
         asked: Arc<AtomicUsize>,
     }
 
@@ -279,7 +281,7 @@ mod devices {
             })
             .collect();
         let decode: Vec<_> = decode.iter().collect();
-        let answers: [fn(&[Request<'_>]) -> Result<Vec<Output>, String>; 2] =
+        let answers: [Says; 2] =
             [|_| Err("it was unplugged".into()), |requests| Ok(vec![Output::Damaged; requests.len() - 1])];
         for says in answers {
             let asked = Arc::new(AtomicUsize::new(0));
@@ -299,7 +301,7 @@ mod devices {
     #[test]
     fn nonsense_of_a_device_is_an_error_and_never_a_panic() {
         let model = model(small(), Draw::Even);
-        let says: [fn(&[Request<'_>]) -> Result<Vec<Output>, String>; 3] = [
+        let says: [Says; 3] = [
             |requests| Ok(vec![Output::Tokens(vec![u16::MAX]); requests.len()]),
             |requests| Ok(vec![Output::Shares(vec![]); requests.len()]),
             |requests| Ok(vec![Output::Damaged; requests.len()]),

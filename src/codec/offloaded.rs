@@ -52,20 +52,21 @@ impl<'a> Histories<'a> {
     }
 }
 
-/// A job of decoding, as a device takes it; or its result, if that is known without one.
-fn request<'a>(
-    model: &Model,
-    histories: &Histories<'_>,
-    job: &'a DecodeJob<'a>,
-) -> Result<Result<Vec<u8>>, Request<'a>> {
+/// A job of decoding: its result, if that is known without a device, or what a device is asked for.
+enum Ready<'a> {
+    Known(Result<Vec<u8>>),
+    Asked(Request<'a>),
+}
+
+fn ready<'a>(model: &Model, histories: &Histories<'_>, job: &'a DecodeJob<'a>) -> Ready<'a> {
     let opened = begin(model, job.payload);
-    let ready = opened.and_then(|opened| Ok((opened, histories.of(job.raw_len, &job.history)?)));
-    match ready {
-        Err(error) => Ok(Err(error)),
-        Ok(_) if job.raw_len == 0 => Ok(Ok(vec![])),
+    match opened.and_then(|opened| Ok((opened, histories.of(job.raw_len, &job.history)?))) {
+        Err(error) => Ready::Known(Err(error)),
+        Ok(_) if job.raw_len == 0 => Ready::Known(Ok(vec![])),
         Ok(((reader, c), (history, capacity))) => {
             let (code, range, payload) = reader.state();
-            Err(Request { c, code, range, payload, raw_len: job.raw_len, capacity, history, known: None })
+            let raw_len = job.raw_len;
+            Ready::Asked(Request { c, code, range, payload, raw_len, capacity, history, known: None })
         }
     }
 }
@@ -82,9 +83,9 @@ impl Neural {
         let mut results: Vec<Option<Result<Vec<u8>>>> = Vec::with_capacity(jobs.len());
         let mut requests = Vec::with_capacity(jobs.len());
         for job in jobs {
-            match request(model, &histories, job) {
-                Ok(known) => results.push(Some(known)),
-                Err(request) => {
+            match ready(model, &histories, job) {
+                Ready::Known(known) => results.push(Some(known)),
+                Ready::Asked(request) => {
                     requests.push(request);
                     results.push(None);
                 }
@@ -111,8 +112,9 @@ impl Neural {
                 Err(Error::Internal("a token that is none"))
             }
             Output::Tokens(tokens) => {
-                let bytes = tokens.iter().flat_map(|&token| vocabulary.token(token));
-                Ok(bytes.copied().collect())
+                let mut raw = Vec::with_capacity(3 * tokens.len());
+                tokens.iter().for_each(|&token| raw.extend_from_slice(vocabulary.token(token)));
+                Ok(raw)
             }
         }
     }

@@ -162,7 +162,9 @@ impl Volume {
     fn limits(&self) -> Limits {
         // What is decoded ahead must not push out what others read.
         let room = self.cache.capacity() / 4 / self.chunk;
-        let bulk = self.view.source().bulk(usize::try_from(room).unwrap_or(usize::MAX)) as u64;
+        let source = self.view.source();
+        let there = room.min(source.chunk_count().into());
+        let bulk = source.bulk(usize::try_from(there).unwrap_or(usize::MAX)) as u64;
         let asked = self.readahead.map_or(WINDOW.max(bulk), |bytes| bytes.div_ceil(self.chunk));
         let most = asked.min(room);
         if bulk > 0 {

@@ -4,6 +4,23 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Flags of the compiler and variables of the process with which reads and writes out of bounds, and overflows,
+/// end a test; `None` where the compiler has no sanitizers.
+#[allow(dead_code)]
+pub fn sanitized() -> Option<Vec<(&'static str, String)>> {
+    let library = Command::new("c++").arg("-print-file-name=libasan.so").output().ok()?;
+    let library = String::from_utf8(library.stdout).ok()?.trim().to_owned();
+    if !Path::new(&library).is_absolute() {
+        return None;
+    }
+    let flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer";
+    Some(vec![
+        ("S3A_EMULATED_FLAGS", flags.into()),
+        ("LD_PRELOAD", library),
+        ("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0".into()),
+    ])
+}
+
 /// The folder with both libraries, for `S3A_CUDA_PATH`; `None` without a C++ compiler.
 pub fn libraries() -> Option<PathBuf> {
     let has = Command::new("c++").arg("--version").output().is_ok_and(|output| output.status.success());

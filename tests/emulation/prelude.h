@@ -11,6 +11,9 @@
 #include <mutex>
 #include <vector>
 #include <sys/mman.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 #if !defined(__x86_64__) && !defined(__aarch64__)
 #include <ucontext.h>
 #endif
@@ -267,6 +270,10 @@ static void launch(void *kernel, unsigned grid, unsigned threads, size_t shared,
             state.fibers[i].thread = i;
             state.fibers[i].sp = fresh(stacks + (i + 1) * STACK, entry);
         }
+#ifdef __SANITIZE_ADDRESS__
+        // Fibers end within their functions, whose frames the sanitizer still knows.
+        __asan_unpoison_memory_region(stacks, 1024 * STACK);
+#endif
         state.shared = (unsigned char *)std::malloc(shared);
         std::memset(state.shared, 0xa5, shared);
         run_block(order, random.x ? &random : nullptr);
@@ -314,17 +321,17 @@ static inline unsigned __ballot_sync(unsigned, bool holds) {
     return bits;
 }
 
-// m16n8k32 of signed bytes, with the fragments where the instruction has them.
+// m16n8k32 of bytes, with the fragments where the instruction has them; those of B with or without signs.
+namespace emulation {
+template <typename B>
 static inline void multiply(int (&acc)[4], uint4 a, unsigned b0, unsigned b1) {
-    using namespace emulation;
     Warp &mine = warp();
     const unsigned long parity = mine.meeting.generation & 1;
     const unsigned fragment[4] = {a.x, a.y, a.z, a.w};
     std::memcpy(mine.a[parity][lane()], fragment, sizeof fragment);
     mine.b[parity][lane()][0] = b0;
     mine.b[parity][lane()][1] = b1;
-    meet(mine.meeting, "multiply");
-    auto byte = [](unsigned word, unsigned i) { return (int)(signed char)(word >> (8 * i)); };
+    meet(mine.meeting, sizeof(B) == 1 && (B)-1 < 0 ? "multiply" : "multiply_unsigned");
     for (unsigned i = 0; i < 4; i++) {
         const unsigned row = lane() / 4 + (i / 2) * 8, column = lane() % 4 * 2 + i % 2;
         for (unsigned k = 0; k < 32; k++) {
@@ -332,9 +339,18 @@ static inline void multiply(int (&acc)[4], uint4 a, unsigned b0, unsigned b1) {
             const unsigned quarter = k % 16 / 4, half = k / 16;
             const unsigned in_a = mine.a[parity][row % 8 * 4 + quarter][row / 8 + 2 * half];
             const unsigned in_b = mine.b[parity][column * 4 + quarter][half];
-            acc[i] += byte(in_a, k % 4) * byte(in_b, k % 4);
+            // Sums wrap around, as the instruction's do: what is garbage is not looked at.
+            const unsigned product = (unsigned)((int)(signed char)(in_a >> (8 * (k % 4))) * (int)(B)(in_b >> (8 * (k % 4))));
+            acc[i] = (int)((unsigned)acc[i] + product);
         }
     }
+}
+}  // namespace emulation
+static inline void multiply(int (&acc)[4], uint4 a, unsigned b0, unsigned b1) {
+    emulation::multiply<signed char>(acc, a, b0, b1);
+}
+static inline void multiply_unsigned(int (&acc)[4], uint4 a, unsigned b0, unsigned b1) {
+    emulation::multiply<unsigned char>(acc, a, b0, b1);
 }
 
 extern "C" void emulated_launch(void *kernel, unsigned grid, unsigned threads, size_t shared, void **arguments,

@@ -2,7 +2,7 @@
 
 use super::shape::reach;
 use crate::kernels::{Bias, GELU_SHARE, Product, Table, padded};
-use crate::model::config::Config;
+use crate::model::config::{Config, MAX_WINDOW};
 use crate::model::matcher::MAX_SLOTS;
 use crate::model::weights::{Layer, Model, Set};
 
@@ -58,13 +58,9 @@ impl Writer {
     }
 
     fn bias(&mut self, bias: &Bias, config: &Config) -> Option<u32> {
-        let own = if config.window == 0 {
-            reach(config).min(super::super::config::MAX_WINDOW)
-        } else {
-            config.window
-        };
+        let own = if config.window == 0 { MAX_WINDOW } else { config.window };
         let reach = reach(config);
-        // Where c is longer than the window, the rest is never read.
+        // What lies beyond the window is never read.
         let entry = |head, distance| if distance < own { bias.before(head, distance) } else { 0 };
         let all = (0..config.heads).flat_map(|head| (0..reach).map(move |distance| (head, distance)));
         self.put(all.flat_map(|(head, distance)| entry(head, distance).to_le_bytes()))

@@ -3,6 +3,7 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 
+use super::shape::{key_values, ring};
 use crate::kernels::{Backend, KeyValues};
 use crate::model::config::{Config, MAX_WINDOW};
 use crate::model::matcher::{self, CLASSES};
@@ -94,20 +95,27 @@ impl Request<'_> {
         let bits = matcher::table_bits(self.capacity);
         let entries = config.orders.len() << bits;
         let window = if config.window == 0 { MAX_WINDOW } else { config.window };
-        let ring = window.min(self.tokens()).max(1);
-        let kv = |heads: usize, positions: usize| config.layers * 4 * heads * positions * config.head_size;
+        let own = ring(window.min(self.tokens()));
+        let kv = |heads: usize, ring: usize| {
+            let (keys, values) = key_values(ring, config.head_size);
+            config.layers * heads * (keys + values)
+        };
         let steers = config.latent.as_ref().is_some_and(|latent| latent.steer) && !self.c.is_empty();
         Parts {
             payload: up(self.payload.len()),
             history: up(2 * self.history.len()),
             known: up(2 * self.known.as_ref().map_or(0, Vec::len)),
             steer: if steers { up(4 * steer_len(config)) } else { 0 },
-            cross: if config.crosses() { up(kv(config.heads, self.c.len())) } else { 0 },
+            cross: if config.crosses() && !self.c.is_empty() {
+                up(kv(config.heads, ring(self.c.len())))
+            } else {
+                0
+            },
             tables: up(4 * entries),
             followers: if config.seconds.is_empty() { 0 } else { up(2 * entries) },
             elements: up(2 * (self.history.len() + self.tokens() + 1)),
-            keys: up(kv(config.kv_heads, ring)),
-            ring,
+            keys: up(kv(config.kv_heads, own)),
+            ring: own,
             bits,
         }
     }
@@ -151,23 +159,25 @@ impl Job {
         let config = model.config();
         let parts = request.parts(config);
         let [mut written, tables, mut scratch, output] = at;
-        let mut place = |len: usize, bytes: &mut dyn Iterator<Item = u8>| {
+        let mut place = |len: usize, write: &mut dyn FnMut(&mut [u8])| {
             let start = input.len();
-            input.extend(bytes);
-            debug_assert!(input.len() <= start + len);
             input.resize(start + len, 0);
+            write(&mut input[start..]);
             let at = written;
             written += len as u64;
             at
         };
-        let elements =
-            |tokens: &[u16]| tokens.iter().flat_map(|token| token.to_le_bytes()).collect::<Vec<u8>>();
-        let payload = place(parts.payload, &mut request.payload.iter().copied());
-        let history = place(parts.history, &mut elements(&request.history).into_iter());
-        let known = elements(request.known.as_deref().unwrap_or_default());
-        let known = place(parts.known, &mut known.into_iter());
-        let steer = place(parts.steer, &mut steer_bytes(model, request, parts.steer > 0).into_iter());
-        let cross = place(parts.cross, &mut cross_bytes(model, backend, request).into_iter());
+        let elements = |tokens: &[u16], to: &mut [u8]| {
+            LittleEndian::write_u16_into(tokens, &mut to[..2 * tokens.len()]);
+        };
+        let known = request.known.as_deref().unwrap_or_default();
+        let payload =
+            place(parts.payload, &mut |to| to[..request.payload.len()].copy_from_slice(request.payload));
+        let history = place(parts.history, &mut |to| elements(&request.history, to));
+        let known = place(parts.known, &mut |to| elements(known, to));
+        let copy = |from: Vec<u8>, to: &mut [u8]| to[..from.len()].copy_from_slice(&from);
+        let steer = place(parts.steer, &mut |to| copy(steer_bytes(model, request, parts.steer > 0), to));
+        let cross = place(parts.cross, &mut |to| copy(cross_bytes(model, backend, request), to));
         let mut take = |len: usize| {
             let at = scratch;
             scratch += len as u64;
@@ -248,7 +258,7 @@ fn steer_bytes(model: &Model, request: &Request<'_>, steered: bool) -> Vec<u8> {
     all.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-/// Keys and values of c by layer: keys by head, eight elements, symbol; values by head, symbol.
+/// Keys and values of c by layer, as the kernel has those of a chunk: keys of all heads, then values.
 fn cross_bytes(model: &Model, backend: Backend, request: &Request<'_>) -> Vec<u8> {
     let config = model.config();
     if !config.crosses() || request.c.is_empty() {
@@ -256,18 +266,31 @@ fn cross_bytes(model: &Model, backend: Backend, request: &Request<'_>) -> Vec<u8
     }
     let mut caches = vec![vec![KeyValues::default()]; config.layers];
     super::super::latent::fill(model, backend, &request.c, 0, &mut caches);
-    let (heads, size, len) = (config.heads, config.head_size, request.c.len());
+    let (size, len) = (config.head_size, request.c.len());
+    let (keys, values) = key_values(ring(len), size);
+    let (steps, strips) = (size.div_ceil(32), size.div_ceil(16));
+    let places = || (0..len).flat_map(|t| (0..size).map(move |i| (t, i)));
     let mut all = vec![];
     for cache in caches.iter().flatten() {
-        let mut put = |number: i32| all.extend((number as i16).to_le_bytes());
-        for head in 0..heads {
-            for eighth in (0..size).step_by(8) {
-                (0..len).for_each(|t| (eighth..eighth + 8).for_each(|i| put(cache.key(head, t, i))));
-            }
+        for head in 0..config.heads {
+            let mut own = vec![0; keys];
+            places().for_each(|(t, i)| put(&mut own, t / 16 * steps + i / 32, t, i, cache.key(head, t, i)));
+            all.extend(own);
         }
-        for head in 0..heads {
-            (0..len).for_each(|t| (0..size).for_each(|i| put(cache.value(head, t, i))));
+        for head in 0..config.heads {
+            let mut own = vec![0; values];
+            places()
+                .for_each(|(t, i)| put(&mut own, t / 32 * strips + i / 16, i, t, cache.value(head, t, i)));
+            all.extend(own);
         }
     }
     all
+}
+
+/// Sets both bytes of a number: in its block, those that 16 rows and 32 columns have high, then the low ones.
+fn put(bytes: &mut [u8], block: usize, row: usize, col: usize, x: i32) {
+    let (thread, word) = (row % 8 * 4 + col % 16 / 4, row / 8 % 2 + col / 16 % 2 * 2);
+    let at = block * 1024 + thread * 16 + word * 4 + col % 4;
+    bytes[at] = ((x + 64) >> 7) as u8;
+    bytes[at + 512] = (((x + 64) & 127) - 64) as u8;
 }

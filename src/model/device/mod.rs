@@ -7,4 +7,4 @@ mod shape;
 
 pub use image::image;
 pub use job::{Job, Memory, Request, Status, UNKNOWN};
-pub use shape::Shape;
+pub use shape::{Shape, supports};

@@ -110,10 +110,36 @@ impl Shape {
     }
 }
 
-/// Most positions that attention reaches, in the chunk or in c.
+/// Whether the kernel can run models of this architecture: those whose weights lie within the reach of its
+/// places. Everything else that a model file may say it can.
+///
+/// # Errors
+/// Why not.
+pub fn supports(config: &Config) -> Result<(), &'static str> {
+    let products =
+        config.products().into_iter().map(|p| (p.rows.next_multiple_of(16), p.cols.next_multiple_of(32)));
+    let tables = config.tables().into_iter().map(|(_, rows)| (rows, config.width.next_multiple_of(16)));
+    // Scales take two bytes a row, and what is between the parts 16 at most; biases of all heads come on top.
+    let biases = (config.sets().len() * config.layers, 4 * config.heads * reach(config) + 4096);
+    let parts = products.chain(tables).chain(std::iter::once(biases));
+    let bytes: u64 = parts.map(|(rows, cols)| rows as u64 * (cols as u64 + 2) + 32).sum();
+    if bytes < u64::from(u32::MAX) { Ok(()) } else { Err("its weights take more than 4 GiB on a device") }
+}
+
+/// Positions of the ring of keys and values that reaches `positions`: whole blocks of the tensor cores.
+pub(super) fn ring(positions: usize) -> usize {
+    positions.max(1).next_multiple_of(32)
+}
+
+/// Bytes of a head's keys and values in such a ring: each number in two bytes, elements padded to blocks.
+pub(super) fn key_values(ring: usize, head_size: usize) -> (usize, usize) {
+    (2 * ring * head_size.next_multiple_of(32), 2 * ring * head_size.next_multiple_of(16))
+}
+
+/// Most positions that attention reaches, in the chunk or in c, as a ring has them.
 pub(super) fn reach(config: &Config) -> usize {
     let own = if config.window == 0 { MAX_WINDOW } else { config.window };
-    own.max(config.latent.as_ref().filter(|_| config.crosses()).map_or(0, |latent| latent.max))
+    ring(own.max(config.latent.as_ref().filter(|_| config.crosses()).map_or(0, |latent| latent.max)))
 }
 
 /// Heads of a shared key that are computed together: their scores lie beside each other.
@@ -166,7 +192,17 @@ mod tests {
                 (0..32).map(|t| (t / 4 * stride + t % 4) % 32).collect();
             assert_eq!(banks.len(), 32);
             assert!((heads / kv_heads).is_multiple_of(value(&shape, "GROUP")));
-            assert_eq!(value(&shape, "REACH"), if window == 0 { 4096 } else { window });
+            assert_eq!(value(&shape, "REACH"), if window == 0 { 4096 } else { window.next_multiple_of(32) });
         }
+    }
+
+    #[test]
+    fn what_is_beyond_the_reach_of_places_is_refused() {
+        assert_eq!(supports(&Config::new("m", 128, 2, 1024)), Ok(()));
+        let mut huge = Config::new("m", 2048, 64, 65_535);
+        huge.ff = 2048;
+        assert_eq!(supports(&huge), Ok(()));
+        huge.ngrams = vec![(2, 21)];
+        assert!(supports(&huge).is_err());
     }
 }

@@ -19,25 +19,31 @@ extern __shared__ uint4 s3a_shared[];
 
 S3A_DEVICE u8 *shared_memory() { return (u8 *)s3a_shared; }
 
-// acc += A B for 16 rows of weights, 32 columns, and 8 lanes of the tile. Fragments lie in the threads as the
-// instruction m16n8k32 has them; before it there was m8n8k16, four of which are the same.
-S3A_DEVICE void multiply(int (&acc)[4], uint4 a, u32 b0, u32 b1) {
+// acc += A B for 16 rows of A, 32 columns, and 8 columns of B. Fragments lie in the threads as the instruction
+// m16n8k32 has them; before it there was m8n8k16, four of which are the same.
 #if __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+r"(acc[0]), "+r"(acc[1]), "+r"(acc[2]), "+r"(acc[3])
-        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+#define S3A_MULTIPLY(NAME, TYPE)                                                                                 \
+    S3A_DEVICE void NAME(int (&acc)[4], uint4 a, u32 b0, u32 b1) {                                               \
+        asm("mma.sync.aligned.m16n8k32.row.col.s32.s8." TYPE ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "      \
+            "{%0,%1,%2,%3};"                                                                                     \
+            : "+r"(acc[0]), "+r"(acc[1]), "+r"(acc[2]), "+r"(acc[3])                                             \
+            : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));                                         \
+    }
 #else
-    asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};"
-        : "+r"(acc[0]), "+r"(acc[1]) : "r"(a.x), "r"(b0));
-    asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};"
-        : "+r"(acc[2]), "+r"(acc[3]) : "r"(a.y), "r"(b0));
-    asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};"
-        : "+r"(acc[0]), "+r"(acc[1]) : "r"(a.z), "r"(b1));
-    asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};"
-        : "+r"(acc[2]), "+r"(acc[3]) : "r"(a.w), "r"(b1));
+#define S3A_EIGHTH(TYPE, TO, FROM, A, B)                                                                         \
+    asm("mma.sync.aligned.m8n8k16.row.col.s32.s8." TYPE ".s32 {%0,%1}, {%2}, {%3}, {%0,%1};"                     \
+        : "+r"(acc[TO]), "+r"(acc[FROM]) : "r"(A), "r"(B))
+#define S3A_MULTIPLY(NAME, TYPE)                                                                                 \
+    S3A_DEVICE void NAME(int (&acc)[4], uint4 a, u32 b0, u32 b1) {                                               \
+        S3A_EIGHTH(TYPE, 0, 1, a.x, b0);                                                                         \
+        S3A_EIGHTH(TYPE, 2, 3, a.y, b0);                                                                         \
+        S3A_EIGHTH(TYPE, 0, 1, a.z, b1);                                                                         \
+        S3A_EIGHTH(TYPE, 2, 3, a.w, b1);                                                                         \
+    }
 #endif
-}
+// Bytes with signs; and with those of B without.
+S3A_MULTIPLY(multiply, "s8")
+S3A_MULTIPLY(multiply_unsigned, "u8")
 #endif
 
 // The thread's place in its warp, and the warp's in its block, which is the lane that the warp looks after.
