@@ -95,7 +95,7 @@ impl ChunkEncoder {
         let zstd = Zstd { level: self.zstd_level, dictionary: trained.as_ref().map(|trained| &trained.pack) };
         let jobs: Vec<(&Arc<[u8]>, &Plan)> = chunks.iter().zip(plans).collect();
         let coded: Result<Vec<Vec<Coded>>> = pool.install(|| {
-            jobs.par_chunks(BATCH)
+            jobs.par_chunks(self.models.bulk_encoding(jobs.len()).max(BATCH))
                 .map(|batch| {
                     if observer.interrupted() {
                         return Err(Error::Interrupted);

@@ -174,6 +174,7 @@ fn fill(
     observer.phase("unpacking", Some(ids.len() as u64 * u64::from(chunk_size)));
     let fits = usize::try_from(BATCH / chunk_size).unwrap_or(1);
     let batch = (LOCKSTEP * rayon::current_num_threads()).min(fits).max(1);
+    let batch = archive.together(ids.len(), batch);
     let cache = RecentChunks::new(RECENT);
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel::<Vec<(ChunkId, Result<Arc<[u8]>>)>>(1);

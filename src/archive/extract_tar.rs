@@ -141,6 +141,7 @@ impl<'a> Ahead<'a> {
             while self.ids.get(self.done).is_some_and(|id| id.0 < last) {
                 let most = (AHEAD / self.archive.header().chunk_size).max(1) as usize;
                 let batch = (LOCKSTEP * rayon::current_num_threads()).min(most);
+                let batch = self.archive.together(self.ids.len() - self.done, batch);
                 let ids = &self.ids[self.done..self.ids.len().min(self.done + batch)];
                 // What failed is asked for again, and fails where it is needed.
                 drop(self.archive.read_chunks(ids, &self.cache));

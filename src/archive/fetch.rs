@@ -122,8 +122,49 @@ fn history(chunk: &Pending, done: &Done) -> Option<Vec<Arc<[u8]>>> {
 
 type Ready = (ChunkId, Pending, Vec<Arc<[u8]>>);
 
-/// Decodes chunks that wait for nothing, shared out among the threads in equal parts.
+/// Decodes chunks that wait for nothing: those that a model wants together, then the others, shared out
+/// among the threads in equal parts.
 fn decode_round(models: &Models, round: Vec<Ready>, threads: usize) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
+    let neural = |chunk: &Pending| (chunk.head.codec == Codec::Neural).then_some(chunk.head.model);
+    let mut counts: HashMap<u8, usize> = HashMap::new();
+    for model in round.iter().filter_map(|(_, chunk, _)| neural(chunk)) {
+        *counts.entry(model).or_default() += 1;
+    }
+    counts.retain(|&model, count| models.get(model).is_some_and(|model| model.takes_bulk(*count)));
+    if counts.is_empty() {
+        return decode_shared(models, round, threads);
+    }
+    let wanted = |(_, chunk, _): &Ready| neural(chunk).is_some_and(|model| counts.contains_key(&model));
+    let (bulk, others): (Vec<Ready>, Vec<Ready>) = round.into_iter().partition(wanted);
+    let (mut decoded, others) =
+        rayon::join(|| decode_bulk(models, &bulk, threads), || decode_shared(models, others, threads));
+    decoded.extend(others);
+    decoded
+}
+
+/// Decodes chunks together, and those that fail once more without a device: then it is the chunk that is
+/// damaged, and not the device.
+fn decode_bulk(models: &Models, bulk: &[Ready], threads: usize) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
+    let mut decoded = decode_share(models, bulk);
+    let on_cpu = models.on_cpu();
+    let failed: Vec<usize> = (0..bulk.len())
+        .filter(|&i| decoded[i].1.is_err() && on_cpu.get(bulk[i].1.head.model).is_some())
+        .collect();
+    let share = failed.len().div_ceil(threads.max(1)).max(1);
+    let again: Vec<(ChunkId, Result<Arc<[u8]>>)> = failed
+        .par_chunks(share)
+        .flat_map_iter(|failed| decode_share(&on_cpu, failed.iter().map(|&i| &bulk[i])))
+        .collect();
+    for (i, again) in failed.into_iter().zip(again) {
+        if let (Ok(_), Some(model)) = (&again.1, models.get(bulk[i].1.head.model)) {
+            model.distrust();
+            decoded[i] = again;
+        }
+    }
+    decoded
+}
+
+fn decode_shared(models: &Models, round: Vec<Ready>, threads: usize) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
     let share = round.len().div_ceil(threads.max(1)).max(1);
     if share >= round.len() {
         return decode_share(models, &round);
@@ -132,7 +173,11 @@ fn decode_round(models: &Models, round: Vec<Ready>, threads: usize) -> Vec<(Chun
     shares.into_iter().flatten().collect()
 }
 
-fn decode_share(models: &Models, share: &[Ready]) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
+fn decode_share<'a>(
+    models: &Models,
+    share: impl IntoIterator<Item = &'a Ready>,
+) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
+    let share: Vec<&Ready> = share.into_iter().collect();
     let jobs: Vec<DecodeJob<'_>> = share
         .iter()
         .map(|(_, chunk, history)| DecodeJob {
@@ -157,7 +202,22 @@ fn decode_share(models: &Models, share: &[Ready]) -> Vec<(ChunkId, Result<Arc<[u
     checked.collect()
 }
 
+/// Most raw bytes that are decoded together where a model wants many chunks.
+const BULK_BYTES: usize = 128 << 20;
+
+/// How many of `chunks` chunks of `chunk_size` bytes are to be decoded together: as many as a model wants, or
+/// else `otherwise`.
+pub(super) fn together(models: &Models, chunks: usize, chunk_size: u32, otherwise: usize) -> usize {
+    let most = BULK_BYTES / chunk_size.max(1) as usize;
+    models.bulk(chunks).min(most).max(otherwise)
+}
+
 impl Archive {
+    /// How many of `chunks` chunks are best decoded together, where a device takes part; else `otherwise`.
+    pub fn together(&self, chunks: usize, otherwise: usize) -> usize {
+        together(&self.models, chunks, self.header.chunk_size, otherwise)
+    }
+
     /// The head of a chunk, and its learned sequence if it is neural and its model at hand.
     pub fn learned(&self, id: ChunkId) -> Result<(ChunkHead, Option<Learned>)> {
         let chunk = self.load(id)?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::catalog::Budget;
 use super::dictionary::read_dictionary;
 use super::entry::ContentHash;
-use super::fetch::{Done, Pending, decode_all};
+use super::fetch::{Done, Pending, decode_all, together};
 use super::reader::check_entries;
 use super::source::Source;
 use super::{ChunkId, Entry, EntryId, Kind, OpenOptions, paths};
@@ -358,7 +358,10 @@ impl<R: Read> StreamReader<R> {
         }
         let mut done: Done = self.recent.iter().map(|(id, bytes)| (*id, Ok(Arc::clone(bytes)))).collect();
         let (mut pending, mut ids, mut raw) = (BTreeMap::new(), Vec::new(), 0);
-        while (current.frame_lens.len() as u32) < current.group.chunk_count && raw < BATCH {
+        let left = current.group.chunk_count as usize - current.frame_lens.len();
+        let chunk_size = current.group.chunk_size;
+        let most = together(&self.models, left, chunk_size, 0).saturating_mul(chunk_size as usize).max(BATCH);
+        while (current.frame_lens.len() as u32) < current.group.chunk_count && raw < most {
             let id = ChunkId(self.next_chunk);
             let chunk = self.take_chunk(id, &mut current)?;
             raw += chunk.head.raw_len as usize;

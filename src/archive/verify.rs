@@ -243,8 +243,10 @@ impl Check<'_> {
     fn decode(&mut self, observer: &dyn Observer) -> Result<()> {
         let cache = RecentChunks::new((limits::REF_BYTES + u64::from(BATCH)) as usize);
         let batch = (BATCH / self.archive.header.chunk_size).max(1) as usize;
+        let ids = self.chunk_ids();
+        let batch = self.archive.together(ids.len(), batch);
         let mut hashing = Hashing::new(self.archive);
-        for ids in self.chunk_ids().chunks(batch) {
+        for ids in ids.chunks(batch) {
             if observer.interrupted() {
                 return Err(Error::Interrupted);
             }

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 use crate::archive::OpenOptions;
 use crate::archive::select::Selection;
+use crate::codec::device::Choice;
 use crate::error::{Error, Result};
 
 /// Flags of every command.
@@ -52,16 +53,9 @@ pub(crate) enum ProgressMode {
 }
 
 impl Global {
-    /// Checks that models can run where they are asked to.
-    pub fn check_device(&self) -> Result<()> {
-        match self.device.split(':').next() {
-            Some("auto" | "cpu") => Ok(()),
-            Some("cuda") => Err(Error::Usage(format!(
-                "device {}: this build decodes on the CPU only; use --device cpu",
-                self.device
-            ))),
-            _ => Err(Error::Usage(format!("device {:?} is not known; auto, cpu or cuda[:N]", self.device))),
-        }
+    /// Checks what models are to run on, without asking for it.
+    pub fn check_device(&self) -> Result<Choice> {
+        Choice::parse(&self.device)
     }
 
     /// Sets the number of workers.

@@ -59,14 +59,22 @@ pub(crate) fn copy_out(
     out: &mut Out,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let mut buf = vec![0; usize::try_from(len).unwrap_or(READ).min(READ)];
-    let (mut at, mut left, mut most) = (offset, len, FIRST);
+    // As much at once as a device wants, if one takes part.
+    let chunk_size = archive.header().chunk_size.max(1) as usize;
+    let size = match archive.entry(id).map(|entry| &entry.kind) {
+        Some(Kind::File { size, .. }) => len.min(size.saturating_sub(offset)),
+        _ => len,
+    };
+    let chunks = usize::try_from(size).unwrap_or(0) / chunk_size;
+    let read = archive.together(chunks, 0).saturating_mul(chunk_size).max(READ);
+    let mut buf = vec![0; usize::try_from(size).unwrap_or(read).min(read)];
+    let (mut at, mut left, mut most) = (offset, len, if read > READ { read } else { FIRST });
     while left > 0 {
         if observer.interrupted() {
             return Err(Error::Interrupted);
         }
-        let want = usize::try_from(left).unwrap_or(READ).min(most);
-        most = (most * 2).min(READ);
+        let want = usize::try_from(left).unwrap_or(read).min(most).min(buf.len());
+        most = (most * 2).min(read);
         let got = archive.read_at(id, at, &mut buf[..want], cache)?;
         if got == 0 {
             break;

@@ -17,8 +17,11 @@ use crate::wire::limits;
 /// Show figures of an archive
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    #[arg(value_name = "ARCHIVE")]
-    archive: PathBuf,
+    #[arg(value_name = "ARCHIVE", required_unless_present = "devices")]
+    archive: Option<PathBuf>,
+    /// Show instead what models can run on here, and why not on more
+    #[arg(long, conflicts_with_all = ["archive", "chunks"])]
+    devices: bool,
     /// Look at each chunk's head too, and show the codecs
     #[arg(long)]
     chunks: bool,
@@ -110,12 +113,14 @@ struct References {
 }
 
 pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
-    console.about(&args.archive);
-    let archive = if args.chunks {
-        models::open(&args.archive)
-    } else {
-        Archive::open(&args.archive, &open_options())
-    }?;
+    let Some(path) = &args.archive else {
+        let mut out = Out::new();
+        super::devices::print(args.json, &mut out)?;
+        out.finish()?;
+        return Ok(Outcome::Done);
+    };
+    console.about(path);
+    let archive = if args.chunks { models::open(path) } else { Archive::open(path, &open_options()) }?;
     let info = gather(&archive, args.chunks)?;
     let mut out = Out::new();
     if args.json {

@@ -12,6 +12,7 @@ mod completions;
 mod console;
 #[cfg(feature = "train")]
 mod curves;
+mod devices;
 mod diff;
 mod info;
 mod levels;
@@ -39,6 +40,7 @@ use clap::{Parser, Subcommand};
 use self::args::Global;
 use self::console::Console;
 use crate::archive::events::{Observer, Warning};
+use crate::codec::device;
 use crate::error::{Error, Result};
 use crate::kernels::Backend;
 
@@ -127,6 +129,9 @@ fn dispatch(cli: Cli) -> Result<u8, (Error, Console)> {
     for warning in Backend::warnings() {
         console.warning(Warning::new("kernels", warning));
     }
+    if let Some(warning) = device::chosen().and_then(|offload| offload.warning()) {
+        console.warning(Warning::new("device", warning));
+    }
     match result {
         Ok(Outcome::Done) => Ok(u8::from(console.warned())),
         Ok(Outcome::Code(code)) => Ok(code),
@@ -135,9 +140,26 @@ fn dispatch(cli: Cli) -> Result<u8, (Error, Console)> {
     }
 }
 
+/// Whether a command may have work for a device, which is started for it.
+fn decodes(command: &Command) -> bool {
+    !matches!(
+        command,
+        Command::Ls(_)
+            | Command::Diff(_)
+            | Command::Info(_)
+            | Command::Umount(_)
+            | Command::Model(_)
+            | Command::Completions(_)
+            | Command::Man(_)
+    )
+}
+
 fn prepare(command: &Command, global: &Global, console: &Console) -> Result<()> {
     if !matches!(command, Command::Train(_)) {
-        global.check_device()?;
+        let choice = global.check_device()?;
+        if decodes(command) {
+            device::choose(choice)?;
+        }
     }
     signals::install(&console.interrupt())?;
     global.start_threads()

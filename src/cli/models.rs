@@ -10,7 +10,7 @@ use super::output::hex;
 use crate::archive::Archive;
 use crate::archive::paths::escape;
 use crate::codec::neural::{Compressor, Neural};
-use crate::codec::{ChunkModel, Models};
+use crate::codec::{ChunkModel, Models, device};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::registry::{self, Found};
@@ -49,7 +49,7 @@ pub(crate) fn for_packing(names: &[&str], embed: bool, effort: u16) -> Result<Ch
     };
     let embed = if embed { vec![(0, registry::file_bytes(&found)?.into())] } else { Vec::new() };
     let compressor = if effort > 0 { compressor(&found)? } else { None };
-    let model = Neural::new(found.model).searching(compressor, effort.into());
+    let model = Neural::new(found.model).searching(compressor, effort.into()).offloading(device::chosen());
     Ok(Chosen { models: Models::one(Arc::new(model)), embed, missing, zstd_alone: false })
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn compressor(_: &Found) -> Result<Option<Arc<dyn Compressor>>> {
 }
 
 fn neural(model: Arc<Model>) -> Arc<dyn ChunkModel> {
-    Arc::new(Neural::new(model))
+    Arc::new(Neural::new(model).offloading(device::chosen()))
 }
 
 /// Opens an archive with its models.

@@ -32,10 +32,11 @@ pub(crate) struct Args {
 
 #[cfg(feature = "mount")]
 pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
+    use crate::codec::device;
     use crate::mount::{Launch, MountOptions, launch, mount};
 
     console.about(&args.archive);
-    global.check_device()?;
+    let choice = global.check_device()?;
     let mut options = MountOptions { workers: global.threads, ..MountOptions::default() };
     args.options.iter().try_for_each(|list| options.add(list))?;
     let ready = match launch(args.foreground)? {
@@ -43,7 +44,15 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         Launch::Started { exit_code } => return Ok(Outcome::Code(exit_code)),
     };
     global.start_threads()?;
+    // After the daemon has left its parent: what a driver holds does not go with it.
+    device::choose(choice)?;
     let archive = super::models::open(&args.archive)?;
+    if let Some(offload) = device::chosen() {
+        offload.at_least(device::SOONER);
+        if archive.chunk_count() as usize >= device::WORTH_STARTING {
+            offload.open_apart();
+        }
+    }
     if options.fsname.is_none() {
         options.fsname = std::fs::canonicalize(&args.archive)
             .ok()

@@ -3,10 +3,14 @@
 //! A chunk may name earlier chunks whose plain bytes serve as match history. This layer gets those
 //! bytes; which chunks they are is the archive's business.
 
+#[cfg(feature = "gpu")]
+mod cuda;
+pub mod device;
 mod models;
 pub mod neural;
 #[cfg(test)]
 mod neural_tests;
+mod offloaded;
 mod stored;
 mod zstd_chunk;
 

@@ -33,6 +33,32 @@ pub trait ChunkModel: Send + Sync {
         None
     }
 
+    /// Whether so many jobs of decoding should come together rather than be shared out among threads.
+    fn takes_bulk(&self, jobs: usize) -> bool {
+        let _ = jobs;
+        false
+    }
+
+    /// How many of so many jobs of decoding it wants at once; 0 leaves it to the caller.
+    fn bulk(&self, jobs: usize) -> usize {
+        let _ = jobs;
+        0
+    }
+
+    /// The same for encoding.
+    fn bulk_encoding(&self, jobs: usize) -> usize {
+        let _ = jobs;
+        0
+    }
+
+    /// The same model without a device, if it has one.
+    fn on_cpu(&self) -> Option<Arc<dyn ChunkModel>> {
+        None
+    }
+
+    /// Takes note that the device's bytes were wrong where the CPU's were right.
+    fn distrust(&self) {}
+
     /// Plain bytes of the jobs, in their order, each of exactly `raw_len` bytes. Payloads may be
     /// damaged or hostile: the answer is then an error or wrong bytes, never a panic.
     fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>>;
@@ -62,6 +88,22 @@ impl Models {
 
     pub fn get(&self, index: u8) -> Option<&Arc<dyn ChunkModel>> {
         self.slots.get(usize::from(index))?.as_ref()
+    }
+
+    /// The models without their devices; only those that have one.
+    pub fn on_cpu(&self) -> Self {
+        let plain = |slot: &Option<Arc<dyn ChunkModel>>| slot.as_ref().and_then(|model| model.on_cpu());
+        Self { slots: self.slots.iter().map(plain).collect() }
+    }
+
+    /// How many of so many jobs of decoding some model wants at once; 0 leaves it to the caller.
+    pub fn bulk(&self, jobs: usize) -> usize {
+        self.loaded().map(|(_, model)| model.bulk(jobs)).max().unwrap_or(0)
+    }
+
+    /// The same for encoding.
+    pub fn bulk_encoding(&self, jobs: usize) -> usize {
+        self.loaded().map(|(_, model)| model.bulk_encoding(jobs)).max().unwrap_or(0)
     }
 
     /// Number of slots, empty ones included.

@@ -8,13 +8,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::damaged;
+use super::device::Offload;
 use super::models::{ChunkModel, Learned};
 use super::{DecodeJob, EncodeJob};
 use crate::coder::{Damaged, Decoder as Reader, Encoder, Share};
 use crate::error::{Error, Result};
 use crate::kernels::Backend;
 use crate::model::decoder::{Decoder, Row};
+use crate::model::device::supports;
 use crate::model::matcher::{MAX_SLOTS, Matcher, Slot};
 use crate::model::{Model, latent};
 
@@ -43,11 +47,19 @@ pub trait Compressor: Send + Sync {
     fn candidates(&self, tokens: &[u16], count: usize) -> Vec<Vec<u16>>;
 }
 
+/// What is wrong with a payload whose tokens miss the chunk's end, or whose code leaves the range.
+pub(super) const WRONG_LENGTH: &str = "its payload does not decode to its length";
+
+/// Fewest chunks that a thread decodes when a device has left them undone.
+const LEFT_UNDONE: usize = 4 * LANES;
+
 /// A model with the kernels it runs on.
 #[derive(Clone)]
 pub struct Neural {
-    model: Arc<Model>,
+    pub(super) model: Arc<Model>,
     backend: Backend,
+    /// Where many chunks go first.
+    offload: Option<Arc<Offload>>,
     compressor: Option<Arc<dyn Compressor>>,
     /// Candidates for c that are tried, beside the empty one.
     effort: usize,
@@ -60,7 +72,13 @@ impl Neural {
     }
 
     pub fn with_backend(model: Arc<Model>, backend: Backend) -> Self {
-        Self { model, backend, compressor: None, effort: 0 }
+        Self { model, backend, offload: None, compressor: None, effort: 0 }
+    }
+
+    /// Lets a device have the work that it is faster at, if it can run the model.
+    pub fn offloading(mut self, offload: Option<Arc<Offload>>) -> Self {
+        self.offload = offload.filter(|_| supports(self.model.config()).is_ok());
+        self
     }
 
     /// Tries so many candidates for c when a chunk is encoded, beside the empty one: those of a
@@ -71,7 +89,7 @@ impl Neural {
     }
 
     /// What is tried for a chunk: first the empty c.
-    fn candidates(&self, raw: &[u8]) -> Vec<Vec<u16>> {
+    pub(super) fn candidates(&self, raw: &[u8]) -> Vec<Vec<u16>> {
         let mut all = vec![vec![]];
         if self.effort == 0 || self.model.config().latent.is_none() {
             return all;
@@ -179,8 +197,13 @@ impl ChunkModel for Neural {
     }
 
     fn encode(&self, jobs: &[EncodeJob<'_>]) -> Vec<Option<Vec<u8>>> {
-        let mut decoder = Decoder::new(&self.model, self.backend, 1, ROWS);
-        jobs.iter().map(|job| self.encode_best(&mut decoder, job).map(|coded| coded.payload)).collect()
+        if let Some(offload) = self.offload.as_ref().filter(|offload| offload.takes_encoding(jobs.len())) {
+            return self.encode_offloaded(offload, jobs).unwrap_or_else(|| {
+                let shares = jobs.par_chunks(LEFT_UNDONE).map(|share| self.encode_here(share));
+                shares.flatten_iter().collect()
+            });
+        }
+        self.encode_here(jobs)
     }
 
     fn learned(&self, payload: &[u8]) -> Option<Learned> {
@@ -191,7 +214,51 @@ impl ChunkModel for Neural {
         Some(Learned { bits: encoder.bits(), c })
     }
 
+    fn takes_bulk(&self, chunks: usize) -> bool {
+        self.offload.as_ref().is_some_and(|offload| offload.takes(chunks))
+    }
+
+    fn on_cpu(&self) -> Option<Arc<dyn ChunkModel>> {
+        self.offload
+            .is_some()
+            .then(|| Arc::new(Self { offload: None, ..self.clone() }) as Arc<dyn ChunkModel>)
+    }
+
+    fn distrust(&self) {
+        if let Some(offload) = &self.offload {
+            offload.distrust();
+        }
+    }
+
+    fn bulk(&self, jobs: usize) -> usize {
+        self.offload.as_ref().map_or(0, |offload| offload.bulk(jobs))
+    }
+
+    fn bulk_encoding(&self, jobs: usize) -> usize {
+        let offload = self.offload.as_ref().filter(|offload| offload.takes_encoding(jobs));
+        offload.map_or(0, |offload| offload.bulk(jobs))
+    }
+
     fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+        match self.offload.as_ref().filter(|offload| offload.takes(jobs.len())) {
+            Some(offload) => self.decode_offloaded(offload, jobs).unwrap_or_else(|| {
+                let shares = jobs.par_chunks(LEFT_UNDONE).map(|share| self.decode_here(share));
+                shares.flatten_iter().collect()
+            }),
+            None => self.decode_here(jobs),
+        }
+    }
+}
+
+impl Neural {
+    /// Encodes on the calling thread.
+    fn encode_here(&self, jobs: &[EncodeJob<'_>]) -> Vec<Option<Vec<u8>>> {
+        let mut decoder = Decoder::new(&self.model, self.backend, 1, ROWS);
+        jobs.iter().map(|job| self.encode_best(&mut decoder, job).map(|coded| coded.payload)).collect()
+    }
+
+    /// Decodes on the calling thread.
+    fn decode_here(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
         let lanes = LANES.min(jobs.len()).max(1);
         let mut lockstep = Lockstep {
             model: &self.model,
@@ -242,13 +309,19 @@ struct Opened<'a> {
 }
 
 fn open<'a>(model: &Model, index: usize, job: &'a DecodeJob<'a>) -> Result<Opened<'a>> {
-    if job.payload.last() == Some(&0) {
+    let (reader, c) = begin(model, job.payload)?;
+    Ok(Opened { index, job, reader, c })
+}
+
+/// Reads the learned sequence of a payload.
+pub(super) fn begin<'a>(model: &Model, payload: &'a [u8]) -> Result<(Reader<'a>, Vec<u16>)> {
+    if payload.last() == Some(&0) {
         return Err(damaged("its payload ends in a zero byte"));
     }
-    let mut reader = Reader::new(job.payload);
+    let mut reader = Reader::new(payload);
     let c =
         latent::decode(model, &mut reader).map_err(|Damaged| damaged("its learned sequence is damaged"))?;
-    Ok(Opened { index, job, reader, c })
+    Ok((reader, c))
 }
 
 /// A chunk that is being decoded.
@@ -331,7 +404,7 @@ impl<'a> Lockstep<'a> {
         while let Some(lane) = self.active.get(place) {
             let most = lane.position >= self.decoder.max_tokens() && lane.raw.len() < lane.raw_len;
             let result = if lane.damaged || most || lane.raw.len() > lane.raw_len {
-                Err(damaged("its payload does not decode to its length"))
+                Err(damaged(WRONG_LENGTH))
             } else if lane.raw.len() == lane.raw_len {
                 Ok(())
             } else {

@@ -233,3 +233,96 @@ fn damaged_payloads_end_in_bytes_of_the_right_length_or_an_error() {
     assert!(decode(&neural, &[job(&longer, raw.len(), &[])])[0].is_err());
     assert!(decode(&neural, &[job(&[], 0, &[])])[0].as_ref().unwrap().is_empty());
 }
+
+/// Devices that fail, in every way.
+mod devices {
+    use super::super::device::{Device, Offload, Output};
+    use super::*;
+    use crate::model::device::Request;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    type Says = fn(&[Request<'_>]) -> Result<Vec<Output>, String>;
+
+    /// One that decodes nothing, but says what it was told to say.
+    struct Broken {
+        says: Says,
+        asked: Arc<AtomicUsize>,
+    }
+
+    impl Device for Broken {
+        fn name(&self) -> String {
+            "broken".into()
+        }
+
+        fn run(&self, _: &Arc<Model>, requests: &[Request<'_>]) -> Result<Vec<Output>, String> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            (self.says)(requests)
+        }
+    }
+
+    #[test]
+    fn the_cpu_takes_over_from_a_device_that_fails() {
+        let model = model(expert(true), Draw::Even);
+        let cpu = Neural::new(model.clone()).searching(None, 2);
+        let raws: Vec<Vec<u8>> =
+            (1..80u8).map(|n| b"some words, and more words ".repeat(3)[..n as usize].to_vec()).collect();
+        let jobs: Vec<_> = raws.iter().map(|raw| EncodeJob { raw, history: vec![] }).collect();
+        let payloads = cpu.encode(&jobs);
+        let decode: Vec<_> = raws
+            .iter()
+            .zip(&payloads)
+            .map(|(raw, payload)| DecodeJob {
+                codec: Codec::Neural,
+                model: 0,
+                payload: payload.as_ref().unwrap(),
+                raw_len: raw.len(),
+                history: vec![],
+                dictionary: None,
+            })
+            .collect();
+        let decode: Vec<_> = decode.iter().collect();
+        let answers: [Says; 2] =
+            [|_| Err("it was unplugged".into()), |requests| Ok(vec![Output::Damaged; requests.len() - 1])];
+        for says in answers {
+            let asked = Arc::new(AtomicUsize::new(0));
+            let offload = Arc::new(Offload::to(Box::new(Broken { says, asked: asked.clone() })));
+            let neural = cpu.clone().offloading(Some(offload.clone()));
+            assert!(neural.takes_bulk(1) && offload.warning().is_none());
+            for (raw, decoded) in raws.iter().zip(neural.decode(&decode)) {
+                assert_eq!(decoded.unwrap(), *raw);
+            }
+            assert!(offload.warning().unwrap().contains("broken was given up"));
+            assert!(!neural.takes_bulk(1000));
+            assert_eq!(neural.encode(&jobs), payloads);
+            assert_eq!(asked.load(Ordering::Relaxed), 1, "a device that failed is not asked again");
+        }
+    }
+
+    #[test]
+    fn nonsense_of_a_device_is_an_error_and_never_a_panic() {
+        let model = model(small(), Draw::Even);
+        let says: [Says; 3] = [
+            |requests| Ok(vec![Output::Tokens(vec![u16::MAX]); requests.len()]),
+            |requests| Ok(vec![Output::Shares(vec![]); requests.len()]),
+            |requests| Ok(vec![Output::Damaged; requests.len()]),
+        ];
+        for says in says {
+            let device = Box::new(Broken { says, asked: Arc::default() });
+            let neural = Neural::new(model.clone()).offloading(Some(Arc::new(Offload::to(device))));
+            let payload = Neural::new(model.clone()).encode_with(b"abc", &[], &[]).unwrap().payload;
+            let job = DecodeJob {
+                codec: Codec::Neural,
+                model: 0,
+                payload: &payload,
+                raw_len: 3,
+                history: vec![],
+                dictionary: None,
+            };
+            assert!(neural.decode(&[&job])[0].is_err());
+            assert_eq!(neural.encode(&[EncodeJob { raw: b"abc", history: vec![] }]), [None]);
+            // What can be done without a device is.
+            let empty = DecodeJob { raw_len: 0, payload: b"", ..job };
+            assert_eq!(neural.decode(&[&empty])[0].as_ref().unwrap(), b"");
+        }
+    }
+}

@@ -27,6 +27,11 @@ impl<'a> Decoder<'a> {
         decoder
     }
 
+    /// Where it is between two symbols: `code`, `range`, and the bytes that it has not taken.
+    pub fn state(&self) -> (u64, u64, &'a [u8]) {
+        (self.code, self.range, self.rest)
+    }
+
     /// The place, below `total`, that lies within the next symbol's share.
     #[inline]
     pub fn target(&mut self, total: u64) -> Result<u64, Damaged> {

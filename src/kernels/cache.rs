@@ -103,7 +103,7 @@ impl KeyValues {
 
     /// Element `element` of the key of a position.
     #[inline]
-    pub(super) fn key(&self, head: usize, position: usize, element: usize) -> i32 {
+    pub fn key(&self, head: usize, position: usize, element: usize) -> i32 {
         let at =
             self.block(head, position) + element / 2 * 2 * POSITIONS + position % POSITIONS * 2 + element % 2;
         self.keys[at].into()
@@ -111,7 +111,7 @@ impl KeyValues {
 
     /// Element `element` of the value of a position.
     #[inline]
-    pub(super) fn value(&self, head: usize, position: usize, element: usize) -> i32 {
+    pub fn value(&self, head: usize, position: usize, element: usize) -> i32 {
         let pair = position % POSITIONS / 2;
         let at = self.block(head, position) + pair * 2 * self.size + element * 2 + position % 2;
         self.values[at].into()
@@ -160,6 +160,11 @@ impl Bias {
             }
         }
         Self { stride, center, table }
+    }
+
+    /// What a head adds for a position so far before the one that attends.
+    pub fn before(&self, head: usize, distance: usize) -> i32 {
+        self.table[head * self.stride + self.center - distance]
     }
 
     /// A head's entries from position `from` on, seen from `t`.

@@ -12,6 +12,8 @@ mod backend;
 mod buffer;
 mod cache;
 mod check;
+#[cfg(feature = "gpu")]
+pub mod cuda;
 mod gelu;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -26,6 +28,7 @@ mod tests;
 pub use backend::Backend;
 pub use buffer::{Buffer, PAD, padded};
 pub use cache::{Bias, KV_MAX, KeyValues, Next, Reach, Scores};
+pub use gelu::SHARE as GELU_SHARE;
 pub use pack::{Activations, Product, Table};
 pub use slots::Slots;
 

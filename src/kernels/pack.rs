@@ -62,6 +62,21 @@ impl Product {
         self.cols
     }
 
+    /// One weight.
+    pub fn weight(&self, row: usize, col: usize) -> i8 {
+        self.weights[self.place(row, col)]
+    }
+
+    /// The scale of an output; below 2^16.
+    pub fn scale(&self, row: usize) -> u16 {
+        self.scale[row] as u16
+    }
+
+    /// `pre` and `shift` of `linear`.
+    pub fn shifts(&self) -> (u32, u32) {
+        (self.pre, self.shift)
+    }
+
     /// The place of a weight.
     #[inline]
     fn place(&self, row: usize, col: usize) -> usize {
@@ -146,6 +161,11 @@ impl Table {
             table.weights[row * stride..row * stride + cols].copy_from_slice(from);
         }
         table
+    }
+
+    /// Rows of the table.
+    pub fn rows(&self) -> usize {
+        self.scale.len()
     }
 
     /// One row with its padding, and its scale.

@@ -57,6 +57,23 @@ pub struct Matcher {
     looked_up: bool,
 }
 
+/// Whether positions of a history of so many bytes fit their 24 bits.
+///
+/// # Errors
+/// `Limit` if not.
+pub fn check_capacity(capacity: usize) -> Result<()> {
+    if capacity <= MAX_CAPACITY {
+        return Ok(());
+    }
+    let (got, max) = (capacity as u64, MAX_CAPACITY as u64);
+    Err(Error::Limit { what: "bytes of a chunk and its references", got, max })
+}
+
+/// Binary logarithm of the entries of a table, for this sum of plain lengths.
+pub fn table_bits(capacity: usize) -> u32 {
+    (usize::BITS - capacity.saturating_sub(1).leading_zeros()).clamp(10, 20)
+}
+
 impl Matcher {
     /// An empty history. `orders` are increasing, 1 to 32; `seconds` are those of them whose second
     /// candidate has a slot too, at most eight slots in all; `capacity` is the sum of the
@@ -73,11 +90,8 @@ impl Matcher {
             "orders increase"
         );
         assert!(orders.iter().all(|&order| (1..=MAX_ORDER).contains(&usize::from(order))));
-        if capacity > MAX_CAPACITY {
-            let (got, max) = (capacity as u64, MAX_CAPACITY as u64);
-            return Err(Error::Limit { what: "bytes of a chunk and its references", got, max });
-        }
-        let bits = (usize::BITS - capacity.saturating_sub(1).leading_zeros()).clamp(10, 20);
+        check_capacity(capacity)?;
+        let bits = table_bits(capacity);
         Ok(Self {
             orders: orders.to_vec(),
             seconds: seconds

@@ -27,6 +27,12 @@ pub trait Source: Send + Sync + 'static {
     /// The chunks that hold `len` bytes of the raw stream from `raw_offset` on; fewer where it ends.
     fn chunks_of(&self, raw_offset: u64, len: u64) -> Range<u32>;
 
+    /// How many of so many chunks are best decoded together, where a device takes part; else 0.
+    fn bulk(&self, chunks: usize) -> usize {
+        let _ = chunks;
+        0
+    }
+
     /// Decodes chunks on the calling thread, in lockstep where that is faster. One result for each id, in their order;
     /// one that fails leaves the others whole. Chunks that others refer to are looked for in
     /// `known` and put there.
@@ -52,6 +58,10 @@ impl Source for Archive {
 
     fn chunks_of(&self, raw_offset: u64, len: u64) -> Range<u32> {
         Archive::chunks_of(self, raw_offset, len)
+    }
+
+    fn bulk(&self, chunks: usize) -> usize {
+        self.together(chunks, 0)
     }
 
     fn decode(&self, ids: &[ChunkId], known: &dyn ChunkCache) -> Vec<Result<Arc<[u8]>>> {

@@ -152,6 +152,7 @@ impl Volume {
 
     fn decode_ahead(&self, ids: Vec<ChunkId>, wanted: std::sync::Weak<()>) {
         let share = ids.len().div_ceil(self.pool.workers()).max(SHARE);
+        let share = share.max(self.view.source().bulk(ids.len()));
         for ids in ids.chunks(share) {
             self.pool.decode_ahead(&self.cache, ids.to_vec(), wanted.clone());
         }
@@ -159,9 +160,17 @@ impl Volume {
 
     /// How far ahead to decode, by the options, the cache, and the speed seen so far.
     fn limits(&self) -> Limits {
-        let asked = self.readahead.map_or(WINDOW, |bytes| bytes.div_ceil(self.chunk));
         // What is decoded ahead must not push out what others read.
-        let most = asked.min(self.cache.capacity() / 4 / self.chunk);
+        let room = self.cache.capacity() / 4 / self.chunk;
+        let source = self.view.source();
+        let there = room.min(source.chunk_count().into());
+        let bulk = source.bulk(usize::try_from(there).unwrap_or(usize::MAX)) as u64;
+        let asked = self.readahead.map_or(WINDOW.max(bulk), |bytes| bytes.div_ceil(self.chunk));
+        let most = asked.min(room);
+        if bulk > 0 {
+            // A device takes as long for few chunks as for many.
+            return Limits { chunk: self.chunk, most };
+        }
         let in_time = match self.cache.cost() {
             0 => u64::MAX,
             nanos => (WINDOW_NANOS / nanos).saturating_mul(1024 * self.pool.workers() as u64) / self.chunk,

@@ -1,0 +1,401 @@
+//! The GPU as a device of the codec: batches as large as its memory allows, in tiles of chunks that share
+//! weights, taken some thousand tokens further at each launch.
+//!
+//! Between launches the chunks that are done leave, so that the rest fill their tiles.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::device::{Device, Output};
+use super::neural::{Neural, begin};
+use crate::coder::Share;
+use crate::kernels::Backend;
+use crate::kernels::cuda::{self, Fault, Kernel};
+use crate::model::device::{Job, Memory, Request, Shape, Status, image};
+use crate::model::{Model, latent};
+
+/// Tokens of a launch: some ten milliseconds, so that a screen on the same device lives on.
+const STEPS: u64 = 1024;
+/// Elements of history that the kernel lays in beside one token.
+const LAID_PER_STEP: u64 = 16;
+/// Chunks of a block where there are enough for all multiprocessors, and where there are not.
+const TILE: usize = 16;
+const SMALL_TILE: usize = 8;
+/// What the self-test decodes: it repeats itself, so that all inputs have a part.
+const SAMPLE: &[u8] =
+    b"Four score and seven score and seven years, and four years: \x00\xff\x80 1, 2, 4, 8, 16, 32";
+/// The kernel's name.
+const KERNEL: &str = "s3a_decode";
+
+/// What was found of one GPU.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub name: String,
+    /// Instruction set, such as 90.
+    pub arch: u32,
+    pub processors: u32,
+    /// Bytes.
+    pub memory: usize,
+}
+
+/// All GPUs: each with what is known of it, or why it cannot be used.
+///
+/// # Errors
+/// Why there is none.
+pub fn devices() -> Result<Vec<Result<Found, String>>, String> {
+    let words = |fault: Fault| fault.to_string();
+    let count = cuda::Device::count().map_err(words)?;
+    let found = |device: Arc<cuda::Device>| Found {
+        name: device.name().to_owned(),
+        arch: device.arch(),
+        processors: device.processors(),
+        memory: device.memory(),
+    };
+    let all = (0..count).map(|number| cuda::Device::open(number).map(found).map_err(words));
+    Ok(all.collect())
+}
+
+/// Takes a GPU into use.
+///
+/// # Errors
+/// Why it cannot be had.
+pub fn open(number: u32) -> Result<Box<dyn Device>, String> {
+    let device = cuda::Device::open(number).map_err(|fault| fault.to_string())?;
+    Ok(Box::new(Cuda { device, loaded: Mutex::default() }))
+}
+
+/// One GPU, which takes one batch at a time.
+#[derive(Debug)]
+struct Cuda {
+    device: Arc<cuda::Device>,
+    loaded: Mutex<HashMap<[u8; 32], Loaded>>,
+}
+
+/// A model on the device, and its kernels by tile.
+#[derive(Debug)]
+struct Loaded {
+    image: cuda::Memory,
+    kernels: HashMap<usize, (Shape, Kernel)>,
+}
+
+impl Device for Cuda {
+    fn name(&self) -> String {
+        self.device.name().to_owned()
+    }
+
+    fn run(&self, model: &Arc<Model>, requests: &[Request<'_>]) -> Result<Vec<Output>, String> {
+        let mut loaded = self.turn();
+        self.all(&mut loaded, model, requests).map_err(|fault| fault.to_string())
+    }
+}
+
+impl Cuda {
+    fn turn(&self) -> MutexGuard<'_, HashMap<[u8; 32], Loaded>> {
+        // What is there is whole: entries are put in when they are complete.
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all(
+        &self,
+        loaded: &mut HashMap<[u8; 32], Loaded>,
+        model: &Arc<Model>,
+        requests: &[Request<'_>],
+    ) -> Result<Vec<Output>, Fault> {
+        let config = model.config();
+        let wide = requests.len() >= 2 * TILE * self.device.processors() as usize;
+        let tile = if wide { TILE } else { SMALL_TILE };
+        let model_here = self.load(loaded, model, tile)?;
+        // Chunks of one expert stand together, and those that take about as long.
+        let mut order: Vec<usize> = (0..requests.len()).collect();
+        let length = |i: usize| {
+            let request: &Request<'_> = &requests[i];
+            request.known.as_ref().map_or(request.payload.len(), Vec::len)
+        };
+        order.sort_by_key(|&i| (model.expert(&requests[i].c), std::cmp::Reverse(length(i))));
+        let memory: Vec<Memory> = order.iter().map(|&i| requests[i].memory(config)).collect();
+        let mut outputs: Vec<Option<Output>> = requests.iter().map(|_| None).collect();
+        let mut room = self.device.free_memory()? / 8 * 7;
+        let mut next = 0;
+        while next < order.len() {
+            let count = fitting(&memory[next..], room, Job::LEN + model_here.workspace_of_chunk(tile));
+            let batch: Vec<&Request<'_>> = order[next..next + count].iter().map(|&i| &requests[i]).collect();
+            match self.batch(model_here, tile, model, &batch) {
+                Ok(results) => {
+                    for (&i, result) in order[next..].iter().zip(results) {
+                        outputs[i] = Some(result);
+                    }
+                    next += count;
+                }
+                Err(Fault::Memory) if count > 1 => {
+                    let taken: usize = memory[next..next + count].iter().map(Memory::total).sum();
+                    room = taken / 2;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        let all: Option<Vec<Output>> = outputs.into_iter().collect();
+        all.ok_or_else(|| Fault::Failed("a chunk was left out".into()))
+    }
+
+    /// The model's weights and a kernel for this tile, on the device.
+    fn load<'a>(
+        &self,
+        loaded: &'a mut HashMap<[u8; 32], Loaded>,
+        model: &Arc<Model>,
+        tile: usize,
+    ) -> Result<&'a Loaded, Fault> {
+        let here = match loaded.entry(model.fingerprint()) {
+            Entry::Occupied(here) => here.into_mut(),
+            Entry::Vacant(free) => {
+                let bytes = image(model).ok_or_else(|| Fault::Failed("the model is too large".into()))?;
+                let image = self.device.allocate(bytes.len())?;
+                image.write(0, &bytes)?;
+                free.insert(Loaded { image, kernels: HashMap::new() })
+            }
+        };
+        let Entry::Vacant(free) = here.kernels.entry(tile) else { return Ok(here) };
+        let shape = Shape::new(model.config(), tile, self.device.shared());
+        let kernel = self.kernel(&shape)?;
+        free.insert((shape, kernel));
+        if let Err(fault) = self.self_test(here, tile, model) {
+            here.kernels.remove(&tile);
+            return Err(fault);
+        }
+        Ok(here)
+    }
+
+    fn kernel(&self, shape: &Shape) -> Result<Kernel, Fault> {
+        let compile = |fresh| cuda::compile(self.device.arch(), shape.macros(), fresh);
+        let image = compile(false)?;
+        match self.device.load(&image.bytes, KERNEL) {
+            // A kept one may be of a compiler that this driver is too old for.
+            Err(Fault::Failed(_)) if image.kept => self.device.load(&compile(true)?.bytes, KERNEL),
+            loaded => loaded,
+        }
+    }
+
+    /// Decodes what the CPU has encoded, with and without c: finds a device or a compiler that does not do what it
+    /// says. What a device encodes is read elsewhere, so nothing is taken from one that fails here.
+    fn self_test(&self, here: &Loaded, tile: usize, model: &Arc<Model>) -> Result<(), Fault> {
+        let cpu = Neural::new(model.clone());
+        let tokens = model.vocabulary().tokenise(SAMPLE);
+        for c in std::iter::once(vec![]).chain(latent::likely(model, 1)) {
+            let failed = |_| Fault::Failed("the self-test could not be prepared".into());
+            let payload = cpu.encode_with(SAMPLE, &[], &c).map_err(failed)?.payload;
+            let (reader, c) = begin(model, &payload).map_err(failed)?;
+            let (code, range, payload) = reader.state();
+            let (raw_len, history) = (SAMPLE.len(), vec![model.vocabulary().separator()]);
+            let capacity = raw_len;
+            let request = Request { c, code, range, payload, raw_len, capacity, history, known: None };
+            if self.batch(here, tile, model, &[&request])? != [Output::Tokens(tokens.clone())] {
+                return Err(Fault::Failed("it fails its self-test".into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes chunks that are on the device together.
+    fn batch(
+        &self,
+        here: &Loaded,
+        tile: usize,
+        model: &Model,
+        requests: &[&Request<'_>],
+    ) -> Result<Vec<Output>, Fault> {
+        let Some((shape, kernel)) = here.kernels.get(&tile) else {
+            return Err(Fault::Failed("the kernel was lost".into()));
+        };
+        let config = model.config();
+        let mut sum = Memory::default();
+        requests.iter().for_each(|request| sum.add(request.memory(config)));
+        let device = &self.device;
+        let input = device.allocate(sum.input)?;
+        let tables = device.allocate(sum.tables)?;
+        let scratch = device.allocate(sum.scratch)?;
+        let output = device.allocate(sum.output)?;
+        let mut at = Memory::default();
+        let mut bytes = Vec::with_capacity(sum.input);
+        let mut running = Vec::with_capacity(requests.len());
+        for (number, request) in requests.iter().enumerate() {
+            let places = [
+                input.place() + at.input as u64,
+                tables.place() + at.tables as u64,
+                scratch.place() + at.scratch as u64,
+                output.place() + at.output as u64,
+            ];
+            let job = Job::new(model, Backend::best(), request, places, &mut bytes);
+            running.push(Running { number, set: model.expert(&request.c), job });
+            at.add(request.memory(config));
+        }
+        input.write(0, &bytes)?;
+        tables.fill(0, sum.tables, 0xff)?;
+
+        let ended = self.advance_all(here, (shape, kernel), requests, running)?;
+        let mut results = vec![0; sum.output];
+        output.read(0, &mut results)?;
+        let mut at = 0;
+        let all = requests.iter().zip(ended).map(|(request, (status, position))| {
+            let len = request.memory(config).output;
+            let own = &results[at..at + len];
+            at += len;
+            read_output(request, status, position, own)
+        });
+        all.collect()
+    }
+
+    /// Launches until all chunks have ended; how each did, and its tokens.
+    fn advance_all(
+        &self,
+        here: &Loaded,
+        (shape, kernel): (&Shape, &Kernel),
+        requests: &[&Request<'_>],
+        mut running: Vec<Running>,
+    ) -> Result<Vec<(Status, usize)>, Fault> {
+        let device = &self.device;
+        let most_tiles = running.len().div_ceil(shape.tile) + 256;
+        let jobs = device.allocate(running.len() * Job::LEN)?;
+        let tiles = device.allocate(most_tiles * Tile::LEN)?;
+        let blocks = tiles_of(&running, shape.tile).len();
+        let workspace = device.allocate(blocks * shape.workspace)?;
+        let mut ended = vec![(Status::Damaged, 0); requests.len()];
+        // Every launch takes every chunk `STEPS` tokens further, or as much history.
+        let launches = |request: &&Request<'_>| {
+            let tokens = request.known.as_ref().map_or(request.raw_len, Vec::len) as u64;
+            tokens / STEPS + request.history.len() as u64 / (STEPS * LAID_PER_STEP) + 3
+        };
+        let mut left = requests.iter().map(launches).max().unwrap_or(0);
+        while !running.is_empty() {
+            left = left
+                .checked_sub(1)
+                .ok_or_else(|| Fault::Failed("the kernel does not come to an end".into()))?;
+            let all: Vec<u8> = running.iter().flat_map(|running| *running.job.bytes()).collect();
+            let now = tiles_of(&running, shape.tile);
+            let records: Vec<u8> = now.iter().flat_map(Tile::bytes).collect();
+            jobs.write(0, &all)?;
+            tiles.write(0, &records)?;
+            let arguments = [here.image.place(), jobs.place(), tiles.place(), workspace.place(), STEPS];
+            // There are fewer tiles than 2^32 chunks.
+            kernel.run(now.len() as u32, shape.threads() as u32, shape.shared, arguments)?;
+            let mut all = all;
+            jobs.read(0, &mut all)?;
+            for (running, bytes) in running.iter_mut().zip(all.as_chunks::<{ Job::LEN }>().0) {
+                running.job = Job::from_bytes(*bytes);
+                let status = running.job.status();
+                let status = status.ok_or_else(|| Fault::Failed("the kernel writes nonsense".into()))?;
+                ended[running.number] = (status, running.job.position());
+            }
+            running.retain(|running| ended[running.number].0 == Status::Running);
+        }
+        Ok(ended)
+    }
+}
+
+impl Loaded {
+    fn workspace_of_chunk(&self, tile: usize) -> usize {
+        self.kernels.get(&tile).map_or(0, |(shape, _)| shape.workspace.div_ceil(shape.tile))
+    }
+}
+
+/// How many of the chunks fit into `room` bytes, each with `more`; one at least.
+fn fitting(memory: &[Memory], room: usize, more: usize) -> usize {
+    let mut taken = 0usize;
+    let fits = memory.iter().take_while(|memory| {
+        taken = taken.saturating_add(memory.total() + more);
+        taken <= room
+    });
+    fits.count().max(1)
+}
+
+/// A chunk that has not ended.
+struct Running {
+    /// Its place in the batch, and its set of weights.
+    number: usize,
+    set: usize,
+    job: Job,
+}
+
+/// The chunks of a block, as the kernel takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    first: u32,
+    count: u32,
+    set: u32,
+}
+
+impl Tile {
+    const LEN: usize = 12;
+
+    fn bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        for (to, number) in bytes.as_chunks_mut::<4>().0.iter_mut().zip([self.first, self.count, self.set]) {
+            *to = number.to_le_bytes();
+        }
+        bytes
+    }
+}
+
+/// Runs of at most `size` chunks of one set.
+fn tiles_of(running: &[Running], size: usize) -> Vec<Tile> {
+    let mut tiles: Vec<Tile> = Vec::new();
+    for (i, chunk) in (0..).zip(running) {
+        let set = chunk.set as u32;
+        match tiles.last_mut() {
+            Some(tile) if tile.set == set && (tile.count as usize) < size => tile.count += 1,
+            _ => tiles.push(Tile { first: i, count: 1, set }),
+        }
+    }
+    tiles
+}
+
+/// What the kernel has written of a chunk.
+fn read_output(
+    request: &Request<'_>,
+    status: Status,
+    position: usize,
+    bytes: &[u8],
+) -> Result<Output, Fault> {
+    let short = || Fault::Failed("the kernel writes beyond a chunk".into());
+    match (status, &request.known) {
+        (Status::Done, None) => {
+            let tokens = bytes.get(..2 * position).ok_or_else(short)?.as_chunks().0;
+            Ok(Output::Tokens(tokens.iter().map(|&token| u16::from_le_bytes(token)).collect()))
+        }
+        (Status::Done, Some(_)) => {
+            let shares = bytes.get(..16 * position).ok_or_else(short)?.as_chunks::<8>().0.chunks_exact(2);
+            let share = |pair: &[[u8; 8]]| {
+                let (packed, total) = (u64::from_le_bytes(pair[0]), u64::from_le_bytes(pair[1]));
+                (Share { cum: packed & ((1 << 40) - 1), slot: packed >> 40 }, total)
+            };
+            Ok(Output::Shares(shares.map(share).collect()))
+        }
+        (Status::Damaged, _) => Ok(Output::Damaged),
+        (Status::Running, _) => Err(Fault::Failed("a chunk was left undecoded".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(sets: &[usize]) -> Vec<Running> {
+        let job = Job::from_bytes([0; Job::LEN]);
+        sets.iter().enumerate().map(|(number, &set)| Running { number, set, job: job.clone() }).collect()
+    }
+
+    #[test]
+    fn tiles_hold_chunks_of_one_set() {
+        let tile = |first, count, set| Tile { first, count, set };
+        assert_eq!(tiles_of(&running(&[0; 19]), 8), [tile(0, 8, 0), tile(8, 8, 0), tile(16, 3, 0)]);
+        assert_eq!(tiles_of(&running(&[0, 0, 2, 2, 2, 5]), 8), [tile(0, 2, 0), tile(2, 3, 2), tile(5, 1, 5)]);
+        assert!(tiles_of(&[], 8).is_empty());
+    }
+
+    #[test]
+    fn batches_fill_memory_and_hold_a_chunk_at_least() {
+        let memory = vec![Memory { input: 10, tables: 20, scratch: 30, output: 30 }; 10];
+        assert_eq!(fitting(&memory, 1000, 10), 10);
+        assert_eq!(fitting(&memory, 399, 10), 3);
+        assert_eq!(fitting(&memory, 0, 10), 1);
+    }
+}

@@ -1,0 +1,157 @@
+// From scores to a token (sections 7 and 9), by the warp of a lane.
+
+// A symbol's share of the range.
+struct Share {
+    u32 symbol;
+    u64 cum;
+    u32 slot;
+};
+
+// Adds what copy gates and c say to the scores.
+S3A_DEVICE void adjust(const Block &block, Lane &lane, int *z) {
+    const u32 thread = thread_of_warp();
+    // Input, gains of all layers, scores, biases of copy gates.
+    const int *steer = (const int *)lane.job.steer + WIDTH + LAYERS * FF;
+    const bool steered = S3A_STEER && lane.job.steered;
+    if (steered) {
+        for (u32 v = thread; v < VOCAB; v += 32) z[v] = clamp(z[v] + steer[v], -H_MAX, H_MAX);
+        __syncwarp();
+    }
+    if (S3A_COPY && thread == 0) {
+        const int *bias = steered ? steer + VOCAB : at<int>(block, block.set->copy_bias);
+        for (u32 slot = 0; slot < SLOTS; slot++) {
+            const u32 cls = lane.cls[slot];
+            if (cls > 0) {
+                int *place = z + lane.candidate[slot];
+                *place = clamp(*place + lane.gates[slot] + bias[slot * CLASSES + cls], -H_MAX, H_MAX);
+            }
+        }
+    }
+    __syncwarp();
+}
+
+// Symbols of a thread's part of the alphabet.
+#define PART_LEN ((VOCAB + 31) / 32)
+
+// Slots in place of the scores; the sum of those before the end of each thread's part.
+S3A_DEVICE u64 slots_of(int *z) {
+    const u32 thread = thread_of_warp();
+    int top = -0x7fffffff;
+    for (u32 v = thread; v < VOCAB; v += 32) top = z[v] > top ? z[v] : top;
+    top = warp_max(top);
+    // Every thread begins at another place of its part, so that they meet no bank of memory together.
+    const u32 first = thread * PART_LEN;
+    u32 place = thread % PART_LEN;
+    u64 sum = 0;
+    for (u32 i = 0; i < PART_LEN; i++) {
+        const u32 v = first + place;
+        if (v < VOCAB) {
+            const u32 slot = exp2neg(top - z[v], 7) + 1;
+            z[v] = (int)slot;
+            sum += slot;
+        }
+        place = place + 1 == PART_LEN ? 0 : place + 1;
+    }
+    __syncwarp();
+    return warp_sums(sum);
+}
+
+// The share that holds `target`, below the sum of all, or that of `symbol` if it is one.
+S3A_DEVICE Share share_of(const int *slots, u64 sums, u64 target, u32 symbol) {
+    const u32 thread = thread_of_warp();
+    const bool known = symbol < VOCAB;
+    const u32 ends = __ballot_sync(S3A_ALL, known ? (thread + 1) * PART_LEN > symbol : sums > target);
+    const u32 part = (u32)__ffs((int)ends) - 1;
+    const u64 before = __shfl_sync(S3A_ALL, sums, (part + 31) & 31);
+    Share share = {0, part ? before : 0, 0};
+    const u32 end = (part + 1) * PART_LEN < VOCAB ? (part + 1) * PART_LEN : VOCAB;
+    for (u32 first = part * PART_LEN; first < end; first += 32) {
+        const u32 v = first + thread;
+        const u32 slot = v < end ? (u32)slots[v] : 0;
+        const u32 upto = warp_sums(slot);
+        const u32 hit = __ballot_sync(S3A_ALL, known ? v == symbol : share.cum + upto > target);
+        if (hit) {
+            const u32 who = (u32)__ffs((int)hit) - 1;
+            share.symbol = first + who;
+            share.slot = __shfl_sync(S3A_ALL, slot, who);
+            share.cum += __shfl_sync(S3A_ALL, upto, who) - share.slot;
+            break;
+        }
+        share.cum += __shfl_sync(S3A_ALL, upto, 31);
+    }
+    return share;
+}
+
+// Bytes beyond the payload read as zero.
+S3A_DEVICE u64 next_byte(Lane &lane, u32 &taken) {
+    const u64 byte = taken < lane.job.payload_len ? ((const u8 *)lane.job.payload)[taken] : 0;
+    taken += taken < lane.job.payload_len;
+    return byte;
+}
+
+// One token of a lane: decoded, or the known one, whose share is written down.
+S3A_DEVICE void code_token(const Block &block, Lane &lane, int *z) {
+    const u32 thread = thread_of_warp();
+    adjust(block, lane, z);
+    const u64 sums = slots_of(z);
+    const u64 total = __shfl_sync(S3A_ALL, sums, 31);
+    const u32 position = lane.job.position;
+    const bool known = lane.job.known != UNKNOWN;
+    Share share;
+    u32 status = RUNNING;
+    if (known) {
+        const u32 symbol = ((const u16 *)lane.job.tokens)[position];
+        share = share_of(z, sums, 0, symbol);
+        if (thread == 0) {
+            u64 *out = (u64 *)lane.job.shares + 2 * (u64)position;
+            out[0] = share.cum | (u64)share.slot << 40;
+            out[1] = total;
+        }
+        status = position + 1 == lane.job.known ? DONE : RUNNING;
+    } else {
+        u64 code = lane.job.code, range = lane.job.range;
+        if (code >= range) {
+            __syncwarp();
+            if (thread == 0) {
+                lane.job.status = DAMAGED;
+                lane.running = 0;
+            }
+            __syncwarp();
+            return;
+        }
+        const u64 r = range / total;
+        u64 target = code / r;
+        target = target < total ? target : total - 1;
+        share = share_of(z, sums, target, UNKNOWN);
+        const u64 offset = share.cum * r;
+        code -= offset;
+        range = share.cum + share.slot == total ? range - offset : share.slot * r;
+        u32 taken = lane.job.taken;
+        while (range < 1ull << 56) {
+            code = code << 8 | next_byte(lane, taken);
+            range <<= 8;
+        }
+        const u32 bytes = lane.job.bytes + at<u8>(block, block.head->lengths)[share.symbol];
+        if (bytes == lane.job.raw_len) {
+            status = DONE;
+        } else if (bytes > lane.job.raw_len || position + 1 >= MAX_TOKENS) {
+            status = DAMAGED;
+        }
+        __syncwarp();
+        if (thread == 0) {
+            lane.job.code = code;
+            lane.job.range = range;
+            lane.job.taken = taken;
+            lane.job.bytes = bytes;
+            ((u16 *)lane.job.tokens)[position] = (u16)share.symbol;
+        }
+    }
+    __syncwarp();
+    if (thread == 0) {
+        lane.job.position = position + 1;
+        lane.job.status = status;
+        lane.running = status == RUNNING;
+    }
+    __syncwarp();
+    if (status == RUNNING) update(lane, (u16)share.symbol);
+}
