@@ -38,15 +38,19 @@ impl Inside {
     }
 }
 
+/// The compressors of the two: of no use without floats.
 #[cfg(feature = "train")]
-const NANO_COMPRESSOR: Option<&[u8]> = Some(include_bytes!("../../models/nano.compressor"));
+const COMPRESSORS: [Option<&[u8]>; 2] = [
+    Some(include_bytes!("../../models/default.compressor")),
+    Some(include_bytes!("../../models/nano.compressor")),
+];
 #[cfg(not(feature = "train"))]
-const NANO_COMPRESSOR: Option<&[u8]> = None;
+const COMPRESSORS: [Option<&[u8]>; 2] = [None, None];
 
 /// The models inside the binary, the default first.
 static INSIDE: [Inside; 2] = [
-    Inside::new(include_bytes!("../../models/default.safetensors"), None),
-    Inside::new(include_bytes!("../../models/nano.safetensors"), NANO_COMPRESSOR),
+    Inside::new(include_bytes!("../../models/default.safetensors"), COMPRESSORS[0]),
+    Inside::new(include_bytes!("../../models/nano.safetensors"), COMPRESSORS[1]),
 ];
 
 /// The model inside the binary with this fingerprint.
