@@ -6,10 +6,10 @@
 #   benches/million.sh [FOLDER [FILES]]
 #
 # The tree is made in FOLDER (a new one by default) and stays there if FOLDER is given. Needs GNU time,
-# python3, bc, mksquashfs, squashfuse or root for its mount, and a release build of s3a.
+# python3, bc, mksquashfs, squashfuse or root for its mount, and a release build of s3a (or S3A_BINARY).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-s3a=$PWD/target/release/s3a
+s3a=${S3A_BINARY:-$PWD/target/release/s3a}
 folder=${1:-$(mktemp -d)}
 files=${2:-1000000}
 [[ $# -gt 0 ]] || trap 'rm -rf "$folder"' EXIT

@@ -175,6 +175,8 @@ fn cases() -> Vec<(String, Until, Vec<u8>)> {
     );
     add("a group says more entries than it has", Open, group_with(|g| g.group.entry_count = 9));
     add("an entry of an unknown kind", Open, entries_bytes(|bytes| patch(bytes, kind_at(), 99)));
+    // Kind, mode of two bytes, user and group.
+    add("times of an unknown form", Open, entries_bytes(|bytes| patch(bytes, kind_at() + 5, 2)));
     add("a path of 2^40 bytes", Open, entries_bytes(|bytes| *bytes = entries_start(0, &[0, 1, 0, 1 << 40])));
     add(
         "a path that shares more than there is",
@@ -517,7 +519,7 @@ fn set_hash<'a>(file: &mut s3a::archive::Entry, content: impl Iterator<Item = &'
     let mut hasher = blake3::Hasher::new();
     content.for_each(|part| _ = hasher.update(part));
     if let Kind::File { hash, .. } = &mut file.kind {
-        hash.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        *hash = s3a::wire::entry::content_hash(hasher.finalize().as_bytes(), hasher.count());
     }
 }
 
@@ -538,7 +540,7 @@ fn patch(bytes: &mut [u8], at: usize, value: u8) {
 /// Entries with a file of this size and form.
 fn one_file(size: u64, form: u64, rest: &[u64]) -> Vec<u8> {
     let mut bytes = entries_start(0, &[0, 1, 0, 1]);
-    bytes.extend([b'f', 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend([b'f', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     [&[size, form], rest].concat().iter().for_each(|&number| put_varint(&mut bytes, number));
     bytes
 }
@@ -546,7 +548,7 @@ fn one_file(size: u64, form: u64, rest: &[u64]) -> Vec<u8> {
 /// Entries with a hardlink that counts so far back.
 fn one_link(back: u64) -> Vec<u8> {
     let mut bytes = entries_start(0, &[0, 1, 0, 1]);
-    bytes.extend([b'h', 3, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend([b'h', 3, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     put_varint(&mut bytes, back);
     bytes.push(0);
     bytes

@@ -160,6 +160,137 @@ fn paths_that_lead_out_or_mean_nothing_are_refused() {
     }
 }
 
+/// Names that look like a way out, an option, a pattern or a command to something, but are names: each comes out
+/// under the target as it is, and is shown without steering a terminal.
+#[test]
+fn names_that_only_look_dangerous_stay_names() {
+    let mut names: Vec<Vec<u8>> = [
+        // Not the two dots that lead up.
+        "...",
+        "....",
+        ".. ",
+        " ..",
+        "..\u{200b}",
+        "\u{200b}..",
+        "..\\",
+        "..\\..\\x",
+        "..%2f..%2fx",
+        "%2e%2e",
+        "..;",
+        "..:",
+        "\u{2025}",
+        "\u{ff0e}\u{ff0e}",
+        ".\u{301}.",
+        "\u{2024}\u{2024}",
+        "..\u{2215}x",
+        "..\u{ff0f}x",
+        // What other systems make of names.
+        "a\\b",
+        "C:",
+        "C:\\x",
+        "\\\\host\\share",
+        "CON",
+        "NUL",
+        "aux.txt",
+        "a.",
+        "a ",
+        "file:stream",
+        "DESKT~1",
+        // Blanks and lines.
+        " ",
+        "  ",
+        "\t",
+        "\n",
+        "\r",
+        "\r\n",
+        "a\nb",
+        "\u{a0}",
+        "\u{2028}",
+        "\u{85}",
+        // Options, patterns and commands.
+        "-",
+        "--",
+        "-rf",
+        "--help",
+        "-C",
+        "@file",
+        "~",
+        "~root",
+        "$HOME",
+        "${IFS}",
+        "`id`",
+        "$(id)",
+        ";id",
+        "|id",
+        "a&b",
+        ">x",
+        "*",
+        "?",
+        "[a-z]",
+        "{a,b}",
+        "!x",
+        "#",
+        "\"",
+        "'",
+        "%s%n",
+        "%00",
+        // What steers terminals, and what they draw otherwise than it is.
+        "\u{7f}",
+        "\u{1}",
+        "\u{1b}[2J",
+        "\u{1b}]0;x\u{7}",
+        "\u{9b}31m",
+        "\u{202e}exe.txt",
+        "\u{feff}a",
+        "e\u{301}",
+        "\u{e9}",
+        "\u{fb00}",
+        "\u{17f}",
+        "\u{130}",
+        "\u{1f4a9}",
+        "a\u{34f}b",
+        // Names with a meaning elsewhere.
+        ".s3a",
+        ".x.partial-0",
+        "lost+found",
+        ".git",
+        ".ssh",
+        ".bashrc",
+        "a/...",
+        "a/....b",
+        "a/ /b",
+    ]
+    .iter()
+    .map(|name| name.as_bytes().to_vec())
+    .collect();
+    // Bytes that are no UTF-8, an overlong dot and slash among them.
+    names.extend(
+        [&b"\xff"[..], b"\x80", b"\xc0\xae\xc0\xae", b"\xc0\xaf", b"\xe0\x80\xae", b"\xed\xa0\x80"]
+            .map(<[u8]>::to_vec),
+    );
+    names.extend([b'a', b'.', b' ', 0xff].map(|byte| vec![byte; 255]));
+    names.push([&b"d/".repeat(200)[..], b"deep"].concat());
+    assert!(names.len() >= 80, "{}", names.len());
+    for name in &names {
+        let place = Place::new();
+        let shown = String::from_utf8_lossy(name).into_owned();
+        assert_eq!(place.attack(&shown, &[file(name)], &["--force", "-v"]), [Some(0), Some(0)], "{shown:?}");
+        assert_eq!(fs::read(common::path(&place.target(), name)).unwrap(), b"evil", "{shown:?}");
+        let first = name.split(|&byte| byte == b'/').next().unwrap();
+        let made: Vec<_> =
+            fs::read_dir(place.target()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(made.iter().map(|name| name.as_encoded_bytes()).collect::<Vec<_>>(), [first], "{shown:?}");
+        let listed = expect_listed(&s3a(place.dir.path(), &["ls", "evil.s3a"]));
+        assert!(!listed.trim_end_matches('\n').chars().any(char::is_control), "{shown:?}: {listed:?}");
+    }
+    println!("{} names", names.len());
+}
+
+fn expect_listed(output: &std::process::Output) -> String {
+    expect(output, 0);
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
 #[test]
 fn contradictions_between_entries_are_refused() {
     let cases: Vec<(&str, Vec<Entry>)> = vec![

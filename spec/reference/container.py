@@ -162,6 +162,10 @@ class Entry:
         self.target, self.device, self.attributes = None, None, []
 
 
+def data_len(entry):
+    return sum(length for _, _, length in entry.extents)
+
+
 class Group:
     """Content of GROUP (section 6)."""
 
@@ -410,20 +414,16 @@ class Archive:
             require(entry.kind <= BLOCK, "%s: an unknown kind" % frame.name)
         for entry in entries:
             entry.mode = c.varint(0o7777)
-        for field, low, high in (("user", 0, 2**32 - 1), ("group", 0, 2**32 - 1), ("seconds", -2**63, 2**63 - 1)):
-            value = 0
-            for entry in entries:
-                value = signed(value + c.zigzag())
-                require(low <= value <= high, "%s: a %s is out of range" % (frame.name, field))
+        for field in ("user", "group"):
+            for entry, value in zip(entries, self.differences(c, len(entries))):
+                require(0 <= value < 2**32, "%s: a %s is out of range" % (frame.name, field))
                 setattr(entry, field, value)
-        for entry in entries:
-            entry.nanoseconds = c.u32()
-            require(entry.nanoseconds < 10**9, "%s: nanoseconds are out of range" % frame.name)
+        self.read_times(c, entries)
         files = [entry for entry in entries if entry.kind == FILE]
         self.read_files(c, files, group.first_raw, first_raw)
         for entry in files:
             if entry.extents and not (goes_on and entry is entries[-1]):
-                entry.hash = c.take(16)
+                entry.hash = c.take(16) if data_len(entry) >= 4096 else c.take(6) + bytes(10)
         if goes_on:
             require(entries and entries[-1].kind == FILE and entries[-1].extents,
                     "%s: no last file that could go on" % frame.name)
@@ -433,6 +433,23 @@ class Archive:
         self.read_attributes(c, entries)
         c.finish()
         self.entries += entries
+
+    def differences(self, c, count):
+        """Sums of zigzag differences (section 2.1)."""
+        value, values = 0, []
+        for _ in range(count):
+            value = signed(value + c.zigzag())
+            values.append(value)
+        return values
+
+    def read_times(self, c, entries):
+        form = c.u8()
+        require(form < 2, "%s: an unknown form of times" % c.what)
+        for entry, value in zip(entries, self.differences(c, len(entries))):
+            entry.seconds, entry.nanoseconds = divmod(value, 10**9) if form else (value, 0)
+        for entry in entries if form == 0 else ():
+            entry.nanoseconds = c.u32()
+            require(entry.nanoseconds < 10**9, "%s: nanoseconds are out of range" % c.what)
 
     def read_paths(self, c, entries):
         """Section 7.1."""
@@ -532,4 +549,5 @@ class Archive:
         for entry in self.entries:
             if entry.kind == FILE and entry.extents:
                 data = b"".join(raw[start:start + length] for _, start, length in entry.extents)
-                require(hash_bytes(data)[:16] == entry.hash, "the content of %r differs from its hash" % entry.path)
+                found = hash_bytes(data)[:16] if len(data) >= 4096 else hash_bytes(data)[:6] + bytes(10)
+                require(found == entry.hash, "the content of %r differs from its hash" % entry.path)

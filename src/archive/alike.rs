@@ -27,12 +27,15 @@ const MOST_FILES: usize = 256;
 const BACK: usize = 3;
 /// A small file's few samples count for less.
 const SMALL: usize = 8;
+/// A smaller file stays with its folder: what its neighbours could save is less than what its name and time
+/// cost among those of other folders.
+const SMALLEST: u64 = 1 << 10;
 
 /// Rearranges `order`, whose files have `size` bytes, among those of the `same` kind; `open` gives a
 /// file's content, if it can be read.
 pub(super) fn arrange<R: Read>(
     order: &mut [u32],
-    size: impl Fn(u32) -> u64,
+    size: impl Fn(u32) -> u64 + Sync,
     same: impl Fn(u32, u32) -> bool,
     open: impl Fn(u32) -> Option<R> + Sync,
     observer: &dyn Observer,
@@ -49,8 +52,10 @@ pub(super) fn arrange<R: Read>(
         };
         let len = rest.iter().take(STRETCH_FILES).take_while(fits).count().max(1);
         let (stretch, more) = rest.split_at_mut(len);
-        let sketches: Vec<Vec<u32>> =
-            stretch.par_iter().map(|&at| open(at).map_or_else(Vec::new, sample)).collect();
+        let sketches: Vec<Vec<u32>> = stretch
+            .par_iter()
+            .map(|&at| (if size(at) < SMALLEST { None } else { open(at) }).map_or_else(Vec::new, sample))
+            .collect();
         let chained: Vec<u32> = chain(&sketches).into_iter().map(|i| stretch[i]).collect();
         stretch.copy_from_slice(&chained);
         observer.advanced(chained.iter().map(|&at| size(at)).sum());

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::content::segments;
-use super::entry::{Entry, Extent, Kind};
+use super::entry::{Entry, Extent, Kind, content_hash};
 use super::events::{Observer, Warning};
 use super::scan::{self, Found, Tree, cmp_paths};
 use super::select::Selection;
@@ -183,7 +183,7 @@ fn same_content(
             })?;
             end = extent.file_offset + extent.len;
         }
-        Ok(is_zero(&file, end, size)? && hasher.finalize().as_bytes()[..16] == *hash)
+        Ok(is_zero(&file, end, size)? && content_hash(hasher.finalize().as_bytes(), hasher.count()) == *hash)
     };
     read().unwrap_or_else(|e| {
         observer.warning(Warning::new(&found.entry.path[..], format_args!("not compared: {e}")));

@@ -9,7 +9,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::entry::{Entry, Extent, Kind};
+use super::entry::{ContentHash, Entry, Extent, Kind, content_hash};
 use super::events::{Observer, Warning};
 use super::target::{Target, Temp};
 use crate::error::{Error, Result};
@@ -286,12 +286,12 @@ impl<'t, 'a> Filler<'t, 'a> {
             // A hole at the end.
             file.set_len(*size).map_err(io)?;
         }
-        let digest = if filling.hashed.is_some() {
-            filling.hasher.finalize()
+        let found = if filling.hashed.is_some() {
+            content_hash(filling.hasher.finalize().as_bytes(), filling.hasher.count())
         } else {
             hash_extents(&file, extents).map_err(io)?
         };
-        Ok((digest.as_bytes()[..16] == *hash).then_some(file))
+        Ok((found == *hash).then_some(file))
     }
 }
 
@@ -308,7 +308,7 @@ impl Filling {
 }
 
 /// Hashes what lies between the holes of a file.
-fn hash_extents(file: &File, extents: &[Extent]) -> std::io::Result<blake3::Hash> {
+fn hash_extents(file: &File, extents: &[Extent]) -> std::io::Result<ContentHash> {
     let mut hasher = blake3::Hasher::new();
     let mut buf = vec![0; 256 << 10];
     for extent in extents {
@@ -321,7 +321,7 @@ fn hash_extents(file: &File, extents: &[Extent]) -> std::io::Result<blake3::Hash
             left -= want as u64;
         }
     }
-    Ok(hasher.finalize())
+    Ok(content_hash(hasher.finalize().as_bytes(), hasher.count()))
 }
 
 impl Drop for Filler<'_, '_> {

@@ -33,6 +33,7 @@ pub mod partial;
 pub mod paths;
 pub mod reader;
 pub mod references;
+pub mod rescue;
 pub mod resume;
 pub mod salvage;
 pub mod scan;

@@ -17,7 +17,7 @@ use super::Archive;
 use super::alike;
 use super::clash::{Clash, Paths};
 use super::content::{Hashing, SegmentReader, Sizes, hash, segments};
-use super::entry::{ContentHash, EntryId, Kind, Timestamp};
+use super::entry::{ContentHash, EntryId, Kind, SHORT_DATA, Timestamp};
 use super::events::{Observer, Warning};
 use super::order::{extension, is_compressed, packing_order};
 use super::paths::{escape, split};
@@ -38,7 +38,8 @@ pub struct Packer {
 struct Written {
     by_inode: HashMap<(u64, u64), EntryId>,
     by_content: HashMap<(u64, [u8; 32]), EntryId>,
-    /// Files of earlier generations, of which the archive has half a hash.
+    /// Files of earlier generations, of which the archive has half a hash. Those with a short one are left
+    /// out: two contents with the same can be made.
     earlier: HashMap<(u64, ContentHash), EntryId>,
     earlier_sizes: HashSet<u64>,
 }
@@ -148,7 +149,7 @@ impl Packer {
             match &entry.kind {
                 Kind::File { size: size @ 1.., extents, hash } => {
                     let whole = extents.iter().map(|extent| extent.len).sum::<u64>() == *size;
-                    if whole {
+                    if whole && *size >= SHORT_DATA {
                         written.earlier.insert((*size, *hash), id);
                         written.earlier_sizes.insert(*size);
                     }

@@ -165,6 +165,11 @@ impl Archive {
         self.file.len()
     }
 
+    /// The largest chunk size that a group of the archive has.
+    pub fn largest_chunk(&self) -> Option<u32> {
+        self.layout.groups.iter().map(|group| group.group.chunk_size).max()
+    }
+
     /// Bytes of all chunks with their heads and checks.
     pub fn chunk_bytes(&self) -> u64 {
         self.layout.groups.iter().map(|group| u64::from(group.record.body_len)).sum()

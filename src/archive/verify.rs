@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::RecentChunks;
+use super::entry::content_hash;
 use super::events::Observer;
 use super::{Archive, ChunkId, ContentHash, EntryId, Extent, Kind};
 use crate::error::{Error, Result};
@@ -344,7 +345,7 @@ impl Hashing {
         for run in self.runs {
             if run.done == run.raw.end - run.raw.start {
                 hashed += run.files.len() as u64;
-                if run.hasher.finalize().as_bytes()[..16] != run.hash {
+                if content_hash(run.hasher.finalize().as_bytes(), run.done) != run.hash {
                     wrong.extend(run.files);
                 }
             }
@@ -393,9 +394,7 @@ impl Archive {
                 at += part.len() as u64;
             }
         }
-        let mut hash = [0; 16];
-        hash.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        Ok(hash)
+        Ok(content_hash(hasher.finalize().as_bytes(), hasher.count()))
     }
 }
 

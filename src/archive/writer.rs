@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use super::encode::{ChunkEncoder, Coded};
+use super::entry::content_hash;
 use super::events::Observer;
 use super::input::{Input, Stop};
 use super::resume::{Kept, Previous};
@@ -227,7 +228,7 @@ impl<W: Write> Writer<W> {
             self.write_group(true)?;
         }
         let (digest, warning) = input.finish();
-        known.hash.copy_from_slice(&digest[..16]);
+        known.hash = content_hash(&digest, len);
         let twice = if len > 0 { self.finish_file(&mut known, digest, len, group) } else { 0 };
         self.observer.advanced(size - len + twice);
         Ok((known, warning))

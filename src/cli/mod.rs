@@ -175,7 +175,7 @@ fn command(command: &Command, global: &Global, console: &Console) -> Result<Outc
         Command::Cat(args) => cat::run(args, console),
         Command::Info(args) => info::run(args, console),
         Command::Verify(args) => verify::run(args, console),
-        Command::Salvage(args) => salvage::run(args, console),
+        Command::Salvage(args) => salvage::run(args, global, console),
         Command::Umount(args) => umount::run(args),
         Command::Train(args) => train::run(args, global, console),
         Command::Model(args) => model::run(args),

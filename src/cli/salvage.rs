@@ -1,29 +1,48 @@
 //! `s3a salvage`: everything that is intact in a damaged archive.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::args::{Patterns, open_options};
+use super::args::{Global, Patterns, open_options};
 use super::console::Console;
+use super::output::human_bytes;
+use super::pack::{BUFFER, name_output};
 use super::unpack::How;
 use super::{Outcome, models};
 use crate::archive::events::{Observer, Warning};
 use crate::archive::extract::extract;
+use crate::archive::partial::Partial;
+use crate::archive::rescue::{self, rescue};
 use crate::archive::salvage::salvage;
+use crate::archive::{Archive, WriterOptions};
+use crate::codec::Models;
 use crate::error::{Error, Result};
 
-/// Unpack what is intact in a damaged archive, without its index
+/// Names in the partial file's name what it is; nothing goes on with it.
+const TAG: &str = "salvage";
+
+/// Recover what is intact in a damaged archive, without its index
+///
+/// Files of which a part is lost are named, and left out.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[arg(value_name = "ARCHIVE")]
     archive: PathBuf,
+    /// Write a new archive, with the models of the old one, instead of unpacking
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = [
+        "directory", "strip_components", "same_owner", "no_same_owner", "numeric_owner",
+        "preserve_permissions", "no_xattrs", "devices",
+    ])]
+    output: Option<PathBuf>,
     #[command(flatten)]
     how: How,
     #[command(flatten)]
     patterns: Patterns,
 }
 
-pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
+pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
     console.about(&args.archive);
     let file = File::open(&args.archive).map_err(|e| Error::io(&args.archive, e))?;
     let (mut archive, damages) = salvage(file, &args.archive, &open_options())?;
@@ -41,6 +60,11 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     }
     let found =
         models::for_reading(archive.models(), |index| archive.embedded_model(index), Some(&args.archive))?;
+    if let Some(output) = &args.output {
+        let new = writer_options(&archive, &found, global, console)?;
+        archive.set_models(found);
+        return to_archive(args, &archive, output, new, console);
+    }
     archive.set_models(found);
     let options = args.how.options(&args.patterns, &[], Some(archive.archive_len()))?;
     let target = args.how.target(&archive, &args.archive, ".salvaged")?;
@@ -60,5 +84,56 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
         }
         Err(e) => return Err(e),
     }
+    Ok(Outcome::Done)
+}
+
+/// A new archive is coded as the old one was: with its chunk size and the last of its models that is at hand.
+fn writer_options(
+    archive: &Archive,
+    found: &Models,
+    global: &Global,
+    console: &Console,
+) -> Result<WriterOptions> {
+    let last = found.loaded().last().map(|(number, model)| (number, Arc::clone(model)));
+    let mut embed = Vec::new();
+    if let Some((number, _)) = &last
+        && let Some(file) = archive.embedded_model(*number)?
+    {
+        embed.push((0, file.into()));
+    }
+    Ok(WriterOptions {
+        chunk_size: archive.largest_chunk().unwrap_or(WriterOptions::default().chunk_size),
+        threads: global.threads,
+        models: last.map_or_else(Models::none, |(_, model)| Models::one(model)),
+        embed,
+        observer: Arc::new(console.clone()),
+        ..WriterOptions::default()
+    })
+}
+
+fn to_archive(
+    args: &Args,
+    archive: &Archive,
+    output: &Path,
+    writer: WriterOptions,
+    console: &Console,
+) -> Result<Outcome> {
+    let limits = args.how.options(&args.patterns, &[], Some(archive.archive_len()))?;
+    let options = rescue::Options { selection: limits.selection, max_bytes: limits.max_bytes };
+    let (partial, file) = Partial::create(output, args.how.force, TAG)?;
+    let named = |e| name_output(e, output);
+    let out = BufWriter::with_capacity(BUFFER, file);
+    let (out, summary) = rescue(archive, out, &options, writer).map_err(named)?;
+    let file = out.into_inner().map_err(|e| Error::io(output, e.into_error()))?;
+    partial.commit(&file)?;
+    console.finish();
+    console.say(&format!(
+        "{}: {} entries, {} files, {}{}",
+        output.display(),
+        summary.entries,
+        summary.files,
+        human_bytes(summary.archive_len),
+        if summary.lost > 0 { format!("; {} entries are lost", summary.lost) } else { String::new() },
+    ));
     Ok(Outcome::Done)
 }

@@ -48,7 +48,7 @@ pub(crate) struct How {
     pub directory: Option<PathBuf>,
     /// Replace existing files
     #[arg(short, long)]
-    force: bool,
+    pub force: bool,
     /// Take this many leading components off each path
     #[arg(long, value_name = "N", default_value_t = 0)]
     strip_components: usize,

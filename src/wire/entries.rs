@@ -1,7 +1,7 @@
 //! The entries of a group, in columns (spec/format.md, section 7).
 //!
 //! Paths are front-coded against the entry before. Owners and times are differences to the entry
-//! before. Files follow in `files`; what only few entries have comes last.
+//! before: of entries from one folder, that is little. Files follow in `files`; what only few entries have comes last.
 
 use super::cursor::{Cursor, put_varint, put_zigzag};
 use super::entry::{ContentHash, Entry, EntryId, Kind, Timestamp};
@@ -45,8 +45,7 @@ impl Entries {
         self.entries.iter().for_each(|entry| put_varint(out, entry.mode.into()));
         write_deltas(self.entries.iter().map(|entry| entry.uid.into()), out);
         write_deltas(self.entries.iter().map(|entry| entry.gid.into()), out);
-        write_deltas(self.entries.iter().map(|entry| entry.mtime.secs), out);
-        self.entries.iter().for_each(|entry| out.extend(entry.mtime.nanos.to_le_bytes()));
+        write_times(&self.entries, out);
         write_files(&self.entries, &self.columns(base), out);
         self.write_rare(base, out);
     }
@@ -74,16 +73,7 @@ impl Entries {
         read_deltas(input, &mut entries, |entry, id| {
             u32::try_from(id).map(|id| entry.gid = id).map_err(|_| owner)
         })?;
-        read_deltas(input, &mut entries, |entry, secs| {
-            entry.mtime.secs = secs;
-            Ok(())
-        })?;
-        for entry in &mut entries {
-            entry.mtime.nanos = input.u32()?;
-            if entry.mtime.nanos >= 1_000_000_000 {
-                return Err(input.corrupt("a time has more than 999,999,999 nanoseconds"));
-            }
-        }
+        read_times(input, &mut entries)?;
         let mut frame = Self { salt, ended, open: flags & OPEN != 0, first_raw, entries };
         let columns = frame.columns(base);
         read_files(input, &mut frame.entries, &columns)?;
@@ -263,6 +253,55 @@ fn read_deltas(
     Ok(())
 }
 
+/// Seconds and nanoseconds in columns of their own.
+const TIMES_APART: u8 = 0;
+/// Nanoseconds since 1970 in one column.
+const TIMES_JOINED: u8 = 1;
+const SECOND: i64 = 1_000_000_000;
+
+/// Times of files that were written one after another are near each other down to the nanoseconds. Whole
+/// seconds, and what 64 bits do not hold, go apart.
+fn write_times(entries: &[Entry], out: &mut Vec<u8>) {
+    let joined = |entry: &Entry| {
+        entry.mtime.secs.checked_mul(SECOND).and_then(|nanos| nanos.checked_add(entry.mtime.nanos.into()))
+    };
+    let broken = entries.iter().filter(|entry| entry.mtime.nanos != 0).count();
+    let times: Option<Vec<i64>> =
+        if broken * 2 > entries.len() { entries.iter().map(joined).collect() } else { None };
+    if let Some(times) = times {
+        out.push(TIMES_JOINED);
+        write_deltas(times.into_iter(), out);
+    } else {
+        out.push(TIMES_APART);
+        write_deltas(entries.iter().map(|entry| entry.mtime.secs), out);
+        entries.iter().for_each(|entry| out.extend(entry.mtime.nanos.to_le_bytes()));
+    }
+}
+
+fn read_times(input: &mut Cursor<'_>, entries: &mut [Entry]) -> Result<()> {
+    match input.u8()? {
+        TIMES_APART => {
+            read_deltas(input, entries, |entry, secs| {
+                entry.mtime.secs = secs;
+                Ok(())
+            })?;
+            for entry in entries {
+                entry.mtime.nanos = input.u32()?;
+                if i64::from(entry.mtime.nanos) >= SECOND {
+                    return Err(input.corrupt("a time has more than 999,999,999 nanoseconds"));
+                }
+            }
+            Ok(())
+        }
+        TIMES_JOINED => read_deltas(input, entries, |entry, nanos| {
+            let (secs, nanos) = (nanos.div_euclid(SECOND), nanos.rem_euclid(SECOND) as u32);
+            entry.mtime = Timestamp { secs, nanos };
+            Ok(())
+        }),
+        _ => Err(input.corrupt("times have an unknown form")),
+    }
+}
+
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
@@ -271,4 +310,43 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 fn get_bytes(input: &mut Cursor<'_>, max: usize, rule: &'static str) -> Result<Vec<u8>> {
     let len = input.bounded_len(max, rule)?;
     Ok(input.bytes(len)?.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(times: &[(i64, u32)]) -> Vec<Entry> {
+        let entry = |&(secs, nanos): &(i64, u32)| Entry {
+            path: vec![],
+            kind: Kind::Fifo,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp { secs, nanos },
+            xattrs: vec![],
+        };
+        times.iter().map(entry).collect()
+    }
+
+    #[test]
+    fn times_come_back_in_either_form() {
+        for (times, form) in [
+            (&[][..], TIMES_APART),
+            (&[(1_700_000_000, 0), (1_700_000_001, 0), (5, 7)], TIMES_APART),
+            (&[(1_700_000_000, 5), (1_700_000_000, 999_999_999), (-1, 1), (0, 0)], TIMES_JOINED),
+            (&[(i64::MAX, 999_999_999), (i64::MIN, 1)], TIMES_APART),
+            (&[(9_223_372_036, 854_775_807), (-9_223_372_036, 1)], TIMES_JOINED),
+            (&[(9_223_372_036, 854_775_808), (1, 1)], TIMES_APART),
+        ] {
+            let (entries, mut bytes) = (at(times), Vec::new());
+            write_times(&entries, &mut bytes);
+            assert_eq!(bytes[0], form, "{times:?}");
+            let mut read = at(&vec![(0, 0); times.len()]);
+            let mut input = Cursor::inside(&bytes, 0);
+            read_times(&mut input, &mut read).unwrap();
+            input.finish().unwrap();
+            assert_eq!(read, entries);
+        }
+    }
 }

@@ -11,8 +11,26 @@ pub struct EntryId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChunkId(pub u32);
 
-/// First 16 bytes of the BLAKE3 of a file's content.
+/// First 16 bytes of the BLAKE3 of a file's content; of short content the first 6, and zeros.
 pub type ContentHash = [u8; 16];
+
+/// Data of fewer bytes have a short hash: its checks are no longer than a small part of what they check.
+pub const SHORT_DATA: u64 = 4096;
+/// Bytes of a short hash.
+pub const SHORT_HASH: usize = 6;
+
+/// The hash of data of `len` bytes whose BLAKE3 is `digest`.
+pub fn content_hash(digest: &[u8; 32], len: u64) -> ContentHash {
+    let mut hash = [0; 16];
+    let kept = hash_len(len);
+    hash[..kept].copy_from_slice(&digest[..kept]);
+    hash
+}
+
+/// Bytes of the hash of data of `len` bytes that are stored; the rest is zeros.
+pub fn hash_len(len: u64) -> usize {
+    if len < SHORT_DATA { SHORT_HASH } else { 16 }
+}
 
 /// One file system object.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! one zero. Raw offsets are differences to that place.
 
 use super::cursor::{Cursor, put_varint, put_zigzag};
-use super::entry::{ContentHash, Entry, Extent, Kind};
+use super::entry::{ContentHash, Entry, Extent, Kind, content_hash, hash_len};
 use super::limits;
 use crate::error::Result;
 
@@ -23,9 +23,7 @@ pub struct FileColumns {
 
 /// Hash of a file without data: nothing is stored for it.
 pub fn empty_hash() -> ContentHash {
-    let mut hash = [0; 16];
-    hash.copy_from_slice(&blake3::hash(&[]).as_bytes()[..16]);
-    hash
+    content_hash(blake3::hash(&[]).as_bytes(), 0)
 }
 
 /// Follows where the next file's data is expected.
@@ -58,6 +56,11 @@ fn files(entries: &[Entry]) -> impl Iterator<Item = (u64, &[Extent], &ContentHas
     })
 }
 
+/// Bytes of a file that are no holes.
+fn data_len(extents: &[Extent]) -> u64 {
+    extents.iter().fold(0, |sum, extent| sum.saturating_add(extent.len))
+}
+
 pub fn write_files(entries: &[Entry], columns: &FileColumns, out: &mut Vec<u8>) {
     files(entries).for_each(|(size, _, _)| put_varint(out, size));
     let mut explicit = Vec::new();
@@ -84,7 +87,9 @@ pub fn write_files(entries: &[Entry], columns: &FileColumns, out: &mut Vec<u8>) 
     if columns.open {
         hashes.pop();
     }
-    hashes.iter().for_each(|(_, _, hash)| out.extend_from_slice(&hash[..]));
+    for (_, extents, hash) in hashes {
+        out.extend_from_slice(&hash[..hash_len(data_len(extents))]);
+    }
 }
 
 pub fn read_files(input: &mut Cursor<'_>, entries: &mut [Entry], columns: &FileColumns) -> Result<()> {
@@ -144,7 +149,8 @@ fn read_hashes(input: &mut Cursor<'_>, entries: &mut [Entry], open: bool) -> Res
             } else if open && i == last {
                 open_seen = true;
             } else {
-                *hash = input.array()?;
+                let kept = hash_len(data_len(extents));
+                hash[..kept].copy_from_slice(input.bytes(kept)?);
             }
         }
     }
@@ -172,7 +178,11 @@ mod tests {
             .iter()
             .map(|&(file_offset, raw_offset, len)| Extent { file_offset, raw_offset, len })
             .collect();
-        let hash = if extents.is_empty() { empty_hash() } else { [path.len() as u8; 16] };
+        let hash = if extents.is_empty() {
+            empty_hash()
+        } else {
+            content_hash(&[path.len() as u8; 32], data_len(&extents))
+        };
         entry(path, Kind::File { size, extents, hash })
     }
 
@@ -195,6 +205,8 @@ mod tests {
                 file("dir/sparse", 1 << 40, &[(4096, 1150, 20), (1 << 30, 1170, 20)]),
                 file("dir/hole", 1 << 20, &[]),
                 file("dir/next", 10, &[(0, 1190, 10)]),
+                file("dir/longer", 5000, &[(0, 1200, 2000), (3000, 3200, 2000)]),
+                file("dir/long", 5000, &[(0, 5200, 4096)]),
                 entry("dir/link", Kind::Symlink { target: b"../x\xff".to_vec() }),
                 entry("dir/same", Kind::Hardlink { target: EntryId(42) }),
                 entry("tty", Kind::CharDevice { major: 5, minor: 1 }),
@@ -220,6 +232,20 @@ mod tests {
     }
 
     #[test]
+    fn short_files_have_short_hashes_and_near_times_few_bytes() {
+        let entries = (0..100u32)
+            .map(|i| {
+                let mut entry = file(&format!("d/{i:02}"), 300, &[(0, 1050 + u64::from(i) * 300, 300)]);
+                entry.mtime.nanos = 1000 * i + 1;
+                entry
+            })
+            .collect();
+        let bytes = written(&Entries { entries, ..sample() });
+        // A hash of six bytes, a time of two, a size of two, and nine for the path and the rest.
+        assert!(bytes.len() < 100 * 19 + 60, "{}", bytes.len());
+    }
+
+    #[test]
     fn an_open_file_has_no_hash_yet() {
         let mut open = Entries { open: true, ..sample() };
         open.entries.truncate(2);
@@ -241,7 +267,7 @@ mod tests {
         assert!(
             matches!(&read.entries[5].kind, Kind::File { extents, .. } if extents[0].raw_offset == 50_007)
         );
-        assert!(matches!(read.entries[10].kind, Kind::Hardlink { target: EntryId(142) }));
+        assert!(matches!(read.entries[12].kind, Kind::Hardlink { target: EntryId(142) }));
     }
 
     #[test]
