@@ -19,10 +19,11 @@ use crate::wire::limits;
 /// Shingles that a sketch of a full chunk of mixed text has about, and has at most.
 const SAMPLES: u64 = 512;
 const MOST_SAMPLES: usize = 1024;
-/// Shared samples, of those not covered yet, that make a chunk worth naming.
-const LEAST_SHARED: u32 = 16;
-/// Samples that naming a key must cover to make up for what its other text disturbs.
-const DISTURBANCE: u32 = 12;
+/// Shared samples, of those not covered yet, that make a chunk worth naming, and samples that naming a key
+/// must cover to make up for what its other text disturbs. Where keys name no others (depth 1), fewer and
+/// better ones give the same size and less to decode (docs/references.md).
+const LEAST_SHARED: [u32; 2] = [24, 16];
+const DISTURBANCE: [u32; 2] = [20, 12];
 /// What a key must gain beyond what it loses.
 const LEAST_GAIN: i64 = 16;
 /// Comparisons of samples per sample: shingles that are in too many chunks are left out.
@@ -57,6 +58,11 @@ impl Similar {
     pub fn for_options(refs: u8, depth: u8, chunk_size: u32) -> Option<Arc<dyn References>> {
         let window = REF_BYTES / chunk_size.max(1);
         (refs > 0 && depth > 0).then(|| Arc::new(Self::new(refs.into(), depth, chunk_size, window)) as _)
+    }
+
+    /// The one of two values that holds for depth 1, or the one for more.
+    fn of_depth(&self, [one, more]: [u32; 2]) -> u32 {
+        if self.depth == 1 { one } else { more }
     }
 }
 
@@ -199,13 +205,13 @@ impl<'a> Planner<'a> {
 
     /// What naming a key that covers `count` is worth to a chunk, over what it names now.
     fn worth(&self, at: usize, count: u32) -> u32 {
-        if count < LEAST_SHARED {
+        if count < self.similar.of_depth(LEAST_SHARED) {
             return 0;
         }
         let named = &self.chunks[at].named;
         match named.iter().map(|(_, count)| *count).min() {
             Some(least) if named.len() >= self.similar.refs => count.saturating_sub(least),
-            _ => count - DISTURBANCE,
+            _ => count - self.similar.of_depth(DISTURBANCE),
         }
     }
 
@@ -333,7 +339,7 @@ impl<'a> Planner<'a> {
             .iter()
             .copied()
             .max_by_key(|&other| (counts[other], Reverse(self.chunks[other].depth), other));
-        let best = best.filter(|&other| counts[other] >= LEAST_SHARED);
+        let best = best.filter(|&other| counts[other] >= self.similar.of_depth(LEAST_SHARED));
         for other in others {
             counts[other] = 0;
         }
