@@ -20,10 +20,13 @@ use crate::wire::limits;
 const SAMPLES: u64 = 512;
 const MOST_SAMPLES: usize = 1024;
 /// Shared samples, of those not covered yet, that make a chunk worth naming, and samples that naming a key
-/// must cover to make up for what its other text disturbs. Where keys name no others (depth 1), fewer and
-/// better ones give the same size and less to decode (docs/references.md).
+/// must cover to make up for what its other text disturbs: for large chunks where keys name no others
+/// (depth 1), and otherwise. There, fewer and better ones give the same size and less to decode
+/// (docs/references.md).
 const LEAST_SHARED: [u32; 2] = [24, 16];
 const DISTURBANCE: [u32; 2] = [20, 12];
+/// Large chunks have so many bytes.
+const LARGE: u32 = 16 << 10;
 /// What a key must gain beyond what it loses.
 const LEAST_GAIN: i64 = 16;
 /// Comparisons of samples per sample: shingles that are in too many chunks are left out.
@@ -40,6 +43,8 @@ pub struct Similar {
     window: usize,
     /// One of so many shingles is sampled.
     rate: u64,
+    /// Few and good references are better than many.
+    few: bool,
 }
 
 impl Similar {
@@ -51,6 +56,7 @@ impl Similar {
             depth: depth.min(limits::REF_DEPTH),
             window: window as usize,
             rate: (u64::from(chunk_size) / SAMPLES).max(1),
+            few: depth == 1 && chunk_size >= LARGE,
         }
     }
 
@@ -60,9 +66,9 @@ impl Similar {
         (refs > 0 && depth > 0).then(|| Arc::new(Self::new(refs.into(), depth, chunk_size, window)) as _)
     }
 
-    /// The one of two values that holds for depth 1, or the one for more.
-    fn of_depth(&self, [one, more]: [u32; 2]) -> u32 {
-        if self.depth == 1 { one } else { more }
+    /// The bound that holds here.
+    fn bound(&self, [few, many]: [u32; 2]) -> u32 {
+        if self.few { few } else { many }
     }
 }
 
@@ -205,13 +211,13 @@ impl<'a> Planner<'a> {
 
     /// What naming a key that covers `count` is worth to a chunk, over what it names now.
     fn worth(&self, at: usize, count: u32) -> u32 {
-        if count < self.similar.of_depth(LEAST_SHARED) {
+        if count < self.similar.bound(LEAST_SHARED) {
             return 0;
         }
         let named = &self.chunks[at].named;
         match named.iter().map(|(_, count)| *count).min() {
             Some(least) if named.len() >= self.similar.refs => count.saturating_sub(least),
-            _ => count - self.similar.of_depth(DISTURBANCE),
+            _ => count - self.similar.bound(DISTURBANCE),
         }
     }
 
@@ -339,7 +345,7 @@ impl<'a> Planner<'a> {
             .iter()
             .copied()
             .max_by_key(|&other| (counts[other], Reverse(self.chunks[other].depth), other));
-        let best = best.filter(|&other| counts[other] >= self.similar.of_depth(LEAST_SHARED));
+        let best = best.filter(|&other| counts[other] >= self.similar.bound(LEAST_SHARED));
         for other in others {
             counts[other] = 0;
         }
