@@ -17,7 +17,6 @@ pub struct Fake {
     raw: Vec<u8>,
     chunk_len: usize,
     slow: Duration,
-    bulk: usize,
     decodes: Mutex<Vec<u32>>,
     batches: Mutex<Vec<usize>>,
     damaged: Mutex<HashSet<u32>>,
@@ -40,17 +39,11 @@ impl Fake {
             raw,
             chunk_len,
             slow: Duration::ZERO,
-            bulk: 0,
             decodes: Mutex::new(vec![0; count]),
             batches: Mutex::default(),
             damaged: Mutex::default(),
             panics: Mutex::default(),
         }
-    }
-
-    /// As with a device that takes so many chunks at once.
-    pub fn bulk(self, bulk: usize) -> Self {
-        Self { bulk, ..self }
     }
 
     /// Makes each decode take some milliseconds.
@@ -119,10 +112,6 @@ impl Source for Fake {
         }
         let unit = self.chunk_len as u64;
         (raw_offset / unit) as u32..end.div_ceil(unit) as u32
-    }
-
-    fn bulk(&self, chunks: usize) -> usize {
-        if chunks >= self.bulk { self.bulk } else { 0 }
     }
 
     fn decode(&self, ids: &[ChunkId], _known: &dyn ChunkCache) -> Vec<Result<Arc<[u8]>>> {

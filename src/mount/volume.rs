@@ -275,21 +275,6 @@ mod tests {
     }
 
     #[test]
-    fn a_device_gets_whole_windows_and_single_reads_do_without() {
-        let fake = Arc::new(Fake::new(vec![file("f", 0, 4_000_000)], 4_000_000, 1000).bulk(500));
-        let volume = volume(fake.clone(), "workers=4");
-        let handle = volume.open(Ino(2)).unwrap();
-        for step in 0..2000 {
-            read(&volume, Ino(2), handle, step * 1000, 1000).unwrap();
-        }
-        settle(&fake);
-        let batches = fake.batches();
-        assert!(batches.iter().any(|&len| len == 500), "{batches:?}");
-        assert!(batches.iter().all(|&len| len <= 500) && batches[0] <= 2, "{batches:?}");
-        assert!(fake.decodes().iter().all(|&count| count <= 1));
-    }
-
-    #[test]
     fn what_was_to_be_decoded_for_a_closed_file_is_given_up() {
         let fake = Arc::new(Fake::new(vec![file("f", 0, 1_000_000)], 1_000_000, 1000).slow(50));
         let volume = volume(fake.clone(), "workers=1,readahead=900k");
