@@ -43,6 +43,7 @@ fn every_flipped_bit_is_found() {
         bytes[at] ^= 1 << (bit % 8);
         on_disk.write_all_at(&bytes[at..=at], at as u64).unwrap();
     }
+    println!("{} flipped bits", bytes.len() * 8);
 }
 
 #[test]
@@ -55,6 +56,7 @@ fn every_prefix_is_refused_and_salvage_gives_intact_files_only() {
             check_salvaged(archive, &sample);
         }
     }
+    println!("{} prefixes", sample.bytes.len());
 }
 
 #[test]

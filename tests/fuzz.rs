@@ -1,6 +1,6 @@
-//! Runs the bodies of the fuzz targets on their seeds, on what once failed, and on random and mutated
-//! inputs; the same ones for the same seed. Libraries of `fuzz/` do more of it, where there is a nightly
-//! toolchain.
+//! Runs the bodies of the fuzz targets on their seeds, on the corpora that libFuzzer has left, on what once
+//! failed, and on random and mutated inputs; the same ones for the same seed. `fuzz/run.sh` does more of it,
+//! guided by coverage, where there is a nightly toolchain.
 //!
 //! `S3A_FUZZ_RUNS=1000000 S3A_FUZZ_SEED=7 cargo test --release --test fuzz -- --nocapture` does more here.
 
@@ -82,22 +82,43 @@ fn run(target: &Target, input: &[u8]) {
 
 fn fuzz(name: &str, runs: u64) {
     let target = TARGETS.iter().find(|target| target.name == name).unwrap();
-    let (start, seeds) = (Instant::now(), (target.seeds)());
+    let (start, mut seeds) = (Instant::now(), (target.seeds)());
+    seeds.extend(kept("corpus", name));
     for seed in &seeds {
         run(target, seed);
     }
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/regressions").join(name);
-    let mut regressions = 0;
-    for entry in std::fs::read_dir(kept).into_iter().flatten() {
-        run(target, &std::fs::read(entry.unwrap().path()).unwrap());
-        regressions += 1;
-    }
+    let regressions = kept("regressions", name);
+    regressions.iter().for_each(|input| run(target, input));
     let mut draw = Draw(number("S3A_FUZZ_SEED", 1));
     let runs = number("S3A_FUZZ_RUNS", runs);
     for _ in 0..runs {
         run(target, &draw.input(&seeds));
     }
-    println!("{name}: {runs} inputs, {regressions} regressions, {:?}", start.elapsed());
+    let (seeds, regressions) = (seeds.len(), regressions.len());
+    println!("{name}: {runs} inputs, {seeds} seeds, {regressions} regressions, {:?}", start.elapsed());
+}
+
+/// Inputs that libFuzzer found to lead far, or that once failed; in the order of their names.
+fn kept(kind: &str, name: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(name);
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+}
+
+/// Writes the seeds of every target out, for libFuzzer to begin with: `fuzz/run.sh` calls it.
+#[test]
+#[ignore = "writes files to the folder in S3A_FUZZ_SEEDS"]
+fn seeds_are_written_out() {
+    let folder = std::path::PathBuf::from(std::env::var_os("S3A_FUZZ_SEEDS").unwrap());
+    for target in &TARGETS {
+        let folder = folder.join(target.name);
+        std::fs::create_dir_all(&folder).unwrap();
+        for seed in (target.seeds)() {
+            std::fs::write(folder.join(&blake3::hash(&seed).to_hex()[..16]), seed).unwrap();
+        }
+    }
 }
 
 macro_rules! targets {

@@ -106,6 +106,9 @@ impl Forged {
     }
 }
 
+/// What a case is called, and what it changes.
+type Case<T> = (&'static str, fn(&mut T));
+
 /// What each case is called, and its file.
 fn cases() -> Vec<(String, Vec<u8>)> {
     let mut cases: Vec<(String, Vec<u8>)> = Vec::new();
@@ -116,7 +119,7 @@ fn cases() -> Vec<(String, Vec<u8>)> {
     };
 
     // The file as a whole.
-    let whole: [(&str, fn(&mut Vec<u8>)); 12] = [
+    let whole: [Case<Vec<u8>>; 12] = [
         ("an empty file", |file| file.clear()),
         ("a file of seven bytes", |file| file.truncate(7)),
         ("a file that ends in its header", |file| file.truncate(100)),
@@ -137,7 +140,7 @@ fn cases() -> Vec<(String, Vec<u8>)> {
     }
 
     // Where tensors lie.
-    let places: [(&str, fn(&mut Value)); 9] = [
+    let places: [Case<Value>; 9] = [
         ("tensors that overlap", |header| header["head.weight"]["data_offsets"] = json!([0, 4096])),
         ("a tensor beyond the file", |header| {
             header["vocab.lengths"]["data_offsets"] = json!([20_738, u64::MAX]);
@@ -176,7 +179,7 @@ fn cases() -> Vec<(String, Vec<u8>)> {
         let config = forged.config.as_mut().unwrap();
         *config = config.replacen('{', "{\"width\":16,", 1);
     });
-    let fields: [(&str, fn(&mut Value)); 32] = [
+    let fields: [Case<Value>; 32] = [
         ("another format", |config| config["format"] = json!("t5")),
         ("arithmetic of the future", |config| config["numerics"] = json!(2)),
         ("a name that leads elsewhere", |config| config["name"] = json!("../../etc/passwd")),
@@ -217,7 +220,7 @@ fn cases() -> Vec<(String, Vec<u8>)> {
     for (name, change) in fields {
         add(name, &|forged| forged.config(change));
     }
-    let shifts: [(&str, fn(&mut Value)); 7] = [
+    let shifts: [Case<Value>; 7] = [
         ("no shifts", |config| config["shifts"] = json!({})),
         ("a shift of 32", |config| config["shifts"]["head"]["shift"] = json!(32)),
         ("a shift of -1", |config| config["shifts"]["head"]["pre"] = json!(-1)),

@@ -158,6 +158,7 @@ fn paths_that_lead_out_or_mean_nothing_are_refused() {
             place.attack(&name, &[folder(b"a"), kind], &["--force"]);
         }
     }
+    println!("{} paths as file, folder and link, each in two ways", paths.len());
 }
 
 /// Names that look like a way out, an option, a pattern or a command to something, but are names: each comes out
@@ -314,13 +315,16 @@ fn contradictions_between_entries_are_refused() {
         ("hardlink through a link", vec![link(b"a", b".."), file(b"f"), hard(b"a/canary/new", 1)]),
         ("hardlink over a link", vec![file(b"f"), link(b"a", b"../canary/secret"), hard(b"a", 0)]),
     ];
+    let mut count = 0;
     for (name, entries) in cases {
         let place = Place::new();
         for code in place.attack(name, &entries, &[]) {
             assert!(matches!(code, Some(3 | 5)), "{name}: {code:?}");
         }
         Place::new().attack(name, &entries, &["--force"]);
+        count += 1;
     }
+    println!("{count} contradictions");
 }
 
 #[test]
@@ -354,6 +358,7 @@ fn links_that_are_planted_in_the_target_are_not_followed() {
         vec![folder(b"a"), folder(b"a/inner")],
         vec![entry(b"a", Kind::Fifo)],
     ];
+    println!("{} planted links under {} attacks, each in two ways", plants.len(), attacks.len());
     for (name, plant) in plants {
         for (number, entries) in attacks.iter().enumerate() {
             for flags in [&[][..], &["--force"]] {

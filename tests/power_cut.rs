@@ -128,7 +128,7 @@ const VARIANTS: usize = 7;
 fn content(synced: &[u8], pending: &[Event], whole: &[u8], variant: usize) -> Vec<u8> {
     let mut now = synced.to_vec();
     let writes = pending.iter().filter(|event| matches!(event, Event::Write { .. })).count();
-    let mut nth = 0;
+    let mut nth = 0usize;
     for event in pending {
         match *event {
             Event::Write { at, len } => {
@@ -145,7 +145,7 @@ fn content(synced: &[u8], pending: &[Event], whole: &[u8], variant: usize) -> Ve
                     // The length alone.
                     2 => from..from,
                     3 => {
-                        if nth % 2 == 0 {
+                        if nth.is_multiple_of(2) {
                             from..to
                         } else {
                             from..from
@@ -169,7 +169,7 @@ fn content(synced: &[u8], pending: &[Event], whole: &[u8], variant: usize) -> Ve
                     _ => {
                         // Some blocks.
                         for block in (from / 512)..to.div_ceil(512) {
-                            if noise(block as u64, 1)[0] % 2 == 0 {
+                            if noise(block as u64, 1)[0].is_multiple_of(2) {
                                 let part = from.max(block * 512)..to.min(block * 512 + 512);
                                 now[part.clone()].copy_from_slice(&whole[part]);
                             }

@@ -6,6 +6,8 @@
 //! error, never fewer: the kernel would take a short answer for the end of the file.
 
 mod cache;
+#[cfg(test)]
+mod cache_tests;
 mod content;
 mod daemon;
 #[cfg(test)]
@@ -19,6 +21,7 @@ mod pool;
 mod prefetch;
 mod session;
 mod source;
+mod sync;
 mod view;
 mod volume;
 

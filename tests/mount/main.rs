@@ -6,3 +6,4 @@ mod common;
 mod contents;
 mod life;
 mod place;
+mod soak;
