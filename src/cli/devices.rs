@@ -29,6 +29,7 @@ struct Gpu {
 
 #[derive(Serialize)]
 #[serde(untagged)]
+#[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "nothing is found without the backend"))]
 enum State {
     Usable { name: String, arch: String, multiprocessors: u32, memory: u64 },
     Refused { refused: String },
