@@ -23,6 +23,7 @@ pub mod prior;
 pub mod quantise;
 pub mod random;
 pub mod run;
+mod sizes;
 pub mod t5;
 pub mod vocabulary;
 

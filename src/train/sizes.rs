@@ -1,0 +1,159 @@
+//! Sizes of a decompressor, and what follows from them.
+
+use super::ops::attention::Dims;
+use super::ops::loss::CLASSES;
+use crate::model::config::{Activation, Config};
+use serde::{Deserialize, Serialize};
+
+/// Sizes of a decompressor (spec/numerics.md, section 11).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetConfig {
+    pub vocab: usize,
+    pub width: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_size: usize,
+    pub ff: usize,
+    pub window: usize,
+    /// Match orders, one slot each, and those whose second candidate has a slot too.
+    pub orders: Vec<u8>,
+    pub seconds: Vec<u8>,
+    /// Hashed n-gram tables: order and binary logarithm of the rows.
+    pub ngrams: Vec<(u8, u8)>,
+    pub copy: bool,
+    /// The learned sequence that steers the network, if it has one.
+    #[serde(default)]
+    pub steering: Option<Steering>,
+}
+
+/// Sizes of the learned sequence c.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steering {
+    /// Symbols of the alphabet.
+    pub symbols: usize,
+    /// Longest c.
+    pub max: usize,
+    /// Sets of weights: one for an empty c, the others for the first symbol to choose from.
+    #[serde(default = "one")]
+    pub experts: usize,
+    /// Whether symbols have rows that steer.
+    #[serde(default = "yes")]
+    pub rows: bool,
+    /// Layers of an encoder of c, to which the decoder attends, and their feed-forward width; 0 for none.
+    #[serde(default)]
+    pub layers: usize,
+    #[serde(default)]
+    pub ff: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl NetConfig {
+    /// The sizes of a model, if it is one that can be trained here.
+    pub fn of_model(c: &Config) -> crate::Result<Self> {
+        c.require(!c.crosses(), "a model with an encoder cannot be trained on")?;
+        c.require(c.activation == Activation::Relu2, "a model of another activation cannot be trained on")?;
+        c.require(c.window > 0, "a model without window cannot be trained on")?;
+        Ok(Self {
+            vocab: c.vocab,
+            width: c.width,
+            layers: c.layers,
+            heads: c.heads,
+            kv_heads: c.kv_heads,
+            head_size: c.head_size,
+            ff: c.ff,
+            window: c.window,
+            orders: c.orders.clone(),
+            seconds: c.seconds.clone(),
+            ngrams: c.ngrams.clone(),
+            copy: c.copy,
+            steering: c.latent.as_ref().map(|l| Steering {
+                symbols: l.symbols,
+                max: l.max,
+                experts: l.experts,
+                rows: l.steer,
+                layers: 0,
+                ff: 0,
+            }),
+        })
+    }
+
+    /// Layers of the encoder of c.
+    pub fn encoder_layers(&self) -> usize {
+        self.steering.map_or(0, |steering| steering.layers)
+    }
+
+    /// Multiply-adds per token in matrix products and attention (full window and c).
+    pub fn macs_per_token(&self) -> usize {
+        let inner = self.heads * self.head_size;
+        let qkv = (self.heads + 2 * self.kv_heads) * self.head_size;
+        let cross = match self.steering {
+            Some(s) if s.layers > 0 => 2 * inner * (self.width + s.max),
+            _ => 0,
+        };
+        let layer = self.width * (qkv + inner + 2 * self.ff) + 2 * self.window * inner + cross;
+        self.layers * layer + self.width * (self.vocab + self.gates())
+    }
+
+    /// What the names of each set of weights begin with, as in the model file.
+    pub fn sets(&self) -> Vec<String> {
+        let experts = self.steering.map_or(1, |steering| steering.experts);
+        (0..experts).map(|e| if e == 0 { String::new() } else { format!("expert.{e}.") }).collect()
+    }
+
+    /// Rows that are summed for one position.
+    pub fn rows_per_position(&self) -> usize {
+        1 + 2 * self.slots() + self.ngrams.len()
+    }
+
+    /// Match slots.
+    pub fn slots(&self) -> usize {
+        self.orders.len() + self.seconds.len()
+    }
+
+    /// Copy gates, one per slot, if there are any.
+    pub fn gates(&self) -> usize {
+        if self.copy { self.slots() } else { 0 }
+    }
+
+    /// First row of each table in the embedding tensor, and the number of all rows.
+    pub fn tables(&self) -> Tables {
+        let matches = self.vocab + 1;
+        let classes = matches + self.slots() * self.vocab;
+        let mut end = classes + self.slots() * CLASSES;
+        let mut ngrams = Vec::new();
+        for &(_, bits) in &self.ngrams {
+            ngrams.push(end);
+            end += 1 << bits;
+        }
+        Tables { matches, classes, ngrams, rows: end }
+    }
+
+    /// Sizes of the attention over sequences of `len` positions.
+    pub fn dims(&self, len: usize) -> Dims {
+        Dims {
+            len,
+            d: self.width,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_size: self.head_size,
+            window: self.window,
+        }
+    }
+}
+
+/// Where the embedding tables stand in the embedding tensor.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    pub matches: usize,
+    pub classes: usize,
+    pub ngrams: Vec<usize>,
+    pub rows: usize,
+}
