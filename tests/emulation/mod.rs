@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// Flags of the compiler and variables of the process with which reads and writes out of bounds, and overflows,
 /// end a test; `None` where the compiler has no sanitizers.
@@ -22,13 +23,20 @@ pub fn sanitized() -> Option<Vec<(&'static str, String)>> {
 }
 
 /// The folder with both libraries, for `S3A_CUDA_PATH`; `None` without a C++ compiler.
+///
+/// Built once in a process: another test may be loading them.
 pub fn libraries() -> Option<PathBuf> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(build).clone()
+}
+
+fn build() -> Option<PathBuf> {
     let has = Command::new("c++").arg("--version").output().is_ok_and(|output| output.status.success());
     if !has {
         return None;
     }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulation");
-    // Tests run beside each other, so each process has its own.
+    // Test programs may run beside each other, so each process has its own.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("emulation-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     for (file, library) in [("driver.cpp", "libcuda.so.1"), ("nvrtc.cpp", "libnvrtc.so")] {
