@@ -9,7 +9,7 @@ use super::args::open_options;
 use super::output::hex;
 use crate::archive::Archive;
 use crate::archive::paths::escape;
-use crate::codec::neural::{Compressor, Neural};
+use crate::codec::neural::{Compressor, Neural, Search};
 use crate::codec::{ChunkModel, Models, device};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -29,8 +29,7 @@ pub(crate) struct Chosen {
 }
 
 /// The models for a new archive: of those named the first that is at hand, none if none is named.
-/// For each chunk `effort` learned sequences are tried beside the empty one.
-pub(crate) fn for_packing(names: &[&str], embed: bool, effort: u16) -> Result<Chosen> {
+pub(crate) fn for_packing(names: &[&str], embed: bool, search: Search) -> Result<Chosen> {
     let alone = Chosen { models: Models::none(), embed: Vec::new(), missing: None, zstd_alone: true };
     let Some((&first, others)) = names.split_first().filter(|(first, _)| **first != NO_MODEL) else {
         return Ok(alone);
@@ -48,8 +47,8 @@ pub(crate) fn for_packing(names: &[&str], embed: bool, effort: u16) -> Result<Ch
         }
     };
     let embed = if embed { vec![(0, registry::file_bytes(&found)?.into())] } else { Vec::new() };
-    let compressor = if effort > 0 { compressor(&found)? } else { None };
-    let model = Neural::new(found.model).searching(compressor, effort.into()).offloading(device::chosen());
+    let compressor = if search.effort > 0 { compressor(&found)? } else { None };
+    let model = Neural::new(found.model).searching(compressor, search).offloading(device::chosen());
     Ok(Chosen { models: Models::one(Arc::new(model)), embed, missing, zstd_alone: false })
 }
 
@@ -61,7 +60,7 @@ pub(crate) fn for_appending(
     path: &Path,
 ) -> Result<Chosen> {
     let (None, Some((number, wanted))) = (name, archive.models().iter().enumerate().next_back()) else {
-        return for_packing(&[name.unwrap_or(NO_MODEL)], embed, 1);
+        return for_packing(&[name.unwrap_or(NO_MODEL)], embed, 1_usize.into());
     };
     let found = for_reading(archive.models(), |index| archive.embedded_model(index), Some(path))?;
     let model = u8::try_from(number).ok().and_then(|number| found.get(number)).cloned();

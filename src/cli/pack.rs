@@ -17,6 +17,7 @@ use crate::archive::pack::Packer;
 use crate::archive::partial::Partial;
 use crate::archive::resume::Previous;
 use crate::archive::{Similar, Stats, WriterOptions};
+use crate::codec::neural::Search;
 use crate::error::{Error, Result};
 
 /// Bytes that are collected before they are written.
@@ -61,6 +62,9 @@ pub(crate) struct Args {
     /// compressor if it is at hand, otherwise the likeliest symbols
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=4096))]
     effort: Option<u16>,
+    /// Most symbols of a learned sequence; longer ones are cut
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
+    max_symbols: Option<u16>,
     /// Do not decode each chunk again to check it
     #[arg(long)]
     no_check: bool,
@@ -103,7 +107,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     }
     let level = levels::level(args.level);
     let names = args.model.as_deref().map_or(level.models.to_vec(), |name| vec![name]);
-    let chosen = models::for_packing(&names, args.embed_model, args.effort.unwrap_or(level.effort))?;
+    let mut search = Search::from(usize::from(args.effort.unwrap_or(level.effort)));
+    search.longest = args.max_symbols.map_or(usize::MAX, usize::from);
+    let chosen = models::for_packing(&names, args.embed_model, search)?;
     if let Some(missing) = &chosen.missing {
         console.say(missing);
     }

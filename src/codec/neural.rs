@@ -61,8 +61,23 @@ pub struct Neural {
     /// Where many chunks go first.
     offload: Option<Arc<Offload>>,
     compressor: Option<Arc<dyn Compressor>>,
+    search: Search,
+}
+
+/// How hard a short coding of a chunk is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Search {
     /// Candidates for c that are tried, beside the empty one.
-    effort: usize,
+    pub effort: usize,
+    /// Most symbols of a candidate; longer ones are cut.
+    pub longest: usize,
+}
+
+impl From<usize> for Search {
+    /// So many candidates of any length.
+    fn from(effort: usize) -> Self {
+        Self { effort, longest: usize::MAX }
+    }
 }
 
 impl Neural {
@@ -72,7 +87,7 @@ impl Neural {
     }
 
     pub fn with_backend(model: Arc<Model>, backend: Backend) -> Self {
-        Self { model, backend, offload: None, compressor: None, effort: 0 }
+        Self { model, backend, offload: None, compressor: None, search: 0.into() }
     }
 
     /// Lets a device have the work that it is faster at, if it can run the model.
@@ -81,26 +96,32 @@ impl Neural {
         self
     }
 
-    /// Tries so many candidates for c when a chunk is encoded, beside the empty one: those of a
-    /// compressor if there is one, then the symbols that the prior holds likely.
-    pub fn searching(mut self, compressor: Option<Arc<dyn Compressor>>, effort: usize) -> Self {
-        (self.compressor, self.effort) = (compressor, effort);
+    /// Tries candidates for c when a chunk is encoded, beside the empty one: those of a compressor if
+    /// there is one, then the symbols that the prior holds likely.
+    pub fn searching(
+        mut self,
+        compressor: Option<Arc<dyn Compressor>>,
+        search: impl Into<Search>,
+    ) -> Self {
+        (self.compressor, self.search) = (compressor, search.into());
         self
     }
 
     /// What is tried for a chunk: first the empty c.
     pub(super) fn candidates(&self, raw: &[u8]) -> Vec<Vec<u16>> {
         let mut all = vec![vec![]];
-        if self.effort == 0 || self.model.config().latent.is_none() {
+        let Search { effort, longest } = self.search;
+        if effort == 0 || longest == 0 || self.model.config().latent.is_none() {
             return all;
         }
         let written = self
             .compressor
             .as_ref()
-            .map(|compressor| compressor.candidates(&self.model.vocabulary().tokenise(raw), self.effort));
+            .map(|compressor| compressor.candidates(&self.model.vocabulary().tokenise(raw), effort));
         // A compressor that is sure of itself writes fewer than it is asked for.
-        for c in written.into_iter().flatten().chain(latent::likely(&self.model, self.effort)) {
-            if all.len() <= self.effort && !all.contains(&c) {
+        for mut c in written.into_iter().flatten().chain(latent::likely(&self.model, effort)) {
+            c.truncate(longest);
+            if all.len() <= effort && !all.contains(&c) {
                 all.push(c);
             }
         }
@@ -177,12 +198,12 @@ impl Neural {
 
 impl std::fmt::Debug for Neural {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { model, backend, effort, .. } = self;
+        let Self { model, backend, search, .. } = self;
         let name = &model.config().name;
         f.debug_struct("Neural")
             .field("model", name)
             .field("backend", backend)
-            .field("effort", effort)
+            .field("search", search)
             .finish()
     }
 }

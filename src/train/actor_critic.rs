@@ -54,6 +54,14 @@ fn one() -> usize {
 }
 
 impl PairConfig {
+    /// Symbols that stand for kinds of text at first, and those that stand for what the kinds leave. Kinds
+    /// that had the same weights would be no kinds.
+    pub fn kinds(&self) -> (usize, usize) {
+        let (symbols, max) = (self.compressor.symbols, self.compressor.max);
+        let kinds = if self.experts > 1 { symbols.min(self.experts - 1) } else { symbols };
+        (kinds, if max > 1 { symbols - kinds } else { 0 })
+    }
+
     /// Whether C is told what to write in a step.
     pub fn is_told(&self, step: usize) -> bool {
         step < self.reproduce + self.imitate
@@ -179,7 +187,10 @@ impl Pair {
         let (vocab, symbols, max) =
             (config.compressor.vocab, config.compressor.symbols, config.compressor.max);
         let (Some(clusters), Some(prior)) =
-            (Clusters::from_centres(vocab, get("centres")?), Prior::from_counts(symbols, max, get("prior")?))
+            (
+            Clusters::from_centres(vocab, config.kinds().0, get("centres")?),
+            Prior::from_counts(symbols, max, get("prior")?),
+        )
         else {
             candle_core::bail!("the checkpoint is of another pair");
         };
@@ -220,10 +231,11 @@ impl Pair {
             let loss = if step < self.config.reproduce {
                 self.compressor.reproduce(&memory, &excerpts)?
             } else {
-                let kinds: Vec<_> = mixed.iter().map(|&(_, kind)| vec![kind]).collect();
-                self.imitate(&memory, &kinds)?
+                let max = self.config.compressor.max;
+                let told = mixed.iter().map(|(tokens, kind)| self.clusters.describe(tokens, *kind, max));
+                self.imitate(&memory, &told.collect::<Vec<_>>())?
             };
-            let cs = if empty { vec![] } else { batch.kinds.iter().map(|&kind| vec![kind]).collect() };
+            let cs = if empty { vec![] } else { self.told(batch) };
             return self.supervised(net, batch, cs, loss, factor, learn);
         }
         if empty {
@@ -238,6 +250,16 @@ impl Pair {
     /// Whether the next step is one in which D learns without c, so that it stays good without one.
     pub fn draw_empty(&mut self) -> bool {
         f64::from(self.random.uniform()) < self.config.empty
+    }
+
+    /// The c of each sequence that its tokens tell, cut to a length by chance: any length is to be good.
+    fn told(&mut self, batch: &Batch) -> Vec<Vec<u16>> {
+        let max = self.config.compressor.max;
+        let chunks = batch.chunks.iter().zip(&batch.kinds);
+        let len = |random: &mut Random| if max > 1 { 1 + random.below(max) } else { 1 };
+        chunks
+            .map(|(tokens, &kind)| self.clusters.describe(tokens, kind, len(&mut self.random)))
+            .collect()
     }
 
     fn supervised(
@@ -260,7 +282,8 @@ impl Pair {
         self.prior.count(&cs);
         let bits = self.prior.bits();
         let c_bits = mean(cs.iter().map(|c| bits(c).iter().sum::<f64>()));
-        Ok(Told { c_bits, c_len: 1.0, residual_bits: residual, entropy, ..Told::NOTHING })
+        let c_len = mean(cs.iter().map(|c| c.len() as f64));
+        Ok(Told { c_bits, c_len, residual_bits: residual, entropy, ..Told::NOTHING })
     }
 
     /// Cross-entropy of the actor against given sequences.

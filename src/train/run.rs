@@ -160,10 +160,7 @@ impl Run {
                 let texts = texts(corpus, featuriser, KIND_TEXTS, head.seed)?;
                 let texts: Vec<&[u32]> = texts.iter().map(|text| text.as_slice()).collect();
                 let mut random = Random::new(head.seed);
-                // Kinds that had the same weights would be no kinds.
-                let symbols = config.compressor.symbols;
-                let kinds = if config.experts > 1 { symbols.min(config.experts - 1) } else { symbols };
-                let clusters = Clusters::find(&texts, head.net.vocab, kinds, &mut random);
+                let clusters = Clusters::find(&texts, head.net.vocab, config.kinds(), &mut random);
                 Some(Pair::new(config, clusters, head.seed, device).map_err(failed)?)
             }
             None => None,

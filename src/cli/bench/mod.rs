@@ -114,7 +114,7 @@ fn setups(args: &Args, global: &Global, console: &Console) -> Result<Vec<Setup>>
             args.models.iter().map(|name| vec![name.as_str()]).collect()
         };
         for names in named {
-            let chosen = models::for_packing(&names, false, level.effort)?;
+            let chosen = models::for_packing(&names, false, usize::from(level.effort).into())?;
             if let Some(missing) = &chosen.missing {
                 console.say(missing);
             }
