@@ -98,11 +98,7 @@ impl Neural {
 
     /// Tries candidates for c when a chunk is encoded, beside the empty one: those of a compressor if
     /// there is one, then the symbols that the prior holds likely.
-    pub fn searching(
-        mut self,
-        compressor: Option<Arc<dyn Compressor>>,
-        search: impl Into<Search>,
-    ) -> Self {
+    pub fn searching(mut self, compressor: Option<Arc<dyn Compressor>>, search: impl Into<Search>) -> Self {
         (self.compressor, self.search) = (compressor, search.into());
         self
     }

@@ -186,12 +186,10 @@ impl Pair {
         };
         let (vocab, symbols, max) =
             (config.compressor.vocab, config.compressor.symbols, config.compressor.max);
-        let (Some(clusters), Some(prior)) =
-            (
+        let (Some(clusters), Some(prior)) = (
             Clusters::from_centres(vocab, config.kinds().0, get("centres")?),
             Prior::from_counts(symbols, max, get("prior")?),
-        )
-        else {
+        ) else {
             candle_core::bail!("the checkpoint is of another pair");
         };
         let mut pair = Self::new(config, clusters, seed ^ (step as u64) << 32, device)?;
@@ -235,7 +233,8 @@ impl Pair {
                 let told = mixed.iter().map(|(tokens, kind)| self.clusters.describe(tokens, *kind, max));
                 self.imitate(&memory, &told.collect::<Vec<_>>())?
             };
-            let cs = if empty { vec![] } else { self.told(batch) };
+            let late = 2 * (before - step) <= self.config.imitate;
+            let cs = if empty { vec![] } else { self.told(batch, late)? };
             return self.supervised(net, batch, cs, loss, factor, learn);
         }
         if empty {
@@ -253,13 +252,25 @@ impl Pair {
     }
 
     /// The c of each sequence that its tokens tell, cut to a length by chance: any length is to be good.
-    fn told(&mut self, batch: &Batch) -> Vec<Vec<u16>> {
+    ///
+    /// `late` in the second stage half of the steps have what C draws after the kind: what an excerpt
+    /// tells of the finer symbols is little, and D is to rely on them no more than they can be relied on.
+    fn told(&mut self, batch: &Batch, late: bool) -> Result<Vec<Vec<u16>>> {
         let max = self.config.compressor.max;
-        let chunks = batch.chunks.iter().zip(&batch.kinds);
-        let len = |random: &mut Random| if max > 1 { 1 + random.below(max) } else { 1 };
-        chunks
-            .map(|(tokens, &kind)| self.clusters.describe(tokens, kind, len(&mut self.random)))
-            .collect()
+        let drawn = if late && max > 1 && self.random.below(2) == 0 {
+            let memory = self.compressor.read(&self.excerpts(batch))?;
+            self.compressor.write(&memory, Some(&mut self.random))?
+        } else {
+            vec![]
+        };
+        let mut c = |(place, (tokens, &kind)): (usize, (&Arc<Vec<u32>>, &u16))| {
+            let len = if max > 1 { 1 + self.random.below(max) } else { 1 };
+            match drawn.get(place).filter(|drawn| !drawn.is_empty()) {
+                Some(drawn) => [&[kind], &drawn[1..drawn.len().min(len).max(1)]].concat(),
+                None => self.clusters.describe(tokens, kind, len),
+            }
+        };
+        Ok(batch.chunks.iter().zip(&batch.kinds).enumerate().map(&mut c).collect())
     }
 
     fn supervised(

@@ -82,12 +82,7 @@ fn k_means(points: &[Sparse], vocab: usize, count: usize, random: &mut Random) -
 
 impl Clusters {
     /// `kinds` kinds of the texts, each given as its tokens, and `finer` centres of what these leave.
-    pub fn find(
-        texts: &[&[u32]],
-        vocab: usize,
-        (kinds, finer): (usize, usize),
-        random: &mut Random,
-    ) -> Self {
+    pub fn find(texts: &[&[u32]], vocab: usize, (kinds, finer): (usize, usize), random: &mut Random) -> Self {
         let mut points: Vec<_> = texts.iter().map(|tokens| features(tokens)).collect();
         let mut centres = k_means(&points, vocab, kinds, random);
         if finer > 0 {
