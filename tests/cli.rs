@@ -342,6 +342,21 @@ fn levels_set_what_options_do_not() {
 }
 
 #[test]
+fn a_model_is_shown_with_its_sizes_and_its_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let shown = s3a(dir.path(), &["model", "info", "nano", "--json"]);
+    expect(&shown, 0);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!((&shown["config"]["layers"], &shown["config"]["width"]), (&2.into(), &64.into()));
+    // In products 106,944, in attention 2 layers of 2 times 128 positions of 64 values.
+    assert_eq!(shown["macs_per_token"], 139_712);
+    assert!(shown["config"]["training"]["seed"].is_u64());
+    let text = s3a(dir.path(), &["model", "info", "nano"]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains("sets of weights 9"));
+    expect(&s3a(dir.path(), &["model", "info", "no-such-model"]), 5);
+}
+
+#[test]
 fn a_level_whose_model_is_not_at_hand_says_what_it_takes_instead() {
     let dir = packed();
     let models = String::from_utf8(s3a(dir.path(), &["model", "ls"]).stdout).unwrap();

@@ -35,17 +35,21 @@ const LEVELS: [Level; 9] = {
         arrange: false,
     };
     let dense = Level { arrange: true, references: 8, depth: 4, zstd: 19, ..fast };
-    let small = Level { models: &["default"], references: 0, dictionary: 0, ..dense };
+    // Chunks of 8 KiB that look back on others are smaller than ones of 16 KiB that stand alone, and a read
+    // decodes hardly more bytes (docs/references.md).
+    let small =
+        Level { models: &["default"], chunk_size: 8 << 10, references: 4, depth: 2, dictionary: 0, ..dense };
+    let large = Level { chunk_size: 32 << 10, references: 8, depth: 4, ..small };
     [
         fast,
         Level { zstd: 9, references: 4, depth: 2, ..dense },
         dense,
         Level { models: &["nano", "default"], ..small },
         small,
-        Level { references: 2, depth: 1, ..small },
-        Level { references: 4, depth: 2, ..small },
-        Level { references: 8, effort: 4, ..small },
-        Level { models: &["base", "default"], references: 8, effort: 8, ..small },
+        Level { chunk_size: 16 << 10, ..small },
+        large,
+        Level { effort: 4, ..large },
+        Level { models: &["base", "default"], chunk_size: 64 << 10, effort: 8, ..large },
     ]
 };
 

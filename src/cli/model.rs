@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use super::output::{Out, human_bytes};
 use super::{Outcome, models};
 use crate::archive::paths::escape;
 use crate::error::Result;
+use crate::model::config::Config;
 
 /// Show the models at hand, or import one
 #[derive(Debug, clap::Args)]
@@ -69,19 +72,54 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
             }
         }
         Command::Info { name, json } => {
-            let model = models::by_name(name)?;
+            let (model, config) = models::by_name(name)?;
             if *json {
-                out.json(&model)?;
+                out.json(&Whole { macs_per_token: config.macs_per_token(), model, config })?;
             } else {
                 out.line(format_args!("name        {}", escape(model.name.as_bytes())))?;
                 out.line(format_args!("fingerprint {}", model.fingerprint))?;
                 out.line(format_args!("size        {}", human_bytes(model.bytes)))?;
                 out.line(format_args!("origin      {}", model.origin))?;
+                describe(&config, &mut out)?;
             }
         }
     }
     out.finish()?;
     Ok(Outcome::Done)
+}
+
+/// A model with its architecture and how it was trained.
+#[derive(Debug, Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    model: models::Shown,
+    macs_per_token: usize,
+    config: Config,
+}
+
+fn describe(c: &Config, out: &mut Out) -> Result<()> {
+    let list = |orders: &[u8]| orders.iter().map(u8::to_string).collect::<Vec<_>>().join(" ");
+    let window = if c.window == 0 { "no window".to_owned() } else { format!("window {}", c.window) };
+    out.line(format_args!(
+        "network     layers {}, width {}, heads {} of {}, of keys and values {}, feed-forward {}, {window}",
+        c.layers, c.width, c.heads, c.head_size, c.kv_heads, c.ff
+    ))?;
+    out.line(format_args!(
+        "input       tokens {}, match orders {}, second followers of {}, n-gram tables of {}",
+        c.vocab,
+        list(&c.orders),
+        list(&c.seconds),
+        list(&c.ngrams.iter().map(|table| table.0).collect::<Vec<_>>())
+    ))?;
+    match &c.latent {
+        None => out.line(format_args!("c           none"))?,
+        Some(l) => out.line(format_args!(
+            "c           {} symbols, at most {} of them; sets of weights {}, rows that steer {}, layers of an encoder {}",
+            l.symbols, l.max, l.experts, if l.steer { "yes" } else { "no" }, l.layers
+        ))?,
+    }
+    out.line(format_args!("work        {} multiply-adds a token", c.macs_per_token()))?;
+    out.line(format_args!("training    {}", escape(c.training.to_string().as_bytes())))
 }
 
 #[cfg(feature = "train")]

@@ -13,6 +13,7 @@ use crate::codec::neural::{Compressor, Neural, Search};
 use crate::codec::{ChunkModel, Models, device};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::config::Config;
 use crate::model::registry::{self, Found};
 use crate::wire::models::ModelRef;
 
@@ -150,7 +151,8 @@ pub(crate) fn list() -> Result<Vec<Shown>> {
     registry::known(None).iter().map(Shown::of).collect()
 }
 
-/// The model that the user names.
-pub(crate) fn by_name(name: &str) -> Result<Shown> {
-    Shown::of(&registry::by_name(name)?)
+/// The model that the user names, and what is in it.
+pub(crate) fn by_name(name: &str) -> Result<(Shown, Config)> {
+    let found = registry::by_name(name)?;
+    Ok((Shown::of(&found)?, found.model.config().clone()))
 }

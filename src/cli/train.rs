@@ -47,6 +47,9 @@ pub(crate) struct Args {
     /// Attention heads of a layer
     #[arg(long, default_value_t = 4)]
     heads: usize,
+    /// Heads of keys and values that they share
+    #[arg(long, default_value_t = 1)]
+    kv_heads: usize,
     /// Width of the feed-forward
     #[arg(long, default_value_t = 384)]
     ff: usize,
@@ -143,7 +146,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         width: args.width,
         layers: args.layers,
         heads: args.heads,
-        kv_heads: 1,
+        kv_heads: args.kv_heads,
         head_size: 32,
         ff: args.ff,
         window: args.window,
