@@ -84,6 +84,11 @@ impl Device for Cuda {
         self.device.name().to_owned()
     }
 
+    fn prepare(&self, model: &Arc<Model>, chunks: usize) -> Result<(), String> {
+        let ready = self.load(&mut self.turn(), model, self.tile(chunks)).map(|_| ());
+        ready.map_err(|fault| fault.to_string())
+    }
+
     fn run(&self, model: &Arc<Model>, requests: &[Request<'_>]) -> Result<Vec<Output>, String> {
         let mut loaded = self.turn();
         self.all(&mut loaded, model, requests).map_err(|fault| fault.to_string())
@@ -96,6 +101,12 @@ impl Cuda {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Chunks of a block, for so many.
+    fn tile(&self, chunks: usize) -> usize {
+        let wide = chunks >= 2 * TILE * self.device.processors() as usize;
+        if wide { TILE } else { SMALL_TILE }
+    }
+
     fn all(
         &self,
         loaded: &mut HashMap<[u8; 32], Loaded>,
@@ -103,8 +114,7 @@ impl Cuda {
         requests: &[Request<'_>],
     ) -> Result<Vec<Output>, Fault> {
         let config = model.config();
-        let wide = requests.len() >= 2 * TILE * self.device.processors() as usize;
-        let tile = if wide { TILE } else { SMALL_TILE };
+        let tile = self.tile(requests.len());
         let model_here = self.load(loaded, model, tile)?;
         // Chunks of one expert stand together, and those that take about as long.
         let mut order: Vec<usize> = (0..requests.len()).collect();

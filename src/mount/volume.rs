@@ -152,7 +152,7 @@ impl Volume {
 
     fn decode_ahead(&self, ids: Vec<ChunkId>, wanted: std::sync::Weak<()>) {
         let share = ids.len().div_ceil(self.pool.workers()).max(SHARE);
-        let share = share.max(self.view.source().bulk(ids.len()));
+        let share = share.max(self.view.source().bulk(ids.len(), self.pool.workers()));
         for ids in ids.chunks(share) {
             self.pool.decode_ahead(&self.cache, ids.to_vec(), wanted.clone());
         }
@@ -164,8 +164,10 @@ impl Volume {
         let room = self.cache.capacity() / 4 / self.chunk;
         let source = self.view.source();
         let there = room.min(source.chunk_count().into());
-        let bulk = source.bulk(usize::try_from(there).unwrap_or(usize::MAX)) as u64;
-        let asked = self.readahead.map_or(WINDOW.max(bulk), |bytes| bytes.div_ceil(self.chunk));
+        let bulk = source.bulk(usize::try_from(there).unwrap_or(usize::MAX), self.pool.workers()) as u64;
+        // A device has one batch waiting while it does another: half of the window is asked for at a time.
+        let wanted = WINDOW.max(bulk.saturating_mul(2));
+        let asked = self.readahead.map_or(wanted, |bytes| bytes.div_ceil(self.chunk));
         let most = asked.min(room);
         if bulk > 0 {
             // A device takes as long for few chunks as for many.
