@@ -78,6 +78,12 @@ impl Costs {
         }
     }
 
+    /// Those of `S3A_DEVICE_COSTS`, if it is set.
+    pub fn given() -> Result<Option<Self>> {
+        let text = std::env::var("S3A_DEVICE_COSTS").ok().filter(|text| !text.is_empty());
+        text.map(|text| Self::parse(&text)).transpose()
+    }
+
     /// Reads `ALONE,BESIDE,STEP,SHARE,START`, the fields in their order.
     pub fn parse(text: &str) -> Result<Self> {
         let numbers: Option<Vec<u64>> = text.split(',').map(|number| number.trim().parse().ok()).collect();
@@ -130,22 +136,57 @@ impl Costs {
         };
         *rate = (*rate - *rate / 4).saturating_add(seen / 4).max(1);
     }
+}
 
-    /// Takes note of what the device took for a batch: the larger of the two parts is put right more.
-    pub fn device_took(&mut self, work: Work, nanos: u64) {
-        let (steps, shares) = self.parts(work);
-        let (a, b) = (steps as f64, shares as f64);
-        let both = a * a + b * b;
-        if both == 0.0 {
+/// What batches on a device took, for the two rates of its costs: least squares of relative errors, in which the past
+/// fades, and which stay near the guess where batches do not tell the two apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Fit {
+    guess: Costs,
+    /// Sums over batches: squares and products of the two parts as guessed, and the parts themselves, all in parts of
+    /// what the batch took.
+    squares: (f64, f64),
+    products: f64,
+    parts: (f64, f64),
+}
+
+/// What is left of a batch's weight after the next one.
+const FADING: f64 = 0.8;
+/// Weight of the guess; that of a batch is one.
+const OF_GUESS: f64 = 1e-6;
+/// A rate is no less than this part of its guess.
+const LEAST: f64 = 1e-3;
+
+impl Fit {
+    pub fn new(guess: Costs) -> Self {
+        Self { guess, squares: (0.0, 0.0), products: 0.0, parts: (0.0, 0.0) }
+    }
+
+    /// Takes note of a batch, and puts the rates right.
+    pub fn took(&mut self, costs: &mut Costs, work: Work, nanos: u64) {
+        let (steps, shares) = self.guess.parts(work);
+        if work.bytes < UNIT || steps == 0 || shares == 0 {
             return;
         }
-        let excess = (nanos as f64 - (a + b)) / 2.0;
-        // Nothing changes to more than its fourfold at once: a measurement may be of a machine that was asleep.
-        let corrected = |rate: u64, part: f64| {
-            let times = (1.0 + excess * part / both).clamp(0.25, 4.0);
-            ((rate as f64 * times) as u64).max(1)
-        };
-        (self.step, self.share) = (corrected(self.step, a), corrected(self.share, b));
+        let took = nanos.max(1) as f64;
+        let (a, b) = (steps as f64 / took, shares as f64 / took);
+        self.squares = (FADING * self.squares.0 + a * a, FADING * self.squares.1 + b * b);
+        self.products = FADING * self.products + a * b;
+        self.parts = (FADING * self.parts.0 + a, FADING * self.parts.1 + b);
+        let (aa, bb, ab) = (self.squares.0 + OF_GUESS, self.squares.1 + OF_GUESS, self.products);
+        let (at, bt) = (self.parts.0 + OF_GUESS, self.parts.1 + OF_GUESS);
+        let determinant = aa * bb - ab * ab;
+        let (mut x, mut y) = ((at * bb - bt * ab) / determinant, (bt * aa - at * ab) / determinant);
+        // Neither is negative: the other one is all there is, then.
+        if x < LEAST {
+            (x, y) = (LEAST, (bt - ab * LEAST) / bb);
+        } else if y < LEAST {
+            (x, y) = ((at - ab * LEAST) / aa, LEAST);
+        }
+        let rate = |guess: u64, times: f64| (guess as f64 * times.max(LEAST)).max(1.0) as u64;
+        if x.is_finite() && y.is_finite() {
+            (costs.step, costs.share) = (rate(self.guess.step, x), rate(self.guess.share, y));
+        }
     }
 }
 
@@ -223,36 +264,69 @@ mod tests {
         for mut costs in [most, Costs { alone: 0, beside: 0, step: 0, share: 0, start: 0 }] {
             for work in [Work::of(usize::MAX, u64::MAX, usize::MAX), Work::default(), Work::of(1, 1, 0)] {
                 costs.device_is_sooner(work, u64::MAX);
-                costs.device_took(work, u64::MAX);
-                costs.device_took(work, 0);
+                let mut fit = Fit::new(costs);
+                fit.took(&mut costs, work, u64::MAX);
+                fit.took(&mut costs, work, 0);
                 costs.cpu_took(work.chunks, work.bytes, u64::MAX);
             }
         }
     }
 
+    fn near(learned: u64, known: u64) -> bool {
+        learned.abs_diff(known) * 20 < known
+    }
+
     #[test]
-    fn what_was_measured_is_learned() {
-        let truth = Costs { alone: 9 * MILLI, beside: 3 * MILLI, step: 4 * MILLI, share: 100_000, start: 0 };
+    fn what_the_cpu_took_is_learned() {
         let mut costs = COSTS;
-        for round in 0..200 {
-            for work in [Work::of(64, 16 << 10, 1), Work::of(4000, 16 << 10, 1), Work::of(700, 9000, 1)] {
-                costs.device_took(work, truth.on_device(work, 0));
-            }
-            costs.cpu_took(1, 5000, truth.on_cpu(Work::of(1, 5000, 1)));
+        for _ in 0..50 {
+            costs.cpu_took(1, 5000, 9 * MILLI * 5000 / 1024);
             costs.cpu_took(100, 500_000, 3 * MILLI * 500_000 / 1024);
             // Between the two, and too little to tell.
             costs.cpu_took(4, 50_000, 1);
-            costs.cpu_took(1, 100, u64::from(round == 0));
+            costs.cpu_took(1, 100, 1);
         }
-        let near = |learned: u64, known: u64| learned.abs_diff(known) * 20 < known;
-        for (learned, known) in [
-            (costs.alone, truth.alone),
-            (costs.beside, truth.beside),
-            (costs.step, truth.step),
-            (costs.share, truth.share),
-        ] {
-            assert!(near(learned, known), "{costs:?}");
+        assert!(near(costs.alone, 9 * MILLI) && near(costs.beside, 3 * MILLI), "{costs:?}");
+    }
+
+    #[test]
+    fn what_batches_took_is_learned_however_far_off_the_guess_is() {
+        for (step, share) in [(MILLI, 300_000), (300 * MILLI, 1000), (20 * MILLI, 10_000)] {
+            let (truth, mut costs) = (Costs { step, share, ..COSTS }, COSTS);
+            let mut fit = Fit::new(COSTS);
+            for _ in 0..3 {
+                for work in [Work::of(64, 16 << 10, 1), Work::of(4000, 16 << 10, 1), Work::of(700, 9000, 1)] {
+                    fit.took(&mut costs, work, truth.on_device(work, 0));
+                }
+            }
+            assert!(near(costs.step, step) && near(costs.share, share), "{truth:?} {costs:?}");
         }
+    }
+
+    #[test]
+    fn batches_of_one_size_are_predicted_and_the_guess_tells_the_rest() {
+        let work = Work::of(500, 16 << 10, 1);
+        for took in [50 * MILLI, 500 * MILLI, 5000 * MILLI] {
+            let (mut costs, mut fit) = (COSTS, Fit::new(COSTS));
+            // Of a long run, in which times vary.
+            for round in 0..1000 {
+                fit.took(&mut costs, work, took + round % 10 * (took / 1000));
+            }
+            assert!(near(costs.on_device(work, 0), took), "{took} {costs:?}");
+            assert!(costs.step > 0 && costs.share > 0);
+        }
+    }
+
+    #[test]
+    fn the_device_follows_when_it_becomes_slower() {
+        let (mut costs, mut fit) = (COSTS, Fit::new(COSTS));
+        let works = [Work::of(64, 16 << 10, 1), Work::of(4000, 16 << 10, 1)];
+        for round in 0..60 {
+            let times = if round < 30 { 1 } else { 5 };
+            let work = works[round % 2];
+            fit.took(&mut costs, work, times * COSTS.on_device(work, 0));
+        }
+        assert!(near(costs.step, 5 * COSTS.step) && near(costs.share, 5 * COSTS.share), "{costs:?}");
     }
 
     #[test]

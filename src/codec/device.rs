@@ -73,8 +73,7 @@ static CHOSEN: OnceLock<Option<Arc<Offload>>> = OnceLock::new();
 /// # Errors
 /// `Usage` if the GPU that was asked for cannot be had, with the reason.
 pub fn choose(choice: Choice) -> Result<()> {
-    let fixed = std::env::var("S3A_DEVICE_COSTS").ok().filter(|text| !text.is_empty());
-    let fixed = fixed.map(|text| Costs::parse(&text)).transpose()?;
+    let fixed = Costs::given()?;
     let offload = match choice {
         Choice::Cpu => None,
         Choice::Auto => Some(Arc::new(Offload::new(Box::new(|| open(0))).with_costs(fixed))),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use super::costs::{BATCH, Costs, Work};
+use super::costs::{BATCH, Costs, Fit, Work};
 use super::device::{Device, Output};
 use crate::model::Model;
 use crate::model::device::Request;
@@ -38,6 +38,8 @@ pub struct Offload {
 #[derive(Clone, Copy)]
 struct Known {
     costs: Costs,
+    /// What the device's costs follow.
+    fit: Fit,
     /// Whether the costs on the CPU were measured.
     measured: bool,
     /// Whether it was decided to start the device for this model: the start costs nothing more.
@@ -160,10 +162,9 @@ impl Offload {
     /// Changes what is known of a model, but for costs that are given.
     fn learn(&self, model: &Model, change: impl FnOnce(&mut Known)) -> Known {
         let mut all = lock(&self.known);
-        let known = all.entry(model.fingerprint()).or_insert_with(|| Known {
-            costs: Costs::guess(model.config()),
-            measured: self.fixed.is_some(),
-            begun: false,
+        let known = all.entry(model.fingerprint()).or_insert_with(|| {
+            let costs = Costs::guess(model.config());
+            Known { costs, fit: Fit::new(costs), measured: self.fixed.is_some(), begun: false }
         });
         change(known);
         known.costs = self.fixed.unwrap_or(known.costs);
@@ -276,7 +277,7 @@ impl Offload {
             Ok(outputs) if outputs.len() == requests.len() => {
                 if self.fixed.is_none() && requests.iter().all(|request| request.known.is_none()) {
                     let nanos = nanos_since(start);
-                    self.learn(model, |known| known.costs.device_took(work, nanos));
+                    self.learn(model, |known| known.fit.took(&mut known.costs, work, nanos));
                 }
                 Some(outputs)
             }
