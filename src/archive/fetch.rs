@@ -140,6 +140,10 @@ fn decode_round(models: &Models, round: Vec<Ready>, threads: usize) -> Vec<(Chun
     }
     let wanted = |(_, chunk, _): &Ready| neural(chunk).is_some_and(|model| works.contains_key(&model));
     let (bulk, others): (Vec<Ready>, Vec<Ready>) = round.into_iter().partition(wanted);
+    if others.is_empty() {
+        // Who waits for a device keeps no thread of the pool.
+        return decode_bulk(models, &bulk, threads);
+    }
     let (mut decoded, others) =
         rayon::join(|| decode_bulk(models, &bulk, threads), || decode_shared(models, others, threads));
     decoded.extend(others);

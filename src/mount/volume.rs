@@ -277,6 +277,28 @@ mod tests {
     }
 
     #[test]
+    fn with_a_device_a_sequential_reader_has_whole_batches_and_one_is_always_waiting() {
+        let fake = Fake::new(vec![file("f", 0, 4_000_000)], 4_000_000, 1000).with_device(250).slow(5);
+        let fake = Arc::new(fake);
+        let volume = volume(fake.clone(), "workers=2");
+        let handle = volume.open(Ino(2)).unwrap();
+        for step in 0..400 {
+            read(&volume, Ino(2), handle, step * 10_000, 10_000).unwrap();
+        }
+        settle(&fake);
+        assert_eq!(fake.decodes(), vec![1; 4000]);
+        let batches = fake.batches();
+        let whole = batches.iter().filter(|&&len| (200..=250).contains(&len)).count();
+        assert!(whole >= 12 && batches.iter().all(|&len| len <= 250), "{batches:?}");
+        // The cache bounds what is decoded ahead.
+        let limits = |options| super::tests::volume(fake.clone(), options).limits().most;
+        assert_eq!(
+            (limits("cachesize=100m"), limits("cachesize=400k"), limits("readahead=50k")),
+            (500, 102, 52)
+        );
+    }
+
+    #[test]
     fn what_was_to_be_decoded_for_a_closed_file_is_given_up() {
         let fake = Arc::new(Fake::new(vec![file("f", 0, 1_000_000)], 1_000_000, 1000).slow(50));
         let volume = volume(fake.clone(), "workers=1,readahead=900k");
