@@ -14,7 +14,7 @@ use std::process::{Command, Output};
 
 use common::{command, expect, put};
 use s3a::model::config::Config;
-use s3a::model::sample::{Draw, Random, model_file};
+use s3a::model::sample::Random;
 use s3a::model::{Model, device};
 
 /// Runs a test of `on_the_device` with these variables set; says so and passes if there is no compiler.
@@ -89,19 +89,11 @@ fn commands_give_the_same_bytes_on_a_device_and_when_it_fails() {
     };
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
-    let mut config = Config::new("tiny", 16, 1, 1100);
-    (config.head_size, config.ff, config.window) = (8, 16, 8);
-    (config.orders, config.copy) = (vec![1, 3], true);
-    let model = model_file(config, Draw::Even, 3).unwrap();
+    let model = emulation::tiny();
     fs::write(dir.join("tiny.safetensors"), &model).unwrap();
-    // What even a model that knows nothing makes shorter than zstd: long tokens.
     let model = Model::from_bytes(&model).unwrap();
-    let long: Vec<&[u8]> =
-        (0..1100).map(|token| model.vocabulary().token(token)).filter(|t| t.len() == 5).collect();
     let mut random = Random::new(4);
-    let mut words = |count: usize| -> Vec<u8> {
-        (0..count).flat_map(|_| long[random.below(long.len() as u32) as usize]).copied().collect()
-    };
+    let mut words = |count: usize| emulation::words(&model, &mut random, count);
     let files = [words(1000), words(600), words(100)];
     for (name, bytes) in ["a", "b", "c"].iter().zip(&files) {
         put(dir, format!("tree/{name}").as_bytes(), bytes);
@@ -152,6 +144,51 @@ fn commands_give_the_same_bytes_on_a_device_and_when_it_fails() {
     kept.iter().for_each(|path| fs::write(path, b"broken").unwrap());
     expect(&gpu(&[], &["cat", "cpu.s3a", "c", "--device", "cuda"]), 0);
     assert!(kept.iter().any(|path| fs::read(path).unwrap().len() > 1000));
+}
+
+#[test]
+fn auto_uses_the_device_where_it_ends_sooner_and_only_there() {
+    let Some(libraries) = emulation::libraries() else {
+        eprintln!("skipped: there is no C++ compiler `c++`");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let model = emulation::tiny();
+    fs::write(dir.join("tiny.safetensors"), &model).unwrap();
+    let bytes = emulation::words(&Model::from_bytes(&model).unwrap(), &mut Random::new(9), 8000);
+    put(dir, b"tree/a", &bytes);
+    let pack =
+        ["pack", "tree", "--model", "tiny.safetensors", "--chunk-size", "4k", "--no-check", "-o", "a.s3a"];
+    expect(&s3a_with(dir, &libraries, &[("S3A_EMULATED_NONE", "1")], &pack), 0);
+    let launches = || fs::read_to_string(dir.join("log")).map_or(0, |log| log.lines().count());
+    let log = dir.join("log").display().to_string();
+    // Ten chunks of 4 KiB: 40 s on one thread of this CPU, 4 and some on this device.
+    let (slow, fast) = ("1000000000,1000000000,1000000000,1,", "1,1,1000000000,1,");
+    for (number, (costs, start, device, used)) in [
+        (slow, "0", "auto", true),
+        (slow, "100000000000", "auto", false),
+        (fast, "0", "auto", false),
+        (fast, "0", "cuda", true),
+        (slow, "0", "cpu", false),
+        // Measured: so little work is never worth a start.
+        ("", "", "auto", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = launches();
+        let costs = format!("{costs}{start}");
+        let target = format!("x{number}");
+        let variables = [("S3A_DEVICE_COSTS", costs.as_str()), ("S3A_EMULATED_LOG", &log)];
+        let unpack = ["unpack", "a.s3a", "-C", &target, "-j", "1", "--device", device];
+        expect(&s3a_with(dir, &libraries, &variables, &unpack), 0);
+        assert_eq!(fs::read(dir.join(target).join("a")).unwrap(), bytes, "{costs} {device}");
+        assert_eq!(launches() > before, used, "{costs} {device}");
+    }
+    let unpack = ["unpack", "a.s3a", "-C", "y"];
+    let wrong = expect(&s3a_with(dir, &libraries, &[("S3A_DEVICE_COSTS", "1,2")], &unpack), 2);
+    assert!(wrong.contains("are not five numbers"), "{wrong}");
 }
 
 #[test]

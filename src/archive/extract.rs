@@ -8,8 +8,6 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 
 use super::check::Checker;
 use super::entry::{ChunkId, Entry, EntryId, Kind};
@@ -174,33 +172,20 @@ fn fill(
     observer.phase("unpacking", Some(ids.len() as u64 * u64::from(chunk_size)));
     let fits = usize::try_from(BATCH / chunk_size).unwrap_or(1);
     let batch = (LOCKSTEP * rayon::current_num_threads()).min(fits).max(1);
-    let batch = archive.together(ids.len(), batch);
     let cache = RecentChunks::new(RECENT);
-    std::thread::scope(|scope| {
-        let (send, receive) = sync_channel::<Vec<(ChunkId, Result<Arc<[u8]>>)>>(1);
-        scope.spawn(move || {
-            for ids in ids.chunks(batch) {
-                let chunks = archive.read_chunks(ids, &cache);
-                // The other side hangs up when it fails.
-                if send.send(ids.iter().copied().zip(chunks).collect()).is_err() {
-                    break;
-                }
-            }
-        });
-        for (id, bytes) in receive.iter().flatten() {
-            if observer.interrupted() {
-                return Err(Error::Interrupted);
-            }
-            let chunk = archive.chunk(id)?;
-            match bytes {
-                Ok(bytes) => filler.feed(chunk.raw_offset, &bytes)?,
-                Err(e @ (Error::BadChunk { .. } | Error::Corrupt { .. } | Error::Truncated { .. })) => {
-                    filler.lose(chunk.raw_offset, chunk.raw_len.into(), e)?;
-                }
-                Err(e) => return Err(e),
-            }
-            observer.advanced(chunk.raw_len.into());
+    archive.read_in_order(ids, batch, &cache, |id, bytes| {
+        if observer.interrupted() {
+            return Err(Error::Interrupted);
         }
+        let chunk = archive.chunk(id)?;
+        match bytes {
+            Ok(bytes) => filler.feed(chunk.raw_offset, &bytes)?,
+            Err(e @ (Error::BadChunk { .. } | Error::Corrupt { .. } | Error::Truncated { .. })) => {
+                filler.lose(chunk.raw_offset, chunk.raw_len.into(), e)?;
+            }
+            Err(e) => return Err(e),
+        }
+        observer.advanced(chunk.raw_len.into());
         Ok(())
     })
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{Archive, ChunkCache, ChunkId};
+use crate::codec::costs::Work;
 use crate::codec::{self, Codec, DecodeJob, Dictionary, Learned, Models};
 use crate::error::{Error, Result};
 use crate::wire::chunk::{ChunkFrame, ChunkHead, plain_check};
@@ -126,16 +127,23 @@ type Ready = (ChunkId, Pending, Vec<Arc<[u8]>>);
 /// among the threads in equal parts.
 fn decode_round(models: &Models, round: Vec<Ready>, threads: usize) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
     let neural = |chunk: &Pending| (chunk.head.codec == Codec::Neural).then_some(chunk.head.model);
-    let mut counts: HashMap<u8, usize> = HashMap::new();
-    for model in round.iter().filter_map(|(_, chunk, _)| neural(chunk)) {
-        *counts.entry(model).or_default() += 1;
+    let mut works: HashMap<u8, Work> = HashMap::new();
+    for (_, chunk, _) in &round {
+        if let Some(model) = neural(chunk) {
+            let first = || Work { threads, ..Work::default() };
+            works.entry(model).or_insert_with(first).add(chunk.head.raw_len.into());
+        }
     }
-    counts.retain(|&model, count| models.get(model).is_some_and(|model| model.takes_bulk(*count)));
-    if counts.is_empty() {
+    works.retain(|&model, work| models.get(model).is_some_and(|model| model.takes_bulk(*work)));
+    if works.is_empty() {
         return decode_shared(models, round, threads);
     }
-    let wanted = |(_, chunk, _): &Ready| neural(chunk).is_some_and(|model| counts.contains_key(&model));
+    let wanted = |(_, chunk, _): &Ready| neural(chunk).is_some_and(|model| works.contains_key(&model));
     let (bulk, others): (Vec<Ready>, Vec<Ready>) = round.into_iter().partition(wanted);
+    if others.is_empty() {
+        // Who waits for a device keeps no thread of the pool.
+        return decode_bulk(models, &bulk, threads);
+    }
     let (mut decoded, others) =
         rayon::join(|| decode_bulk(models, &bulk, threads), || decode_shared(models, others, threads));
     decoded.extend(others);
@@ -145,7 +153,7 @@ fn decode_round(models: &Models, round: Vec<Ready>, threads: usize) -> Vec<(Chun
 /// Decodes chunks together, and those that fail once more without a device: then it is the chunk that is
 /// damaged, and not the device.
 fn decode_bulk(models: &Models, bulk: &[Ready], threads: usize) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
-    let mut decoded = decode_share(models, bulk);
+    let mut decoded = decode_share(&|jobs| codec::decode_bulk(models, jobs), bulk);
     let on_cpu = models.on_cpu();
     let failed: Vec<usize> = (0..bulk.len())
         .filter(|&i| decoded[i].1.is_err() && on_cpu.get(bulk[i].1.head.model).is_some())
@@ -153,7 +161,9 @@ fn decode_bulk(models: &Models, bulk: &[Ready], threads: usize) -> Vec<(ChunkId,
     let share = failed.len().div_ceil(threads.max(1)).max(1);
     let again: Vec<(ChunkId, Result<Arc<[u8]>>)> = failed
         .par_chunks(share)
-        .flat_map_iter(|failed| decode_share(&on_cpu, failed.iter().map(|&i| &bulk[i])))
+        .flat_map_iter(|failed| {
+            decode_share(&|jobs| codec::decode(&on_cpu, jobs), failed.iter().map(|&i| &bulk[i]))
+        })
         .collect();
     for (i, again) in failed.into_iter().zip(again) {
         if let (Ok(_), Some(model)) = (&again.1, models.get(bulk[i].1.head.model)) {
@@ -166,15 +176,19 @@ fn decode_bulk(models: &Models, bulk: &[Ready], threads: usize) -> Vec<(ChunkId,
 
 fn decode_shared(models: &Models, round: Vec<Ready>, threads: usize) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
     let share = round.len().div_ceil(threads.max(1)).max(1);
+    let decode = |jobs: &[DecodeJob<'_>]| codec::decode(models, jobs);
     if share >= round.len() {
-        return decode_share(models, &round);
+        return decode_share(&decode, &round);
     }
-    let shares: Vec<_> = round.par_chunks(share).map(|share| decode_share(models, share)).collect();
+    let shares: Vec<_> = round.par_chunks(share).map(|share| decode_share(&decode, share)).collect();
     shares.into_iter().flatten().collect()
 }
 
+/// How a share is decoded: with a device or without.
+type Decode<'a> = dyn Fn(&[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> + Sync + 'a;
+
 fn decode_share<'a>(
-    models: &Models,
+    decode: &Decode<'_>,
     share: impl IntoIterator<Item = &'a Ready>,
 ) -> Vec<(ChunkId, Result<Arc<[u8]>>)> {
     let share: Vec<&Ready> = share.into_iter().collect();
@@ -189,7 +203,7 @@ fn decode_share<'a>(
             dictionary: chunk.dictionary.clone(),
         })
         .collect();
-    let results = codec::decode(models, &jobs);
+    let results = decode(&jobs);
     let checked = share.iter().zip(results).map(|((id, chunk, _), result)| {
         let result = match result {
             Ok(raw) if plain_check(&raw) == chunk.check => Ok(raw.into()),
@@ -205,17 +219,34 @@ fn decode_share<'a>(
 /// Most raw bytes that are decoded together where a model wants many chunks.
 const BULK_BYTES: usize = 128 << 20;
 
-/// How many of `chunks` chunks of `chunk_size` bytes are to be decoded together: as many as a model wants, or
-/// else `otherwise`.
-pub(super) fn together(models: &Models, chunks: usize, chunk_size: u32, otherwise: usize) -> usize {
+/// How many of so many chunks of `chunk_size` bytes are to be decoded together, where `threads` would do it without
+/// a device: as many as a model wants, or else `otherwise`.
+pub(super) fn together(
+    models: &Models,
+    chunks: usize,
+    chunk_size: u32,
+    threads: usize,
+    otherwise: usize,
+) -> usize {
     let most = BULK_BYTES / chunk_size.max(1) as usize;
-    models.bulk(chunks).min(most).max(otherwise)
+    models.bulk(Work::of(chunks, chunk_size.into(), threads)).min(most).max(otherwise)
 }
 
 impl Archive {
     /// How many of `chunks` chunks are best decoded together, where a device takes part; else `otherwise`.
     pub fn together(&self, chunks: usize, otherwise: usize) -> usize {
-        together(&self.models, chunks, self.header.chunk_size, otherwise)
+        self.together_on(rayon::current_num_threads(), chunks, otherwise)
+    }
+
+    /// The same beside so many threads.
+    pub fn together_on(&self, threads: usize, chunks: usize, otherwise: usize) -> usize {
+        together(&self.models, chunks, self.header.chunk_size, threads, otherwise)
+    }
+
+    /// Makes a device ready on a thread of its own, if reading all of the archive is worth it.
+    pub fn prepare_apart(&self, threads: usize) {
+        let chunks = self.chunk_count() as usize;
+        self.models.prepare_apart(Work::of(chunks, self.header.chunk_size.into(), threads));
     }
 
     /// The head of a chunk, and its learned sequence if it is neural and its model at hand.

@@ -5,6 +5,7 @@
 
 pub mod alike;
 mod append;
+mod batches;
 pub mod cache;
 mod catalog;
 mod check;

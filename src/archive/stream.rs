@@ -360,7 +360,9 @@ impl<R: Read> StreamReader<R> {
         let (mut pending, mut ids, mut raw) = (BTreeMap::new(), Vec::new(), 0);
         let left = current.group.chunk_count as usize - current.frame_lens.len();
         let chunk_size = current.group.chunk_size;
-        let most = together(&self.models, left, chunk_size, 0).saturating_mul(chunk_size as usize).max(BATCH);
+        let threads = rayon::current_num_threads();
+        let most = together(&self.models, left, chunk_size, threads, 0);
+        let most = most.saturating_mul(chunk_size as usize).max(BATCH);
         while (current.frame_lens.len() as u32) < current.group.chunk_count && raw < most {
             let id = ChunkId(self.next_chunk);
             let chunk = self.take_chunk(id, &mut current)?;
@@ -369,7 +371,6 @@ impl<R: Read> StreamReader<R> {
             ids.push(id);
             pending.insert(id, chunk);
         }
-        let threads = rayon::current_num_threads();
         decode_all(
             &self.models,
             &self.index.models,

@@ -245,24 +245,23 @@ impl Check<'_> {
         let cache = RecentChunks::new((limits::REF_BYTES + u64::from(BATCH)) as usize);
         let batch = (BATCH / self.archive.header.chunk_size).max(1) as usize;
         let ids = self.chunk_ids();
-        let batch = self.archive.together(ids.len(), batch);
-        let mut hashing = Hashing::new(self.archive);
-        for ids in ids.chunks(batch) {
+        let archive = self.archive;
+        let mut hashing = Hashing::new(archive);
+        archive.read_in_order(&ids, batch, &cache, |id, result| {
             if observer.interrupted() {
                 return Err(Error::Interrupted);
             }
-            for (&id, result) in ids.iter().zip(self.archive.read_chunks(ids, &cache)) {
-                self.report.chunks += 1;
-                match result {
-                    Ok(bytes) => {
-                        self.report.chunks_decoded += 1;
-                        hashing.feed(self.archive.chunk(id)?.raw_offset, &bytes);
-                        observer.advanced(bytes.len() as u64);
-                    }
-                    Err(error) => self.bad_chunk(id, error)?,
+            self.report.chunks += 1;
+            match result {
+                Ok(bytes) => {
+                    self.report.chunks_decoded += 1;
+                    hashing.feed(archive.chunk(id)?.raw_offset, &bytes);
+                    observer.advanced(bytes.len() as u64);
                 }
+                Err(error) => self.bad_chunk(id, error)?,
             }
-        }
+            Ok(())
+        })?;
         let (hashed, wrong) = hashing.finish(self.archive, &self.bad, &cache)?;
         self.report.files_hashed = hashed;
         for id in wrong {

@@ -48,10 +48,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     device::choose(choice)?;
     let archive = super::models::open(&args.archive)?;
     if let Some(offload) = device::chosen() {
-        offload.at_least(device::SOONER);
-        if archive.chunk_count() as usize >= device::WORTH_STARTING {
-            offload.open_apart();
-        }
+        // A cold read is for whoever answers it first.
+        offload.by_costs();
+        archive.prepare_apart(options.worker_count());
     }
     if options.fsname.is_none() {
         options.fsname = std::fs::canonicalize(&args.archive)

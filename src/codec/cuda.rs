@@ -3,10 +3,13 @@
 //!
 //! Between launches the chunks that are done leave, so that the rest fill their tiles.
 
+mod tiles;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::tiles::{Running, Tile, fitting, tiles_of};
 use super::device::{Device, Output};
 use super::neural::{Neural, begin};
 use crate::coder::Share;
@@ -25,6 +28,8 @@ const SMALL_TILE: usize = 8;
 /// What the self-test decodes: it repeats itself, so that all inputs have a part.
 const SAMPLE: &[u8] =
     b"Four score and seven score and seven years, and four years: \x00\xff\x80 1, 2, 4, 8, 16, 32";
+/// Fewest chunks whose tokens a thread of the host copies.
+const READ_SHARE: usize = 64;
 /// The kernel's name.
 const KERNEL: &str = "s3a_decode";
 
@@ -84,6 +89,11 @@ impl Device for Cuda {
         self.device.name().to_owned()
     }
 
+    fn prepare(&self, model: &Arc<Model>, chunks: usize) -> Result<(), String> {
+        let ready = self.load(&mut self.turn(), model, self.tile(chunks)).map(|_| ());
+        ready.map_err(|fault| fault.to_string())
+    }
+
     fn run(&self, model: &Arc<Model>, requests: &[Request<'_>]) -> Result<Vec<Output>, String> {
         let mut loaded = self.turn();
         self.all(&mut loaded, model, requests).map_err(|fault| fault.to_string())
@@ -96,6 +106,12 @@ impl Cuda {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Chunks of a block, for so many.
+    fn tile(&self, chunks: usize) -> usize {
+        let wide = chunks >= 2 * TILE * self.device.processors() as usize;
+        if wide { TILE } else { SMALL_TILE }
+    }
+
     fn all(
         &self,
         loaded: &mut HashMap<[u8; 32], Loaded>,
@@ -103,8 +119,7 @@ impl Cuda {
         requests: &[Request<'_>],
     ) -> Result<Vec<Output>, Fault> {
         let config = model.config();
-        let wide = requests.len() >= 2 * TILE * self.device.processors() as usize;
-        let tile = if wide { TILE } else { SMALL_TILE };
+        let tile = self.tile(requests.len());
         let model_here = self.load(loaded, model, tile)?;
         // Chunks of one expert stand together, and those that take about as long.
         let mut order: Vec<usize> = (0..requests.len()).collect();
@@ -234,14 +249,29 @@ impl Cuda {
         let ended = self.advance_all(here, (shape, kernel), requests, running)?;
         let mut results = vec![0; sum.output];
         output.read(0, &mut results)?;
-        let mut at = 0;
-        let all = requests.iter().zip(ended).map(|(request, (status, position))| {
-            let len = request.memory(config).output;
-            let own = &results[at..at + len];
-            at += len;
-            read_output(request, status, position, own)
-        });
-        all.collect()
+        let mut rest = &results[..];
+        let chunks: Vec<Ended<'_>> = requests
+            .iter()
+            .zip(ended)
+            .map(|(request, (status, position))| {
+                let (bytes, others) = rest.split_at(request.memory(config).output);
+                rest = others;
+                Ended { request, status, position, bytes }
+            })
+            .collect();
+        // No tasks of the pool: it may give this thread another batch, which would wait for the end of this one.
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = chunks.len().div_ceil(threads).max(READ_SHARE);
+        std::thread::scope(|scope| {
+            let read =
+                |share: &[Ended<'_>]| share.iter().map(Ended::output).collect::<Result<Vec<_>, Fault>>();
+            let parts: Vec<_> = chunks.chunks(share).map(|share| scope.spawn(move || read(share))).collect();
+            let mut outputs = Vec::with_capacity(chunks.len());
+            for part in parts {
+                outputs.extend(part.join().map_err(|_| Fault::Failed("a thread was lost".into()))??);
+            }
+            Ok(outputs)
+        })
     }
 
     /// Launches until all chunks have ended; how each did, and its tokens.
@@ -297,105 +327,35 @@ impl Loaded {
     }
 }
 
-/// How many of the chunks fit into `room` bytes, each with `more`; one at least.
-fn fitting(memory: &[Memory], room: usize, more: usize) -> usize {
-    let mut taken = 0usize;
-    let fits = memory.iter().take_while(|memory| {
-        taken = taken.saturating_add(memory.total() + more);
-        taken <= room
-    });
-    fits.count().max(1)
-}
-
-/// A chunk that has not ended.
-struct Running {
-    /// Its place in the batch, and its set of weights.
-    number: usize,
-    set: usize,
-    job: Job,
-}
-
-/// The chunks of a block, as the kernel takes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tile {
-    first: u32,
-    count: u32,
-    set: u32,
-}
-
-impl Tile {
-    const LEN: usize = 12;
-
-    fn bytes(&self) -> [u8; Self::LEN] {
-        let mut bytes = [0; Self::LEN];
-        for (to, number) in bytes.as_chunks_mut::<4>().0.iter_mut().zip([self.first, self.count, self.set]) {
-            *to = number.to_le_bytes();
-        }
-        bytes
-    }
-}
-
-/// Runs of at most `size` chunks of one set.
-fn tiles_of(running: &[Running], size: usize) -> Vec<Tile> {
-    let mut tiles: Vec<Tile> = Vec::new();
-    for (i, chunk) in (0..).zip(running) {
-        let set = chunk.set as u32;
-        match tiles.last_mut() {
-            Some(tile) if tile.set == set && (tile.count as usize) < size => tile.count += 1,
-            _ => tiles.push(Tile { first: i, count: 1, set }),
-        }
-    }
-    tiles
-}
-
-/// What the kernel has written of a chunk.
-fn read_output(
-    request: &Request<'_>,
+/// A chunk that has ended, and what the kernel has written of it.
+struct Ended<'a> {
+    request: &'a Request<'a>,
     status: Status,
     position: usize,
-    bytes: &[u8],
-) -> Result<Output, Fault> {
-    let short = || Fault::Failed("the kernel writes beyond a chunk".into());
-    match (status, &request.known) {
-        (Status::Done, None) => {
-            let tokens = bytes.get(..2 * position).ok_or_else(short)?.as_chunks().0;
-            Ok(Output::Tokens(tokens.iter().map(|&token| u16::from_le_bytes(token)).collect()))
-        }
-        (Status::Done, Some(_)) => {
-            let shares = bytes.get(..16 * position).ok_or_else(short)?.as_chunks::<8>().0.chunks_exact(2);
-            let share = |pair: &[[u8; 8]]| {
-                let (packed, total) = (u64::from_le_bytes(pair[0]), u64::from_le_bytes(pair[1]));
-                (Share { cum: packed & ((1 << 40) - 1), slot: packed >> 40 }, total)
-            };
-            Ok(Output::Shares(shares.map(share).collect()))
-        }
-        (Status::Damaged, _) => Ok(Output::Damaged),
-        (Status::Running, _) => Err(Fault::Failed("a chunk was left undecoded".into())),
-    }
+    bytes: &'a [u8],
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn running(sets: &[usize]) -> Vec<Running> {
-        let job = Job::from_bytes([0; Job::LEN]);
-        sets.iter().enumerate().map(|(number, &set)| Running { number, set, job: job.clone() }).collect()
-    }
-
-    #[test]
-    fn tiles_hold_chunks_of_one_set() {
-        let tile = |first, count, set| Tile { first, count, set };
-        assert_eq!(tiles_of(&running(&[0; 19]), 8), [tile(0, 8, 0), tile(8, 8, 0), tile(16, 3, 0)]);
-        assert_eq!(tiles_of(&running(&[0, 0, 2, 2, 2, 5]), 8), [tile(0, 2, 0), tile(2, 3, 2), tile(5, 1, 5)]);
-        assert!(tiles_of(&[], 8).is_empty());
-    }
-
-    #[test]
-    fn batches_fill_memory_and_hold_a_chunk_at_least() {
-        let memory = vec![Memory { input: 10, tables: 20, scratch: 30, output: 30 }; 10];
-        assert_eq!(fitting(&memory, 1000, 10), 10);
-        assert_eq!(fitting(&memory, 399, 10), 3);
-        assert_eq!(fitting(&memory, 0, 10), 1);
+impl Ended<'_> {
+    fn output(&self) -> Result<Output, Fault> {
+        let written = |each: usize| {
+            let bytes = self.bytes.get(..each * self.position);
+            bytes.ok_or_else(|| Fault::Failed("the kernel writes beyond a chunk".into()))
+        };
+        match (self.status, &self.request.known) {
+            (Status::Done, None) => {
+                let tokens = written(2)?.as_chunks().0;
+                Ok(Output::Tokens(tokens.iter().map(|&token| u16::from_le_bytes(token)).collect()))
+            }
+            (Status::Done, Some(_)) => {
+                let shares = written(16)?.as_chunks::<8>().0.chunks_exact(2);
+                let share = |pair: &[[u8; 8]]| {
+                    let (packed, total) = (u64::from_le_bytes(pair[0]), u64::from_le_bytes(pair[1]));
+                    (Share { cum: packed & ((1 << 40) - 1), slot: packed >> 40 }, total)
+                };
+                Ok(Output::Shares(shares.map(share).collect()))
+            }
+            (Status::Damaged, _) => Ok(Output::Damaged),
+            (Status::Running, _) => Err(Fault::Failed("a chunk was left undecoded".into())),
+        }
     }
 }

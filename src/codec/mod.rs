@@ -3,6 +3,7 @@
 //! A chunk may name earlier chunks whose plain bytes serve as match history. This layer gets those
 //! bytes; which chunks they are is the archive's business.
 
+pub mod costs;
 #[cfg(feature = "gpu")]
 mod cuda;
 pub mod device;
@@ -10,6 +11,7 @@ mod models;
 pub mod neural;
 #[cfg(test)]
 mod neural_tests;
+mod offload;
 mod offloaded;
 mod stored;
 mod zstd_chunk;
@@ -57,6 +59,19 @@ pub struct Encoded {
 /// Neural jobs of one model go to it together, so that it can decode them in lockstep. A result has
 /// exactly the job's `raw_len` bytes; whether they are the right ones is for the caller's check.
 pub fn decode(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+    decode_with(models, jobs, |model, jobs| model.decode(jobs))
+}
+
+/// The same for work that the models' devices were found to do sooner.
+pub fn decode_bulk(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+    decode_with(models, jobs, |model, jobs| model.decode_bulk(jobs))
+}
+
+fn decode_with(
+    models: &Models,
+    jobs: &[DecodeJob<'_>],
+    decode: impl Fn(&dyn ChunkModel, &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>>,
+) -> Vec<Result<Vec<u8>>> {
     let mut results: Vec<Result<Vec<u8>>> = jobs
         .iter()
         .map(|job| match job.codec {
@@ -73,7 +88,7 @@ pub fn decode(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
             continue;
         }
         let batch: Vec<&DecodeJob<'_>> = mine.iter().map(|&i| &jobs[i]).collect();
-        for (&i, result) in mine.iter().zip(model.decode(&batch)) {
+        for (&i, result) in mine.iter().zip(decode(&**model, &batch)) {
             results[i] = match result {
                 Ok(raw) if raw.len() != jobs[i].raw_len => Err(damaged("it decodes to another length")),
                 other => other,

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::costs::Work;
 use super::{DecodeJob, EncodeJob};
 use crate::error::Result;
 
@@ -33,19 +34,24 @@ pub trait ChunkModel: Send + Sync {
         None
     }
 
-    /// Whether so many jobs of decoding should come together rather than be shared out among threads.
-    fn takes_bulk(&self, jobs: usize) -> bool {
-        let _ = jobs;
+    /// Whether this work of decoding should come together, to `decode_bulk`, rather than be shared out among threads.
+    fn takes_bulk(&self, work: Work) -> bool {
+        let _ = work;
         false
     }
 
-    /// How many of so many jobs of decoding it wants at once; 0 leaves it to the caller.
-    fn bulk(&self, jobs: usize) -> usize {
-        let _ = jobs;
+    /// How many of these jobs of decoding it wants at once; 0 leaves it to the caller.
+    fn bulk(&self, work: Work) -> usize {
+        let _ = work;
         0
     }
 
-    /// The same for encoding.
+    /// Makes its device ready on a thread of its own, if it has one and so much work may come.
+    fn prepare_apart(&self, work: Work) {
+        let _ = work;
+    }
+
+    /// How many of so many jobs of encoding it wants at once; 0 leaves it to the caller.
     fn bulk_encoding(&self, jobs: usize) -> usize {
         let _ = jobs;
         0
@@ -62,6 +68,11 @@ pub trait ChunkModel: Send + Sync {
     /// Plain bytes of the jobs, in their order, each of exactly `raw_len` bytes. Payloads may be
     /// damaged or hostile: the answer is then an error or wrong bytes, never a panic.
     fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>>;
+
+    /// The same for work that `takes_bulk` took, on the device.
+    fn decode_bulk(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+        self.decode(jobs)
+    }
 }
 
 /// Models by the number that chunks name. A slot is empty where the model was not found: chunks of
@@ -96,12 +107,17 @@ impl Models {
         Self { slots: self.slots.iter().map(plain).collect() }
     }
 
-    /// How many of so many jobs of decoding some model wants at once; 0 leaves it to the caller.
-    pub fn bulk(&self, jobs: usize) -> usize {
-        self.loaded().map(|(_, model)| model.bulk(jobs)).max().unwrap_or(0)
+    /// How many of these jobs of decoding some model wants at once; 0 leaves it to the caller.
+    pub fn bulk(&self, work: Work) -> usize {
+        self.loaded().map(|(_, model)| model.bulk(work)).max().unwrap_or(0)
     }
 
-    /// The same for encoding.
+    /// Makes the models' devices ready on threads of their own, if so much work is worth it.
+    pub fn prepare_apart(&self, work: Work) {
+        self.loaded().for_each(|(_, model)| model.prepare_apart(work));
+    }
+
+    /// How many of so many jobs of encoding some model wants at once; 0 leaves it to the caller.
     pub fn bulk_encoding(&self, jobs: usize) -> usize {
         self.loaded().map(|(_, model)| model.bulk_encoding(jobs)).max().unwrap_or(0)
     }

@@ -7,9 +7,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rayon::prelude::*;
 
+use super::costs::{BATCH, Work};
 use super::damaged;
 use super::device::Offload;
 use super::models::{ChunkModel, Learned};
@@ -214,7 +216,7 @@ impl ChunkModel for Neural {
     }
 
     fn encode(&self, jobs: &[EncodeJob<'_>]) -> Vec<Option<Vec<u8>>> {
-        if let Some(offload) = self.offload.as_ref().filter(|offload| offload.takes_encoding(jobs.len())) {
+        if let Some(offload) = self.offload.as_ref().filter(|offload| offload.takes_encoding()) {
             return self.encode_offloaded(offload, jobs).unwrap_or_else(|| {
                 let shares = jobs.par_chunks(LEFT_UNDONE).map(|share| self.encode_here(share));
                 shares.flatten_iter().collect()
@@ -231,8 +233,9 @@ impl ChunkModel for Neural {
         Some(Learned { bits: encoder.bits(), c })
     }
 
-    fn takes_bulk(&self, chunks: usize) -> bool {
-        self.offload.as_ref().is_some_and(|offload| offload.takes(chunks))
+    fn takes_bulk(&self, work: Work) -> bool {
+        let measure = || self.measure();
+        self.offload.as_ref().is_some_and(|offload| offload.takes(&self.model, work, &measure))
     }
 
     fn on_cpu(&self) -> Option<Arc<dyn ChunkModel>> {
@@ -247,23 +250,36 @@ impl ChunkModel for Neural {
         }
     }
 
-    fn bulk(&self, jobs: usize) -> usize {
-        self.offload.as_ref().map_or(0, |offload| offload.bulk(jobs))
+    fn bulk(&self, work: Work) -> usize {
+        let measure = || self.measure();
+        self.offload.as_ref().map_or(0, |offload| offload.bulk(&self.model, work, &measure))
     }
 
-    fn bulk_encoding(&self, jobs: usize) -> usize {
-        let offload = self.offload.as_ref().filter(|offload| offload.takes_encoding(jobs));
-        offload.map_or(0, |offload| offload.bulk(jobs))
+    fn prepare_apart(&self, work: Work) {
+        if let Some(offload) = &self.offload {
+            let own = self.clone();
+            offload.prepare_apart(self.model.clone(), work, move || own.measure());
+        }
+    }
+
+    fn bulk_encoding(&self, _: usize) -> usize {
+        let encodes = self.offload.as_ref().is_some_and(|offload| offload.takes_encoding());
+        if encodes { BATCH } else { 0 }
     }
 
     fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
-        match self.offload.as_ref().filter(|offload| offload.takes(jobs.len())) {
-            Some(offload) => self.decode_offloaded(offload, jobs).unwrap_or_else(|| {
-                let shares = jobs.par_chunks(LEFT_UNDONE).map(|share| self.decode_here(share));
-                shares.flatten_iter().collect()
-            }),
-            None => self.decode_here(jobs),
+        match &self.offload {
+            Some(offload) if offload.takes_all() => self.decode_bulk(jobs),
+            _ => self.decode_here(jobs),
         }
+    }
+
+    fn decode_bulk(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+        let offloaded = self.offload.as_ref().and_then(|offload| self.decode_offloaded(offload, jobs));
+        offloaded.unwrap_or_else(|| {
+            let shares = jobs.par_chunks(LEFT_UNDONE).map(|share| self.decode_here(share));
+            shares.flatten_iter().collect()
+        })
     }
 }
 
@@ -276,6 +292,16 @@ impl Neural {
 
     /// Decodes on the calling thread.
     fn decode_here(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+        let start = Instant::now();
+        let results = self.decode_lockstep(jobs);
+        if let Some(offload) = &self.offload {
+            let bytes = results.iter().flatten().map(|raw| raw.len() as u64).sum();
+            offload.cpu_took(&self.model, jobs.len(), bytes, start);
+        }
+        results
+    }
+
+    pub(super) fn decode_lockstep(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
         let lanes = LANES.min(jobs.len()).max(1);
         let mut lockstep = Lockstep {
             model: &self.model,

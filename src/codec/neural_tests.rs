@@ -236,6 +236,7 @@ fn damaged_payloads_end_in_bytes_of_the_right_length_or_an_error() {
 
 /// Devices that fail, in every way.
 mod devices {
+    use super::super::costs::Work;
     use super::super::device::{Device, Offload, Output};
     use super::*;
     use crate::model::device::Request;
@@ -287,12 +288,12 @@ mod devices {
             let asked = Arc::new(AtomicUsize::new(0));
             let offload = Arc::new(Offload::to(Box::new(Broken { says, asked: asked.clone() })));
             let neural = cpu.clone().offloading(Some(offload.clone()));
-            assert!(neural.takes_bulk(1) && offload.warning().is_none());
+            assert!(neural.takes_bulk(Work::of(1, 1, 1)) && offload.warning().is_none());
             for (raw, decoded) in raws.iter().zip(neural.decode(&decode)) {
                 assert_eq!(decoded.unwrap(), *raw);
             }
             assert!(offload.warning().unwrap().contains("broken was given up"));
-            assert!(!neural.takes_bulk(1000));
+            assert!(!neural.takes_bulk(Work::of(1000, 1, 1)));
             assert_eq!(neural.encode(&jobs), payloads);
             assert_eq!(asked.load(Ordering::Relaxed), 1, "a device that failed is not asked again");
         }

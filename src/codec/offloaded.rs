@@ -6,18 +6,25 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rayon::prelude::*;
 
+use super::costs::rate_of;
 use super::device::{Offload, Output};
-use super::neural::{Neural, WRONG_LENGTH, begin};
-use super::{DecodeJob, EncodeJob, damaged};
+use super::neural::{LANES, Neural, WRONG_LENGTH, begin};
+use super::{Codec, DecodeJob, EncodeJob, damaged};
 use crate::coder::Encoder;
 use crate::error::{Error, Result};
 use crate::model::config::MAX_WINDOW;
 use crate::model::device::Request;
 use crate::model::matcher::check_capacity;
 use crate::model::{Model, latent};
+
+/// What the CPU is timed with, where it is to be compared with a device.
+const SAMPLE: &[u8] = b"A chunk's bytes become tokens of a learned vocabulary. A decoder predicts each token from those \
+    before it, and from a match input: what followed the last few tokens when they last stood together, in this \
+    chunk or in earlier ones that it names. A range coder stores what the prediction leaves open.";
 
 /// Tokens of referenced chunks, by where their bytes lie: they are shared between chunks.
 struct Histories<'a> {
@@ -72,6 +79,30 @@ fn ready<'a>(model: &Model, histories: &Histories<'_>, job: &'a DecodeJob<'a>) -
 }
 
 impl Neural {
+    /// Times a thread with one chunk and with many: the rates of both. `None` if the sample cannot be coded.
+    pub(super) fn measure(&self) -> Option<(u64, u64)> {
+        let payload = self.encode_with(SAMPLE, &[], &[]).ok()?.payload;
+        let job = DecodeJob {
+            codec: Codec::Neural,
+            model: 0,
+            payload: &payload,
+            raw_len: SAMPLE.len(),
+            history: vec![],
+            dictionary: None,
+        };
+        let rate = |count: usize| {
+            // The first time warms caches.
+            let took = [(); 2].map(|()| {
+                let start = Instant::now();
+                self.decode_lockstep(&vec![&job; count]);
+                start.elapsed().as_nanos()
+            });
+            let nanos = u64::try_from(took[0].min(took[1])).unwrap_or(u64::MAX);
+            rate_of((count * SAMPLE.len()) as u64, nanos)
+        };
+        Some((rate(1), rate(LANES)))
+    }
+
     /// Decodes on a device; `None` if it fails.
     pub(super) fn decode_offloaded(
         &self,

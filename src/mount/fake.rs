@@ -17,6 +17,8 @@ pub struct Fake {
     raw: Vec<u8>,
     chunk_len: usize,
     slow: Duration,
+    /// Chunks that a device wants at once; 0 if there is none.
+    bulk: usize,
     decodes: Mutex<Vec<u32>>,
     batches: Mutex<Vec<usize>>,
     damaged: Mutex<HashSet<u32>>,
@@ -39,6 +41,7 @@ impl Fake {
             raw,
             chunk_len,
             slow: Duration::ZERO,
+            bulk: 0,
             decodes: Mutex::new(vec![0; count]),
             batches: Mutex::default(),
             damaged: Mutex::default(),
@@ -49,6 +52,11 @@ impl Fake {
     /// Makes each decode take some milliseconds.
     pub fn slow(self, millis: u64) -> Self {
         Self { slow: Duration::from_millis(millis), ..self }
+    }
+
+    /// Adds a device that takes ten chunks and more, and wants so many at once.
+    pub fn with_device(self, bulk: usize) -> Self {
+        Self { bulk, ..self }
     }
 
     pub fn raw(&self) -> &[u8] {
@@ -112,6 +120,10 @@ impl Source for Fake {
         }
         let unit = self.chunk_len as u64;
         (raw_offset / unit) as u32..end.div_ceil(unit) as u32
+    }
+
+    fn bulk(&self, chunks: usize, _threads: usize) -> usize {
+        if chunks >= 10 { self.bulk } else { 0 }
     }
 
     fn decode(&self, ids: &[ChunkId], _known: &dyn ChunkCache) -> Vec<Result<Arc<[u8]>>> {

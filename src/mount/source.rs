@@ -27,9 +27,9 @@ pub trait Source: Send + Sync + 'static {
     /// The chunks that hold `len` bytes of the raw stream from `raw_offset` on; fewer where it ends.
     fn chunks_of(&self, raw_offset: u64, len: u64) -> Range<u32>;
 
-    /// How many of so many chunks are best decoded together, where a device takes part; else 0.
-    fn bulk(&self, chunks: usize) -> usize {
-        let _ = chunks;
+    /// How many of so many chunks are best decoded together, where a device does so sooner than `threads`; else 0.
+    fn bulk(&self, chunks: usize, threads: usize) -> usize {
+        let _ = (chunks, threads);
         0
     }
 
@@ -60,8 +60,8 @@ impl Source for Archive {
         Archive::chunks_of(self, raw_offset, len)
     }
 
-    fn bulk(&self, chunks: usize) -> usize {
-        self.together(chunks, 0)
+    fn bulk(&self, chunks: usize, threads: usize) -> usize {
+        self.together_on(threads, chunks, 0)
     }
 
     fn decode(&self, ids: &[ChunkId], known: &dyn ChunkCache) -> Vec<Result<Arc<[u8]>>> {

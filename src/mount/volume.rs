@@ -152,7 +152,7 @@ impl Volume {
 
     fn decode_ahead(&self, ids: Vec<ChunkId>, wanted: std::sync::Weak<()>) {
         let share = ids.len().div_ceil(self.pool.workers()).max(SHARE);
-        let share = share.max(self.view.source().bulk(ids.len()));
+        let share = share.max(self.view.source().bulk(ids.len(), self.pool.workers()));
         for ids in ids.chunks(share) {
             self.pool.decode_ahead(&self.cache, ids.to_vec(), wanted.clone());
         }
@@ -164,8 +164,10 @@ impl Volume {
         let room = self.cache.capacity() / 4 / self.chunk;
         let source = self.view.source();
         let there = room.min(source.chunk_count().into());
-        let bulk = source.bulk(usize::try_from(there).unwrap_or(usize::MAX)) as u64;
-        let asked = self.readahead.map_or(WINDOW.max(bulk), |bytes| bytes.div_ceil(self.chunk));
+        let bulk = source.bulk(usize::try_from(there).unwrap_or(usize::MAX), self.pool.workers()) as u64;
+        // A device has one batch waiting while it does another: half of the window is asked for at a time.
+        let wanted = WINDOW.max(bulk.saturating_mul(2));
+        let asked = self.readahead.map_or(wanted, |bytes| bytes.div_ceil(self.chunk));
         let most = asked.min(room);
         if bulk > 0 {
             // A device takes as long for few chunks as for many.
@@ -272,6 +274,28 @@ mod tests {
         let batches = fake.batches();
         assert!(batches.len() < 60, "{batches:?}");
         assert!(batches.iter().any(|&len| len >= 16), "{batches:?}");
+    }
+
+    #[test]
+    fn with_a_device_a_sequential_reader_has_whole_batches_and_one_is_always_waiting() {
+        let fake = Fake::new(vec![file("f", 0, 4_000_000)], 4_000_000, 1000).with_device(250).slow(5);
+        let fake = Arc::new(fake);
+        let volume = volume(fake.clone(), "workers=2");
+        let handle = volume.open(Ino(2)).unwrap();
+        for step in 0..400 {
+            read(&volume, Ino(2), handle, step * 10_000, 10_000).unwrap();
+        }
+        settle(&fake);
+        assert_eq!(fake.decodes(), vec![1; 4000]);
+        let batches = fake.batches();
+        let whole = batches.iter().filter(|&&len| (200..=250).contains(&len)).count();
+        assert!(whole >= 12 && batches.iter().all(|&len| len <= 250), "{batches:?}");
+        // The cache bounds what is decoded ahead.
+        let limits = |options| super::tests::volume(fake.clone(), options).limits().most;
+        assert_eq!(
+            (limits("cachesize=100m"), limits("cachesize=400k"), limits("readahead=50k")),
+            (500, 102, 52)
+        );
     }
 
     #[test]

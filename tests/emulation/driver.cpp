@@ -1,6 +1,6 @@
 // A library with the names of the CUDA driver whose one device is the host. It fails where it is told to:
 // `S3A_EMULATED_MEMORY` is its memory in bytes, `S3A_EMULATED_FAIL=N` loses the device at the N-th launch, and
-// `S3A_EMULATED_NONE` is a driver without a device.
+// `S3A_EMULATED_NONE` is a driver without a device. Each launch adds a line to the file `S3A_EMULATED_LOG`: its blocks.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -154,6 +154,13 @@ int cuLaunchKernel(void *handle, unsigned x, unsigned y, unsigned z, unsigned th
     unsigned long long last;
     std::memcpy(&last, arguments[4], sizeof last);
     function.launch(function.kernel, x, threads, shared, places, last);
+    if (const char *log = std::getenv("S3A_EMULATED_LOG")) {
+        // Short lines of several processes do not mix.
+        if (std::FILE *file = std::fopen(log, "a")) {
+            std::fprintf(file, "%u\n", x);
+            std::fclose(file);
+        }
+    }
     return 0;
 }
 int cuGetErrorString(int error, const char **text) {

@@ -4,6 +4,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod contents;
+#[cfg(feature = "gpu")]
+mod device;
+#[cfg(feature = "gpu")]
+#[path = "../emulation/mod.rs"]
+mod emulation;
 mod life;
 mod place;
 mod soak;

@@ -86,10 +86,14 @@ impl Place {
     /// Mounts in the foreground of a process of its own.
     pub fn mount(&self, options: &[&str]) -> Mounted {
         let mut command = s3a();
-        command.args(["mount", "-f"]).arg(self.archive()).arg(self.target()).args(options);
-        let daemon = command.stdin(Stdio::null()).spawn().unwrap();
-        let mounted = Mounted { daemon, target: self.target() };
-        wait_until("the mount", || is_mounted(&self.target()));
+        self.mount_by(command.args(["mount", "-f"]).args(options), &self.target())
+    }
+
+    /// Mounts elsewhere, by a command that names neither archive nor folder yet.
+    pub fn mount_by(&self, command: &mut Command, target: &Path) -> Mounted {
+        let daemon = command.arg(self.archive()).arg(target).stdin(Stdio::null()).spawn().unwrap();
+        let mounted = Mounted { daemon, target: target.to_owned() };
+        wait_until("the mount", || is_mounted(target));
         mounted
     }
 }

@@ -7,6 +7,7 @@
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::library::{Nvrtc, nvrtc};
 use super::{Fault, SOURCE};
@@ -73,7 +74,10 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 /// Keeps what was compiled, if that is possible.
 fn keep(path: &Path, bytes: &[u8]) {
     let Some(folder) = path.parent() else { return };
-    let new = path.with_extension(format!("{}.new", std::process::id()));
+    // Threads of this process may be at it, too.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let new = path.with_extension(format!("{}.{number}.new", std::process::id()));
     let write = || {
         std::fs::create_dir_all(folder)?;
         std::fs::write(&new, [blake3::hash(bytes).as_bytes(), bytes].concat())?;
