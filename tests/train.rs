@@ -41,6 +41,7 @@ fn options(folder: &Path, pair: bool) -> Options {
         rate: 1e-3,
         encoder_layers: 0,
         gamma: 1.0,
+        lambda: 1.0,
         draws: 2,
         entropy: 0.01,
     });

@@ -107,6 +107,9 @@ pub(crate) struct Args {
     /// How much the value of what follows counts
     #[arg(long, default_value_t = 1.0, value_name = "X")]
     gamma: f64,
+    /// What of the steps after a symbol counts in its advantage: 0 is the one-step advantage
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    lambda: f64,
     /// Learned sequences drawn for a chunk; the decompressor learns with the best of them
     #[arg(long, default_value_t = 1, value_name = "N")]
     draws: usize,
@@ -182,6 +185,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
             empty: args.empty,
             rate: args.compressor_rate,
             gamma: args.gamma,
+            lambda: args.lambda,
             draws: args.draws,
             entropy: args.entropy,
         }),

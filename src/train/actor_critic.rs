@@ -42,6 +42,9 @@ pub struct PairConfig {
     pub empty: f64,
     pub rate: f64,
     pub gamma: f64,
+    /// What of the steps after an action counts in its advantage: nothing with 0, as in the paper, all with 1.
+    #[serde(default = "all")]
+    pub lambda: f64,
     /// Sequences that are drawn for a chunk in the third stage; D learns with the best of them.
     #[serde(default = "one")]
     pub draws: usize,
@@ -51,6 +54,10 @@ pub struct PairConfig {
 
 fn one() -> usize {
     1
+}
+
+fn all() -> f64 {
+    1.0
 }
 
 impl PairConfig {
@@ -349,6 +356,23 @@ impl Pair {
         Ok(Drawn { cs, nats, best })
     }
 
+    /// How much better each action did than the critic foresaw, row by row: the mean over all numbers of
+    /// steps that are looked ahead, weighted by powers of lambda (Schulman et al. 2016, generalised advantage
+    /// estimation). The value after the last action is zero.
+    fn advantages(&self, rewards: &[f32], values: &[Vec<f32>], mask: &[Vec<f32>]) -> Vec<f32> {
+        let (gamma, lambda) = (self.config.gamma as f32, self.config.lambda as f32);
+        let mut all = vec![0.0; rewards.len()];
+        for (row, (values, mask)) in values.iter().zip(mask).enumerate() {
+            let at = row * values.len();
+            let (mut next, mut after) = (0.0, 0.0);
+            for t in (0..values.len()).rev().filter(|&t| mask[t] > 0.0) {
+                after = rewards[at + t] + gamma * next - values[t] + gamma * lambda * after;
+                (all[at + t], next) = (after, values[t]);
+            }
+        }
+        all
+    }
+
     /// Algorithm 1.
     fn reinforce(
         &mut self,
@@ -395,20 +419,12 @@ impl Pair {
 
         let (log, values) = self.compressor.act(memory, &padded(&cs, steps - 1))?;
         let (picked, mask, count) = self.picked(&log, &cs)?;
-        let rewards = Tensor::from_vec(rewards, (cs.len(), steps), log.device())?;
-        // The value after the last action is zero.
-        let after = values.detach();
-        let after = (after * &mask)?;
-        let next = if steps > 1 {
-            let rest = after.narrow(1, 1, steps - 1)?;
-            Tensor::cat(&[rest, after.narrow(1, 0, 1)?.zeros_like()?], 1)?
-        } else {
-            after.zeros_like()?
-        };
-        let target = (rewards + (next * self.config.gamma)?)?;
+        let advantages = self.advantages(&rewards, &values.to_vec2()?, &mask.to_vec2()?);
+        let advantages = Tensor::from_vec(advantages, (cs.len(), steps), log.device())?;
+        let target = (values.detach() + &advantages)?;
         let error = ((&target - &values)? * &mask)?;
         let critic = (error.sqr()?.sum_all()? / count)?;
-        let actor = ((picked * error.detach())?.sum_all()?.neg()? / count)?;
+        let actor = ((picked * (advantages * &mask)?)?.sum_all()?.neg()? / count)?;
         let entropy = (log.exp()? * &log)?.sum(2)?.neg()?;
         let entropy = ((entropy * &mask)?.sum_all()? / count)?;
         let beta = self.config.entropy * (1.0 - 0.9 * done);
