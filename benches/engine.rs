@@ -1,7 +1,7 @@
 //! Speed of the integer engine on one core, and its share of the CPU's own peak in the same run.
 //!
-//! `cargo bench --bench engine -- [FOLDER]`: codes the files of FOLDER (the sources, if none is given)
-//! in chunks under a random model of a realistic shape. Time is the thread's CPU time where the system
+//! `cargo bench --bench engine -- [FOLDER [MODEL]]`: codes the files of FOLDER (the sources, if none is given)
+//! in chunks under a model file, or a random model of a realistic shape. Time is the thread's CPU time where the system
 //! tells it, so that a busy machine disturbs little.
 
 use std::collections::HashMap;
@@ -22,7 +22,8 @@ const CHUNK_LEN: usize = 16 << 10;
 const RUNS: usize = 3;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let folder = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
+    let (folder, file) = (arguments.next(), arguments.next());
     let mut text = vec![];
     let want = 2 * LANES * CHUNK_LEN;
     read_files(
@@ -30,12 +31,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         want,
         &mut text,
     )?;
-    let model = Arc::new(Model::from_bytes(&model_file_of(
-        config(),
-        &vocabulary(&text)?,
-        Draw::Even,
-        &mut Random::new(1),
-    )?)?);
+    let file = match file {
+        Some(path) => std::fs::read(path)?,
+        None => model_file_of(config(), &vocabulary(&text)?, Draw::Even, &mut Random::new(1))?,
+    };
+    let model = Arc::new(Model::from_bytes(&file)?);
     let chunks: Vec<&[u8]> = text.chunks(CHUNK_LEN).collect();
     let tokens: usize = chunks.iter().map(|chunk| model.vocabulary().tokenise(chunk).len()).sum();
     let products = model.multiply_adds();

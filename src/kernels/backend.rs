@@ -139,11 +139,8 @@ impl Backend {
 
     /// `quantise`, or with `normalise` also `normalise`, of each row of `x`; rows are padded.
     pub fn quantise(self, x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
-        let stride = super::padded(act.len());
-        assert!(x.len() >= rows * stride);
-        for (row, x) in x.chunks_exact(stride).take(rows).enumerate() {
-            dispatch!(self, quantise(x, normalise, act, row));
-        }
+        assert!(x.len() >= rows * super::padded(act.len()));
+        dispatch!(self, quantise(x, rows, normalise, act));
     }
 
     /// `linear` of the first `rows` rows; row `r` of the result starts at `r * padded(outputs)`.

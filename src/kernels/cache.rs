@@ -27,14 +27,14 @@ impl KeyValues {
     /// `size` elements (a multiple of 8).
     pub fn new(heads: usize, size: usize, reach: usize) -> Self {
         assert!(size.is_multiple_of(8));
-        let blocks = reach.div_ceil(POSITIONS) + 1;
+        let blocks = reach.div_ceil(POSITIONS);
         let room = heads * blocks * POSITIONS * size;
         Self { heads, size, blocks, keys: Buffer::zeroed(room), values: Buffer::zeroed(room) }
     }
 
     /// Makes room for `reach` positions, where there is not enough.
     pub fn reserve(&mut self, heads: usize, size: usize, reach: usize) {
-        if (self.heads, self.size) != (heads, size) || self.blocks < reach.div_ceil(POSITIONS) + 1 {
+        if (self.heads, self.size) != (heads, size) || self.blocks < reach.div_ceil(POSITIONS) {
             *self = Self::new(heads, size, reach);
         }
     }
@@ -45,6 +45,12 @@ impl KeyValues {
 
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// Blocks of the ring.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "AVX-512 alone asks"))]
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks
     }
 
     /// Where the block of a position starts, in keys and in values.
@@ -62,7 +68,7 @@ impl KeyValues {
     }
 
     /// The `blocks` blocks of a head from that of a position on, of `values` or keys: those up to the ring's
-    /// end, and those from its start. At most as many as there are.
+    /// end, and those from its start. They may be one more than there are: the last is the first again.
     #[inline]
     pub(super) fn parts<'a>(
         &self,
@@ -74,7 +80,7 @@ impl KeyValues {
         let (len, start) = (POSITIONS * self.size, head * self.blocks);
         let block = position / POSITIONS % self.blocks;
         let first = blocks.min(self.blocks - block);
-        let rest = (blocks - first).min(block);
+        let rest = (blocks - first).min(self.blocks);
         let part = |from: usize, blocks: usize| &values[(start + from) * len..(start + from + blocks) * len];
         [part(block, first), part(0, rest)]
     }

@@ -35,12 +35,37 @@ pub(super) fn normalise_scale(n: usize, sum: u32) -> (i32, i32) {
     let v = (((n as u64) << 32) / u64::from(sum)) as u32;
     // The least k >= 0 with v * 4^k >= 2^28; v has at most 30 digits.
     let k = (29 - bitlen(v)).max(0).unsigned_abs().div_ceil(2);
-    ((v << (2 * k)).isqrt() as i32, -(k as i32))
+    (root(v << (2 * k)), -(k as i32))
 }
 
-/// `quantise` of one row; with `normalise`, `m` and `e` are those of the normalised vector.
-/// `x` and `act`'s row are padded with zeros.
-pub fn quantise(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
+/// `isqrt` of a number from 2^28 to 2^30: a step of Newton's method, from a root that is right to 8 bits, is
+/// never below the root and at most one above.
+#[inline]
+fn root(a: u32) -> i32 {
+    const FIRST: [u16; 192] = {
+        let mut roots = [0; 192];
+        let mut top = 0;
+        while top < roots.len() {
+            // Of the middle of the numbers whose upper bits are 64 and more.
+            roots[top] = ((2 * (top as u32 + 64) + 1) << 21).isqrt() as u16;
+            top += 1;
+        }
+        roots
+    };
+    let first = u32::from(FIRST[(a >> 22) as usize - 64]);
+    let next = (first + a / first) / 2;
+    (next - u32::from(next * next > a)) as i32
+}
+
+/// `quantise` of rows; with `normalise`, `m` and `e` are those of the normalised vectors. Rows of `x` and
+/// `act` are padded with zeros.
+pub fn quantise(x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
+    for (row, x) in x.chunks_exact(padded(act.len())).take(rows).enumerate() {
+        quantise_row(x, normalise, act, row);
+    }
+}
+
+fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
     let (len, stride) = (act.len(), padded(act.len()));
     act.signed[row] = true;
     let q = &mut act.q[row * stride..(row + 1) * stride];
@@ -225,4 +250,19 @@ pub fn peak(rounds: usize) -> u64 {
         std::hint::black_box(products.sum::<i32>());
     }
     1024 * rounds as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::root;
+
+    #[test]
+    fn roots_are_exact() {
+        // The root does not change between two squares.
+        for r in 1 << 14..1 << 15 {
+            for a in [r * r, r * r + r, r * r + 2 * r] {
+                assert_eq!(root(a), r as i32);
+            }
+        }
+    }
 }

@@ -114,7 +114,7 @@ impl<'m> Decoder<'m> {
     pub fn begin(&mut self, lane: usize, tokens: usize, latent: &[u16]) {
         let config = self.model.config();
         let window = if config.window == 0 { MAX_WINDOW } else { config.window };
-        let reach = window.min(tokens) + self.depth;
+        let reach = window.min(tokens) + self.depth - 1;
         for layer in &mut self.caches {
             layer[lane].reserve(config.kv_heads, config.head_size, reach);
         }

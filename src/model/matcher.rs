@@ -17,7 +17,7 @@ pub const CLASSES: usize = 17;
 /// Sum of plain lengths, chunk and references, below which positions fit their 24 bits.
 pub const MAX_CAPACITY: usize = (1 << 24) - 64;
 
-const EMPTY: u32 = u32::MAX;
+const EMPTY: u64 = u64::MAX;
 
 /// What one slot found. Class 0 means that there is no candidate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,12 +46,13 @@ pub struct Matcher {
     separator: u16,
     elements: Vec<u16>,
     bits: u32,
-    /// One table of `2^bits` entries per order, one after the other: `pos | hits << 24`, or `EMPTY`.
-    tables: Vec<u32>,
-    /// Second followers of the entries, tables as above.
-    followers: Vec<u16>,
+    /// One table of `2^bits` entries per order, one after the other: `pos | hits << 24 | second << 32`, or
+    /// `EMPTY`. All that there is to know of a context lies in one cache line.
+    tables: Vec<u64>,
     /// Places in `tables` for the present position.
     index: [u32; MAX_SLOTS],
+    /// Hashes of the orders' contexts there; of those for which there are elements enough.
+    hashes: [u32; MAX_SLOTS],
     found: [Found; MAX_SLOTS],
     slots: [Slot; MAX_SLOTS],
     looked_up: bool,
@@ -102,8 +103,8 @@ impl Matcher {
             elements: Vec::with_capacity(capacity / 2 + 16),
             bits,
             tables: vec![EMPTY; orders.len() << bits],
-            followers: vec![separator; if seconds.is_empty() { 0 } else { orders.len() << bits }],
             index: [0; MAX_SLOTS],
+            hashes: [0; MAX_SLOTS],
             found: [Found::default(); MAX_SLOTS],
             slots: [Slot::default(); MAX_SLOTS],
             looked_up: false,
@@ -117,7 +118,7 @@ impl Matcher {
 
     /// Memory of the tables.
     pub fn table_bytes(&self) -> usize {
-        size_of_val(&self.tables[..]) + size_of_val(&self.followers[..])
+        size_of_val(&self.tables[..])
     }
 
     /// What each slot finds for the next element, in the order of `orders`.
@@ -151,8 +152,7 @@ impl Matcher {
             return none;
         }
         let candidate = a[pos];
-        let second = self.followers.get(index as usize).copied().unwrap_or(self.separator);
-        let found = Found { hits: Some(hits), follower: candidate, second };
+        let found = Found { hits: Some(hits), follower: candidate, second: (entry >> 32) as u16 };
         if candidate == self.separator {
             return (Slot::default(), found);
         }
@@ -194,11 +194,9 @@ impl Matcher {
                     Some(_) => (0, found.follower),
                     None => (0, self.separator),
                 };
-                if let Some(follower) = self.followers.get_mut(self.index[k] as usize) {
-                    *follower = second;
-                }
                 // `i < 2^24 - 1`: tokens have at least a byte, and `MAX_CAPACITY` leaves room for separators.
-                self.tables[self.index[k] as usize] = i as u32 | u32::from(hits) << 24;
+                self.tables[self.index[k] as usize] =
+                    i as u64 | u64::from(hits) << 24 | u64::from(second) << 32;
             }
         }
         self.elements.push(element);
@@ -216,6 +214,11 @@ impl Matcher {
 
     /// Hash of the last `order` elements; those before the start count as separators.
     pub fn hash(&self, order: usize) -> u32 {
+        if let Some(k) = self.orders.iter().position(|&known| usize::from(known) == order)
+            && order <= self.elements.len()
+        {
+            return self.hashes[k];
+        }
         let recent = self.elements.iter().rev().copied().chain(std::iter::repeat(self.separator));
         recent.take(order).fold(0, step)
     }
@@ -231,8 +234,8 @@ impl Matcher {
             hash = self.elements[from..newer].iter().rev().copied().fold(hash, step);
             done = order;
             self.index[k] = ((k as u32) << self.bits) + (hash >> (32 - self.bits));
+            self.hashes[k] = hash;
             prefetch(&self.tables, self.index[k] as usize);
-            prefetch(&self.followers, self.index[k] as usize);
         }
     }
 }

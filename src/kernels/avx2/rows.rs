@@ -33,7 +33,7 @@ macro_rules! kernel {
     };
 }
 
-kernel!(quantise = quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize));
+kernel!(quantise = quantise_rows(x: &[i32], rows: usize, normalise: bool, act: &mut Activations));
 kernel!(gain = gain_row(x: &mut [i32], gains: &[i32]));
 kernel!(relu2 = relu2_row(x: &mut [i32]));
 kernel!(relu = relu_row(x: &mut [i32]));
@@ -42,6 +42,13 @@ kernel!(embed = embed_row(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]));
 kernel!(queries = queries_row(x: &[i32], out: &mut [i16]));
 kernel!(store = store_row(kv: &mut KeyValues, position: usize, keys: &[i32], values: &[i32]));
 kernel!(slots = slots_row(z: &[i32], out: &mut Slots));
+
+#[target_feature(enable = "avx2")]
+fn quantise_rows(x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
+    for (row, x) in x.chunks_exact(padded(act.len())).take(rows).enumerate() {
+        quantise_row(x, normalise, act, row);
+    }
+}
 
 #[target_feature(enable = "avx2")]
 fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {

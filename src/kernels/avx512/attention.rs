@@ -23,6 +23,8 @@ struct Work<'a> {
     /// `reach.first` rounded down to a whole block, and the blocks from there on.
     from: usize,
     blocks: usize,
+    /// Whether the last position lies in the first block, together with the first positions.
+    wraps: bool,
     score_shift: u32,
     bias: Option<&'a Bias>,
 }
@@ -42,7 +44,8 @@ pub fn attend(
     let share = query.len() / kv.size() / kv.heads();
     let from = reach.first / POSITIONS * POSITIONS;
     let blocks = (reach.last + 1 - from).div_ceil(POSITIONS);
-    let work = Work { kv, reach, from, blocks, score_shift, bias };
+    let (wraps, blocks) = (blocks > kv.blocks(), blocks.min(kv.blocks()));
+    let work = Work { kv, reach, from, blocks, wraps, score_shift, bias };
     let mut head = 0;
     while head < query.len() / kv.size() {
         // Heads that share keys, four, two or one at a time.
@@ -118,7 +121,8 @@ impl Work<'_> {
         for (h, z) in scores.z.chunks_exact_mut(scores.stride).take(H).enumerate() {
             walk.z[h] = &mut z.as_chunks_mut().0[..self.blocks.next_multiple_of(2)];
             if let Some(bias) = self.bias {
-                walk.bias[h] = &bias.from(head + h, self.reach.t, self.from).as_chunks().0[..self.blocks];
+                let blocks = self.blocks + usize::from(self.wraps);
+                walk.bias[h] = &bias.from(head + h, self.reach.t, self.from).as_chunks().0[..blocks];
             }
             if let Some(last) = walk.z[h].last_mut() {
                 put(last, _mm512_set1_epi32(NEVER));
@@ -127,23 +131,26 @@ impl Work<'_> {
         let mut ring = self.kv.ring(kv_head, self.from);
         while walk.block < self.blocks {
             let mut keys = [&[][..]; TOGETHER];
-            let count = TOGETHER.min(self.blocks - walk.block);
+            let turned = self.wraps && walk.block == 0;
+            let count = (self.blocks - walk.block).min(if turned { 2 } else { TOGETHER });
             for keys in keys.iter_mut().take(count) {
                 *keys = ring.next_block(&self.kv.keys);
             }
             match keys {
-                [a, b, c] if count == 3 => self.blocks::<H, 3>(query, [a, b, c], &mut walk),
-                [a, b, _] if count == 2 => self.blocks::<H, 2>(query, [a, b], &mut walk),
-                [a, ..] => self.blocks::<H, 1>(query, [a], &mut walk),
+                [a, b, c] if count == 3 => self.blocks::<H, 3, false>(query, [a, b, c], &mut walk),
+                [a, b, _] if count == 2 && turned => self.blocks::<H, 2, true>(query, [a, b], &mut walk),
+                [a, b, _] if count == 2 => self.blocks::<H, 2, false>(query, [a, b], &mut walk),
+                [a, ..] if turned => self.blocks::<H, 1, true>(query, [a], &mut walk),
+                [a, ..] => self.blocks::<H, 1, false>(query, [a], &mut walk),
             }
         }
         walk.max
     }
 
-    /// Scores of the next `N` blocks.
+    /// Scores of the next `N` blocks. The first may be `TURNED`: the ring's newest positions are in it too.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-    fn blocks<const H: usize, const N: usize>(
+    fn blocks<const H: usize, const N: usize, const TURNED: bool>(
         &self,
         query: &[i16],
         keys: [&[i16]; N],
@@ -154,12 +161,22 @@ impl Work<'_> {
         for n in 0..N {
             let block = walk.block + n;
             let within = self.within(self.from + block * POSITIONS);
+            // The newest positions in the place of those before the first, a turn of the ring later.
+            let turned = TURNED && n == 0;
+            let newest = if turned { self.within(self.from + self.blocks * POSITIONS) } else { 0 };
             for h in 0..H {
                 let mut z = _mm512_sra_epi32(sums[h][n], shift);
                 if let Some(bias) = walk.bias[h].get(block) {
                     z = _mm512_add_epi32(z, load(bias));
                 }
                 z = _mm512_mask_mov_epi32(_mm512_set1_epi32(NEVER), within, z);
+                if turned {
+                    let mut newer = _mm512_sra_epi32(sums[h][n], shift);
+                    if let Some(bias) = walk.bias[h].get(self.blocks) {
+                        newer = _mm512_add_epi32(newer, load(bias));
+                    }
+                    z = _mm512_mask_mov_epi32(z, newest, newer);
+                }
                 walk.max[h] = _mm512_max_epi32(walk.max[h], z);
                 put(&mut walk.z[h][block], z);
             }

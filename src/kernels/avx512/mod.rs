@@ -8,6 +8,7 @@
 mod attention;
 mod linear;
 mod peak;
+mod quantise;
 mod rows;
 mod slots;
 mod store;
@@ -17,7 +18,8 @@ use std::arch::x86_64::*;
 pub use attention::attend;
 pub use linear::linear;
 pub use peak::peak;
-pub use rows::{add_residual, embed, gain, quantise, relu, relu2};
+pub use quantise::quantise;
+pub use rows::{add_residual, embed, gain, relu, relu2};
 pub use slots::slots;
 pub use store::{queries, store};
 

@@ -1,11 +1,9 @@
-//! Kernels over one row at a time: quantisation, residuals, input.
+//! Kernels over one row at a time: residuals, activations, input.
 
 use std::arch::x86_64::*;
 
 use super::{Avx512, load, put};
-use crate::kernels::buffer::padded;
-use crate::kernels::pack::Activations;
-use crate::kernels::{H_MAX, scalar};
+use crate::kernels::H_MAX;
 
 /// Rows are padded, so they consist of whole vectors.
 fn vectors(x: &[i32]) -> &[[i32; 16]] {
@@ -31,83 +29,11 @@ macro_rules! kernel {
     };
 }
 
-kernel!(quantise = quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize));
 kernel!(relu2 = relu2_row(x: &mut [i32]));
 kernel!(relu = relu_row(x: &mut [i32]));
 kernel!(add_residual = add_residual_row(h: &mut [i32], y: &[i32]));
 kernel!(embed = embed_row(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]));
 kernel!(gain = gain_row(x: &mut [i32], gains: &[i32]));
-
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
-    let (len, stride) = (act.len(), padded(act.len()));
-    let x = vectors(x);
-    let mut amax = _mm512_setzero_si512();
-    for x in x {
-        amax = _mm512_max_epi32(amax, _mm512_abs_epi32(load(x)));
-    }
-    let amax = _mm512_reduce_max_epi32(amax);
-    // Products treat all inputs alike.
-    act.signed[row] = true;
-    let range = row * stride..(row + 1) * stride;
-    let (narrow, raised) = (&mut act.q[range.clone()], &mut act.raised[range]);
-    if amax == 0 {
-        narrow.fill(0);
-        raised.fill(i8::MIN);
-        (act.m[row], act.e[row]) = (0, 0);
-        return;
-    }
-    let (m, e, inv) = scalar::quantise_scale(amax);
-    (act.m[row], act.e[row]) = (m, e);
-    // One of the two shifts is by zero, and the rounding is zero with it.
-    let round = _mm512_set1_epi32(if e > 0 { 1 << (e - 1) } else { 0 });
-    let (right, left) = (_mm_cvtsi32_si128(e.max(0)), _mm_cvtsi32_si128((-e).max(0)));
-    let (inv, half) = (_mm512_set1_epi32(inv), _mm512_set1_epi32(1 << 22));
-    let quantised = |x: &[i32; 16]| {
-        let scaled = _mm512_sra_epi32(_mm512_sll_epi32(_mm512_add_epi32(load(x), round), left), right);
-        _mm512_srai_epi32::<23>(_mm512_add_epi32(_mm512_mullo_epi32(scaled, inv), half))
-    };
-    let mut squares = _mm512_setzero_si512();
-    let (x_64, x) = x.as_chunks::<4>();
-    let (narrow_64, narrow) = narrow.as_chunks_mut::<64>();
-    let (raised_64, raised) = raised.as_chunks_mut::<64>();
-    // Packing goes by 16 bytes of each operand: afterwards, elements are put into their order.
-    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    for ((x, narrow), raised) in x_64.iter().zip(narrow_64).zip(raised_64) {
-        let pairs = [
-            _mm512_packs_epi32(quantised(&x[0]), quantised(&x[1])),
-            _mm512_packs_epi32(quantised(&x[2]), quantised(&x[3])),
-        ];
-        for pair in pairs {
-            squares = _mm512_dpwssd_epi32(squares, pair, pair);
-        }
-        let bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(pairs[0], pairs[1]));
-        // SAFETY: the arrays are 64 bytes, and the stores need no alignment.
-        unsafe {
-            _mm512_storeu_si512(narrow.as_mut_ptr().cast(), bytes);
-            let bytes = _mm512_xor_si512(bytes, _mm512_set1_epi8(i8::MIN));
-            _mm512_storeu_si512(raised.as_mut_ptr().cast(), bytes);
-        }
-    }
-    let pairs = narrow.as_chunks_mut::<16>().0.iter_mut().zip(raised.as_chunks_mut::<16>().0);
-    for (x, (narrow, raised)) in x.iter().zip(pairs) {
-        let q = quantised(x);
-        // Both halves of a pair: the low one holds the magnitude, the high one is zero.
-        let magnitude = _mm512_abs_epi32(q);
-        squares = _mm512_dpwssd_epi32(squares, magnitude, magnitude);
-        let bytes = _mm512_cvtepi32_epi8(q);
-        // SAFETY: the arrays are 16 bytes, and the stores need no alignment.
-        unsafe {
-            _mm_storeu_si128(narrow.as_mut_ptr().cast(), bytes);
-            let bytes = _mm_xor_si128(bytes, _mm_set1_epi8(i8::MIN));
-            _mm_storeu_si128(raised.as_mut_ptr().cast(), bytes);
-        }
-    }
-    if normalise {
-        let sum = _mm512_reduce_add_epi32(squares);
-        (act.m[row], act.e[row]) = scalar::normalise_scale(len, sum as u32);
-    }
-}
 
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn gain_row(x: &mut [i32], gains: &[i32]) {

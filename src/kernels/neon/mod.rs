@@ -25,7 +25,7 @@ macro_rules! scalar {
 }
 
 scalar! {
-    quantise(x: &[i32], normalise: bool, act: &mut Activations, row: usize);
+    quantise(x: &[i32], rows: usize, normalise: bool, act: &mut Activations);
     gain(x: &mut [i32], gains: &[i32]);
     relu2(x: &mut [i32]);
     relu(x: &mut [i32]);
