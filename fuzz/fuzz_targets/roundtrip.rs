@@ -3,4 +3,4 @@
 #[path = "../../tests/bodies/mod.rs"]
 mod bodies;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::roundtrip(data));
+libfuzzer_sys::fuzz_target!(init: bodies::on_one_thread(), |data: &[u8]| bodies::roundtrip(data));

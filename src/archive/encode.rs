@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::dictionary::Trained;
 use super::events::Observer;
+use super::writer::Workers;
 use super::writer_options::WriterOptions;
 use crate::codec::{self, Codec, DecodeJob, EncodeJob, Encoded, Models, Zstd};
 use crate::error::{Error, Result};
@@ -86,15 +87,15 @@ impl ChunkEncoder {
     /// coded with.
     pub fn encode(
         &self,
-        pool: &rayon::ThreadPool,
+        workers: &Workers,
         chunks: &[Arc<[u8]>],
         plans: &[Plan],
         observer: &dyn Observer,
     ) -> Result<(Vec<Coded>, Vec<u8>)> {
-        let trained = pool.install(|| Trained::new(chunks, self.dictionary, self.zstd_level));
+        let trained = workers.run(|| Trained::new(chunks, self.dictionary, self.zstd_level));
         let zstd = Zstd { level: self.zstd_level, dictionary: trained.as_ref().map(|trained| &trained.pack) };
         let jobs: Vec<(&Arc<[u8]>, &Plan)> = chunks.iter().zip(plans).collect();
-        let coded: Result<Vec<Vec<Coded>>> = pool.install(|| {
+        let coded: Result<Vec<Vec<Coded>>> = workers.run(|| {
             jobs.par_chunks(self.models.bulk_encoding(jobs.len()).max(BATCH))
                 .map(|batch| {
                     if observer.interrupted() {

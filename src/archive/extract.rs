@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::iter::Peekable;
 use std::path::Path;
 
 use super::check::Checker;
@@ -92,16 +93,7 @@ pub fn extract(
     folders.iter().try_for_each(|item| target.make_folder(&item.path, item.entry))?;
 
     let mut filler = Filler::new(&mut target, observer);
-    for item in items.iter().filter(|item| item.link.is_none()) {
-        if !matches!(item.entry.kind, Kind::File { .. }) {
-            continue;
-        }
-        filler.add(&item.path, item.entry, 0)?;
-        if observer.interrupted() {
-            return Err(Error::Interrupted);
-        }
-    }
-    fill(archive, &wanted(archive, &items), &mut filler, observer)?;
+    fill(archive, &items, &mut filler, observer)?;
     let (files, failure) = filler.finish();
 
     for item in &items {
@@ -161,13 +153,49 @@ pub(super) fn wanted(archive: &Archive, items: &[Item<'_>]) -> Vec<ChunkId> {
     ids
 }
 
+/// The files among the items, in the order in which the raw stream comes to them, each with where that is;
+/// those without data come first.
+struct Files<'i, 'a> {
+    items: &'i [Item<'a>],
+    order: Peekable<std::vec::IntoIter<(u64, u32)>>,
+}
+
+impl<'i, 'a> Files<'i, 'a> {
+    fn new(items: &'i [Item<'a>]) -> Self {
+        let begins = |(number, item): (u32, &Item<'_>)| match &item.entry.kind {
+            Kind::File { extents, .. } if item.link.is_none() => {
+                let offsets = extents.iter().filter(|extent| extent.len > 0).map(|extent| extent.raw_offset);
+                Some((offsets.min().unwrap_or(0), number))
+            }
+            _ => None,
+        };
+        let mut order: Vec<_> = (0..).zip(items).filter_map(begins).collect();
+        order.sort_unstable();
+        Self { items, order: order.into_iter().peekable() }
+    }
+
+    /// Gives those that begin before `end`, or all that are left, to the filler, which is told of no more than
+    /// it needs: names and all else of a million files take half a gigabyte.
+    fn add(&mut self, end: Option<u64>, filler: &mut Filler<'_, '_>, observer: &dyn Observer) -> Result<()> {
+        while let Some((_, number)) = self.order.next_if(|(at, _)| end.is_none_or(|end| *at < end)) {
+            let item = &self.items[number as usize];
+            filler.add(&item.path, item.entry, 0)?;
+            if observer.interrupted() {
+                return Err(Error::Interrupted);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Decodes chunks in order and hands them to the files.
 fn fill(
     archive: &Archive,
-    ids: &[ChunkId],
+    items: &[Item<'_>],
     filler: &mut Filler<'_, '_>,
     observer: &dyn Observer,
 ) -> Result<()> {
+    let (ids, mut files) = (&wanted(archive, items)[..], Files::new(items));
     let chunk_size = archive.header().chunk_size.max(1);
     observer.phase("unpacking", Some(ids.len() as u64 * u64::from(chunk_size)));
     let fits = usize::try_from(BATCH / chunk_size).unwrap_or(1);
@@ -178,6 +206,7 @@ fn fill(
             return Err(Error::Interrupted);
         }
         let chunk = archive.chunk(id)?;
+        files.add(Some(chunk.raw_offset + u64::from(chunk.raw_len)), filler, observer)?;
         match bytes {
             Ok(bytes) => filler.feed(chunk.raw_offset, &bytes)?,
             Err(e @ (Error::BadChunk { .. } | Error::Corrupt { .. } | Error::Truncated { .. })) => {
@@ -187,7 +216,9 @@ fn fill(
         }
         observer.advanced(chunk.raw_len.into());
         Ok(())
-    })
+    })?;
+    // What has no data, where there were no chunks.
+    files.add(None, filler, observer)
 }
 
 /// Makes a hardlink; a file system that has none costs a warning.

@@ -55,7 +55,7 @@ pub(super) struct Gathered {
 pub struct Writer<W: Write> {
     pub(super) out: W,
     pub(super) header: Header,
-    pub(super) pool: rayon::ThreadPool,
+    pub(super) pool: Workers,
     pub(super) encoder: ChunkEncoder,
     pub(super) observer: Arc<dyn Observer + Send + Sync>,
     pub(super) index: Index,
@@ -456,8 +456,27 @@ fn check(entry: &Entry) -> Result<()> {
     }
 }
 
-pub(super) fn workers(threads: usize) -> Result<rayon::ThreadPool> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+/// Where chunks are coded.
+pub(super) enum Workers {
+    Own(rayon::ThreadPool),
+    /// The caller runs in a pool of as many threads, which does as well.
+    Callers,
+}
+
+impl Workers {
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match self {
+            Self::Own(pool) => pool.install(work),
+            Self::Callers => work(),
+        }
+    }
+}
+
+pub(super) fn workers(threads: usize) -> Result<Workers> {
+    if rayon::current_thread_index().is_some() && rayon::current_num_threads() == threads {
+        return Ok(Workers::Callers);
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map(Workers::Own);
     pool.map_err(|e| Error::Usage(format!("{threads} threads cannot be started: {e}")))
 }
 

@@ -273,7 +273,7 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(ChunkFrame::read(&bytes[..cut], 0, SIZE, PLACE).is_err());
         }
-        for bit in 0..bytes.len() * 8 {
+        for bit in (0..bytes.len() * 8).step_by(if cfg!(miri) { 7 } else { 1 }) {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(ChunkFrame::read(&bytes, 0, SIZE, PLACE).is_err(), "bit {bit}");

@@ -273,10 +273,12 @@ mod tests {
     #[test]
     fn prefixes_and_flips_never_panic() {
         let bytes = written(&sample());
-        for cut in 0..bytes.len() {
+        // Miri takes a minute for all of them.
+        let step = if cfg!(miri) { 41 } else { 1 };
+        for cut in (0..bytes.len()).step_by(step) {
             assert!(Entries::read(&mut Cursor::inside(&bytes[..cut], 0), BASE).is_err());
         }
-        for bit in 0..bytes.len() * 8 {
+        for bit in (0..bytes.len() * 8).step_by(step) {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             let _ = Entries::read(&mut Cursor::inside(&bytes, 0), BASE);

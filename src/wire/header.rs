@@ -132,7 +132,7 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Header::read(&bytes[..cut]).is_err());
         }
-        for bit in 0..bytes.len() * 8 {
+        for bit in (0..bytes.len() * 8).step_by(if cfg!(miri) { 7 } else { 1 }) {
             let mut bytes = bytes;
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(Header::read(&bytes).is_err(), "bit {bit}");

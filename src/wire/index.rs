@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(bytes.len(), TRAILER_LEN);
         assert_eq!(Trailer::read(&bytes, 100).unwrap(), trailer);
         assert!(Trailer::read(&bytes, 101).is_err());
-        for bit in 0..bytes.len() * 8 {
+        for bit in (0..bytes.len() * 8).step_by(if cfg!(miri) { 7 } else { 1 }) {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(Trailer::read(&bytes, 100).is_err(), "bit {bit}");

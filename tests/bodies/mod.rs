@@ -47,6 +47,12 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "tar", body: tar, seeds: tar_seeds },
 ];
 
+/// What is done in parallel is done on the calling thread from now on. A process that runs one input after
+/// the other would spend most of its time on waking threads.
+pub fn on_one_thread() {
+    rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global().unwrap();
+}
+
 /// What is read is what would be written.
 pub fn header(data: &[u8]) {
     if let Ok(header) = Header::read(data) {
@@ -245,11 +251,16 @@ pub fn roundtrip(data: &[u8]) {
         let mut byte = [0];
         input.read_exact(&mut byte).map(|()| byte[0]).unwrap_or(0)
     };
-    let references = byte() % 4;
+    // The highest level takes a millisecond for a chunk.
+    let (references, level) = match byte() {
+        byte @ 0..240 => (byte % 4, 1),
+        byte => (byte % 4, 19),
+    };
     let mut options = WriterOptions {
         chunk_size: 4096,
         group_len: 4096 * (1 + u32::from(byte() % 5)),
         threads: 1,
+        zstd_level: level,
         references: Similar::for_options(references, 2, 4096),
         ..WriterOptions::default()
     };
@@ -258,7 +269,7 @@ pub fn roundtrip(data: &[u8]) {
     let mut packed: Vec<(Entry, Vec<u8>)> = Vec::new();
     for number in 0..byte() % 12 {
         let path = format!("{}/{number}", "d/".repeat(usize::from(byte() % 4)) + "f").into_bytes();
-        let (kind, len, fill) = (byte() % 6, usize::from(byte()) * usize::from(byte()), byte());
+        let (kind, len, fill) = (byte() % 6, usize::from(byte()) * usize::from(byte()) / 4, byte());
         let mut content: Vec<u8> =
             (0..len).map(|i| if fill > 99 { fill } else { (i / 3) as u8 ^ fill }).collect();
         let mtime = Timestamp { secs: i64::from(byte()) - 9, nanos: u32::from(byte()) };

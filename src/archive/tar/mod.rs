@@ -120,10 +120,12 @@ mod tests {
         };
         drain(&bytes).unwrap();
         let end = bytes.len() - bytes.iter().rev().take_while(|b| **b == 0).count();
-        for cut in (1..end).filter(|cut| cut % BLOCK != 0) {
+        // Miri would take an hour for all of them.
+        let step = if cfg!(miri) { 9973 } else { 1 };
+        for cut in (1..end).step_by(step).filter(|cut| cut % BLOCK != 0) {
             assert!(drain(&bytes[..cut]).is_err(), "cut at {cut}");
         }
-        for bit in 0..end * 8 {
+        for bit in (0..end * 8).step_by(step) {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             let _ = drain(&bytes);
