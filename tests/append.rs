@@ -127,7 +127,7 @@ fn many_generations_follow_one_another() {
 
 #[test]
 fn what_would_contradict_the_archive_is_refused_and_changes_nothing() {
-    let dir = packed(&[]);
+    let dir = packed(&["--references", "0"]);
     let before = fs::read(dir.path().join("tree.s3a")).unwrap();
     put(dir.path(), b"bad/a.txt/below", b"x");
     put(dir.path(), b"bad/sub", b"a file where a folder is");
