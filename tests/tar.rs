@@ -101,7 +101,9 @@ fn a_tree_goes_through_tar_and_comes_back_the_same() {
             tar.args(["-S", &format!("--sparse-version={sparse}")]);
         }
         run(tar.args(["-cf", "gnu.tar", "-C", "tree", "."]).current_dir(dir.path()));
-        expect(&s3a(dir.path(), &["pack", "-f", "--tar", "gnu.tar", "--special", "-o", "gnu.s3a"]), 0);
+        // 4,096 chunks of zeros, where there are no holes, at 23 bytes each.
+        let pack = ["pack", "-f", "--tar", "gnu.tar", "--special", "--chunk-size", "16k", "-o", "gnu.s3a"];
+        expect(&s3a(dir.path(), &pack), 0);
         expect(&s3a(dir.path(), &["unpack", "gnu.s3a", "-C", "from-gnu"]), 0);
         let mut found = snapshot(&dir.path().join("from-gnu"));
         if format == "gnu" {
