@@ -36,7 +36,10 @@ fn main() {
 fn measure(folder: &Path, dir: &Path, chunk: &str, reads: usize, model: Option<&str>) {
     let (archive, target) = (dir.join("packed.s3a"), dir.join("mnt"));
     let mut pack = s3a();
-    pack.args(["pack", "-q", "-f", "--chunk-size", chunk, "-o"]).arg(&archive).arg(folder);
+    // Chunks that stand alone, so that the time is that of one chunk.
+    pack.args(["pack", "-q", "-f", "--references", "0", "--chunk-size", chunk, "-o"])
+        .arg(&archive)
+        .arg(folder);
     run(pack.args(model.map(|model| format!("--model={model}"))));
     let start = Instant::now();
     run(s3a().arg("mount").arg(&archive).arg(&target).args(["-o", "cachesize=0,readahead=0"]));
