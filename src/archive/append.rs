@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::io::Write;
 
 use super::encode::ChunkEncoder;
-use super::writer::{Gathered, Known, Writer, WriterOptions, workers};
+use super::workers::Workers;
+use super::writer::{Gathered, Known, Writer, WriterOptions};
 use super::{Archive, Entry, Kind, Stats};
 use crate::codec::Models;
 use crate::error::{Error, Result};
@@ -36,7 +37,7 @@ impl<W: Write> Writer<W> {
         let encoder = ChunkEncoder::new(&WriterOptions { models, ..options.clone() }, header.ref_window);
         let mut writer = Self {
             out,
-            pool: workers(options.threads)?,
+            pool: Workers::new(options.threads)?,
             encoder,
             observer: options.observer,
             index,

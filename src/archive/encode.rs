@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::dictionary::Trained;
 use super::events::Observer;
-use super::writer::Workers;
+use super::workers::Workers;
 use super::writer_options::WriterOptions;
 use crate::codec::{self, Codec, DecodeJob, EncodeJob, Encoded, Models, Zstd};
 use crate::error::{Error, Result};

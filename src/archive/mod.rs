@@ -45,6 +45,7 @@ pub mod tar;
 mod target;
 pub mod verify;
 mod walk;
+mod workers;
 pub mod writer;
 mod writer_options;
 mod xattr;

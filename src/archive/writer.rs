@@ -13,6 +13,7 @@ use super::entry::content_hash;
 use super::events::Observer;
 use super::input::{Input, Stop};
 use super::resume::{Kept, Previous};
+use super::workers::Workers;
 use super::{ContentHash, Entry, EntryId, Extent, Kind};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
@@ -99,7 +100,7 @@ impl<W: Write> Writer<W> {
             group_len,
         };
         header.check().and_then(|()| options.check()).map_err(|rule| Error::Usage(rule.to_owned()))?;
-        let pool = workers(options.threads)?;
+        let pool = Workers::new(options.threads)?;
         let models = model_refs(&options)?;
         let mut writer = Self {
             out,
@@ -454,30 +455,6 @@ fn check(entry: &Entry) -> Result<()> {
         Some((what, got, max)) => Err(Error::Limit { what, got: got as u64, max: max as u64 }),
         None => Ok(()),
     }
-}
-
-/// Where chunks are coded.
-pub(super) enum Workers {
-    Own(rayon::ThreadPool),
-    /// The caller runs in a pool of as many threads, which does as well.
-    Callers,
-}
-
-impl Workers {
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        match self {
-            Self::Own(pool) => pool.install(work),
-            Self::Callers => work(),
-        }
-    }
-}
-
-pub(super) fn workers(threads: usize) -> Result<Workers> {
-    if rayon::current_thread_index().is_some() && rayon::current_num_threads() == threads {
-        return Ok(Workers::Callers);
-    }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map(Workers::Own);
-    pool.map_err(|e| Error::Usage(format!("{threads} threads cannot be started: {e}")))
 }
 
 fn model_refs(options: &WriterOptions) -> Result<Vec<ModelRef>> {

@@ -1,7 +1,7 @@
 //! One result whatever the kernels, the number of lanes, and the way positions are computed.
 
 use super::models::ChunkModel;
-use super::neural::{LANES, Neural};
+use super::neural::{Compressor, LANES, Neural, Search};
 use super::{Codec, DecodeJob, EncodeJob};
 use crate::error::Result;
 use crate::kernels::Backend;
@@ -170,6 +170,30 @@ fn learned_sequences_of_any_length_are_coded_and_change_the_slots() {
     for c in [&[][..], &[299], &[0, 150, 150, 3], &[298; 6]] {
         round_trip(&gates, &raws, &histories, c);
     }
+}
+
+struct Writes(Vec<Vec<u16>>);
+
+impl Compressor for Writes {
+    fn candidates(&self, _: &[u16], count: usize) -> Vec<Vec<u16>> {
+        self.0.iter().take(count).cloned().collect()
+    }
+}
+
+#[test]
+fn candidates_are_no_longer_and_no_more_than_asked_for() {
+    let written = vec![vec![3, 1, 2], vec![3, 1, 4], vec![5]];
+    let neural = Neural::new(model(with_latent(), Draw::Even));
+    let candidates = |effort, longest| {
+        let compressor: Arc<dyn Compressor> = Arc::new(Writes(written.clone()));
+        neural.clone().searching(Some(compressor), Search { effort, longest }).candidates(b"text")
+    };
+    assert_eq!(candidates(3, 9), [vec![], vec![3, 1, 2], vec![3, 1, 4], vec![5]]);
+    // What is the same when it is cut is tried once; the prior's likeliest fill up.
+    assert_eq!(candidates(3, 2)[..3], [vec![], vec![3, 1], vec![5]]);
+    assert!(candidates(3, 1).iter().all(|c| c.len() < 2));
+    assert_eq!(candidates(3, 0), [vec![]; 1]);
+    assert_eq!(candidates(0, 9), [vec![]; 1]);
 }
 
 #[test]
