@@ -188,12 +188,13 @@ fn candidates_are_no_longer_and_no_more_than_asked_for() {
         let compressor: Arc<dyn Compressor> = Arc::new(Writes(written.clone()));
         neural.clone().searching(Some(compressor), Search { effort, longest }).candidates(b"text")
     };
-    assert_eq!(candidates(3, 9), [vec![], vec![3, 1, 2], vec![3, 1, 4], vec![5]]);
+    let nothing = Vec::<u16>::new();
+    assert_eq!(candidates(3, 9), [nothing.clone(), vec![3, 1, 2], vec![3, 1, 4], vec![5]]);
     // What is the same when it is cut is tried once; the prior's likeliest fill up.
-    assert_eq!(candidates(3, 2)[..3], [vec![], vec![3, 1], vec![5]]);
+    assert_eq!(candidates(3, 2)[..3], [nothing.clone(), vec![3, 1], vec![5]]);
     assert!(candidates(3, 1).iter().all(|c| c.len() < 2));
-    assert_eq!(candidates(3, 0), [vec![]; 1]);
-    assert_eq!(candidates(0, 9), [vec![]; 1]);
+    assert_eq!(candidates(3, 0), [nothing.clone()]);
+    assert_eq!(candidates(0, 9), [nothing]);
 }
 
 #[test]
