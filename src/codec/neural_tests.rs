@@ -193,8 +193,7 @@ fn candidates_are_no_longer_and_no_more_than_asked_for() {
     // What is the same when it is cut is tried once; the prior's likeliest fill up.
     assert_eq!(candidates(3, 2)[..3], [nothing.clone(), vec![3, 1], vec![5]]);
     assert!(candidates(3, 1).iter().all(|c| c.len() < 2));
-    assert_eq!(candidates(3, 0), [nothing.clone()]);
-    assert_eq!(candidates(0, 9), [nothing]);
+    assert!(candidates(3, 0) == candidates(0, 9) && candidates(0, 9) == [nothing]);
 }
 
 #[test]
