@@ -63,6 +63,7 @@ fn options(folder: &Path, pair: bool) -> Options {
         log: Some(folder.join("log.csv")),
         device: "cpu".to_owned(),
         init: None,
+        grow: false,
         pair,
     }
 }
@@ -201,4 +202,32 @@ fn what_cannot_be_trained_on_is_refused_and_leaves_the_last_good_files() {
         assert!(matches!(refused(options), Error::Io { .. }));
         assert_eq!(read(&kept), b"the last good one");
     }
+}
+
+#[test]
+fn a_grown_network_begins_as_what_it_grew_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = options(folder.path(), false);
+    train(&first).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let next = Options {
+        init: Some(first.checkpoint.clone()),
+        steps: 1,
+        every: 1,
+        warm_up: 1,
+        ..options(other.path(), false)
+    };
+    let same = train(&next).unwrap();
+    let grown = |net: NetConfig| Options { net, grow: true, ..next.clone() };
+    // Hidden values that nothing reads yet change nothing.
+    let wide = train(&grown(NetConfig { ff: 40, ..next.net.clone() })).unwrap();
+    assert!((wide[0] - same[0]).abs() < 1e-4, "{wide:?} {same:?}");
+    let all = grown(NetConfig { width: 24, ff: 40, window: 8, ..next.net.clone() });
+    let fresh = train(&Options { init: None, ..all.clone() }).unwrap();
+    let grew = train(&all).unwrap();
+    assert!(grew[0] < fresh[0] && grew[0] < same[0] + 0.3, "{grew:?} {fresh:?} {same:?}");
+    let model = Model::from_bytes(&read(&all.output)).unwrap();
+    assert_eq!((model.config().width, model.config().ff, model.config().window), (24, 40, 8));
+    let heads = train(&grown(NetConfig { heads: 1, ..next.net.clone() })).unwrap_err();
+    assert!(matches!(&heads, Error::Usage(why) if why.contains("attention heads")), "{heads}");
 }

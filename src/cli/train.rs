@@ -119,6 +119,9 @@ pub(crate) struct Args {
     /// Start from the weights, sizes and vocabulary of this model file or checkpoint
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
+    /// With --init: keep width, layers, feed-forward and window of the options, and take what fits into them
+    #[arg(long, requires = "init")]
+    grow: bool,
     /// Learning rates of the decompressor times this, but for those of steering
     #[arg(long, default_value_t = 1.0)]
     rate: f64,
@@ -167,6 +170,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         optimiser: OptimiserConfig { steer_rate: args.steer_rate, ..OptimiserConfig::default() }
             .times(args.rate),
         init: args.init.clone(),
+        grow: args.grow,
         pair: (args.symbols > 0).then(|| PairConfig {
             compressor: CompressorConfig::new(
                 args.vocab,

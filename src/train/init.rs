@@ -5,7 +5,7 @@
 //! layer have equal root-mean-square, which is what they tend to in training.
 
 use super::checkpoint;
-use super::net::{Net, NetConfig, layout};
+use super::net::{Net, NetConfig, Role, layout};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::{Model, nibbles, numbers};
@@ -183,24 +183,50 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
 }
 
 impl Initial {
-    /// Sets the segments of `net` that this one has in the same size; gives the names of the others.
+    /// Sets the segments of `net` that this one has, and gives the names of the others. A segment of another
+    /// size takes the rows and columns that both have; weights of inputs that are new to a known row are zero,
+    /// so that what the row computes stays what it was.
     pub fn apply(&self, net: &Net) -> candle_core::Result<Vec<String>> {
+        let sizes = layout(&self.config).into_iter().flat_map(|(_, _, segments)| segments);
+        let cols: HashMap<String, usize> = sizes.map(|s| (s.name, s.cols)).collect();
         let mut fresh = Vec::new();
         for param in &net.params {
             let mut flat: Vec<f32> = param.var.flatten_all()?.to_vec1()?;
             for s in &param.segments {
                 // An expert that was not there before starts as the first set of weights.
                 let first = s.name.strip_prefix("expert.").and_then(|name| name.split_once('.'));
-                let known = self.values.get(&s.name).or_else(|| self.values.get(first?.1));
-                match known {
-                    Some(values) if values.len() == s.rows * s.cols => {
-                        flat[s.offset..s.offset + values.len()].copy_from_slice(values);
+                let known = [Some(s.name.as_str()), first.map(|(_, name)| name)].into_iter().flatten();
+                let known = known.filter_map(|name| Some((self.values.get(name)?, *cols.get(name)?))).next();
+                let Some((values, cols)) = known else {
+                    fresh.push(s.name.clone());
+                    continue;
+                };
+                let rows = flat[s.offset..][..s.rows * s.cols].chunks_exact_mut(s.cols.max(1));
+                for (to, from) in rows.zip(values.chunks_exact(cols.max(1))) {
+                    if s.role != Role::Embedding {
+                        to.fill(0.0);
                     }
-                    _ => fresh.push(s.name.clone()),
+                    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
                 }
             }
             param.var.set(&Tensor::from_vec(flat, param.var.shape(), &net.device)?)?;
         }
         Ok(fresh)
+    }
+
+    /// The sizes `wanted`, but for what growing keeps: tokens, match slots, n-gram tables and heads.
+    ///
+    /// # Errors
+    /// `Usage` if other heads are wanted: queries, keys and values would change places.
+    pub fn grown(&self, wanted: &NetConfig) -> Result<NetConfig> {
+        let c = &self.config;
+        if (c.heads, c.kv_heads, c.head_size) != (wanted.heads, wanted.kv_heads, wanted.head_size) {
+            return Err(Error::Usage(format!(
+                "--grow keeps the attention heads: {} of queries, {} of keys and values",
+                c.heads, c.kv_heads
+            )));
+        }
+        let (width, layers, ff, window) = (wanted.width, wanted.layers, wanted.ff, wanted.window);
+        Ok(NetConfig { width, layers, ff, window, ..c.clone() })
     }
 }

@@ -47,6 +47,8 @@ pub struct Options {
     pub resume: bool,
     /// A checkpoint or model file whose weights, sizes and vocabulary the network starts with.
     pub init: Option<PathBuf>,
+    /// Give the network the sizes of `net`, and of `init` what fits into them.
+    pub grow: bool,
     /// A compressor to train beside the network, so that chunks have a learned sequence.
     pub pair: Option<PairConfig>,
     /// Steps between checkpoints and measurements.
@@ -122,11 +124,12 @@ impl Run {
     fn start(options: &Options, corpus: &Corpus, device: &Device) -> Result<Self> {
         let initial = options.init.as_deref().map(init::read).transpose()?;
         let (net, tokens) = match &initial {
+            Some(initial) if options.grow => (initial.grown(&options.net)?, initial.vocabulary.clone()),
             Some(initial) => (initial.config.clone(), initial.vocabulary.clone()),
             None => (options.net.clone(), vocabulary::learn(&corpus.sample(16 << 20), options.net.vocab)?),
         };
         let mut pair = options.pair.clone();
-        let mut net = NetConfig { vocab: tokens.len(), ..net };
+        let mut net = NetConfig { vocab: tokens.len(), steering: None, ..net };
         if let Some(pair) = &mut pair {
             pair.compressor.set_vocab(tokens.len());
             actor_critic::check(pair, options.len)?;
