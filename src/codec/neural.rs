@@ -400,6 +400,7 @@ impl<'a> Lockstep<'a> {
                 return;
             }
             rows.clear();
+            self.active.iter().for_each(|lane| lane.matcher.ask());
             for (row, lane) in self.active.iter_mut().enumerate() {
                 self.decoder.input(row, &mut lane.matcher);
                 rows.push(Row { lane: lane.slot, position: lane.position });

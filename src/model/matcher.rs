@@ -121,6 +121,15 @@ impl Matcher {
         size_of_val(&self.tables[..])
     }
 
+    /// Asks for the places of the history that the next look-up compares: their table entries were asked for by
+    /// the last update, and should be there by now.
+    pub fn ask(&self) {
+        for &index in &self.index[..self.orders.len()] {
+            // Of an empty entry, some place beyond the end.
+            prefetch(&self.elements, (self.tables[index as usize] & 0x00ff_ffff) as usize);
+        }
+    }
+
     /// What each slot finds for the next element, in the order of `orders`.
     pub fn look_up(&mut self) -> &[Slot] {
         if !self.looked_up {
@@ -148,7 +157,7 @@ impl Matcher {
         // An entry is written at positions `i >= order` only, and `a[i]` follows in the history.
         let (pos, hits) = ((entry & 0x00ff_ffff) as usize, (entry >> 24) as u8);
         let a = &self.elements[..];
-        if !a[pos - order..pos].iter().eq(&a[context..]) {
+        if !self.same(pos, order) {
             return none;
         }
         let candidate = a[pos];
@@ -158,6 +167,17 @@ impl Matcher {
         }
         let length = if with_length { self.length_class(pos - order, context) } else { 0 };
         (Slot { candidate, class: 1 + hits.min(3) + 4 * length }, found)
+    }
+
+    /// Whether the `order` elements before `pos` are those before the end.
+    #[inline]
+    fn same(&self, pos: usize, order: usize) -> bool {
+        let a = &self.elements[..];
+        // Eight at once, of which the last ones count; elements are two bytes.
+        if let (1..=8, Some(there), Some(here)) = (order, a[..pos].last_chunk(), a.last_chunk()) {
+            return (eight(there) ^ eight(here)) >> (16 * (8 - order)) == 0;
+        }
+        a[pos - order..pos] == a[a.len() - order..]
     }
 
     /// What a second slot finds beside the first candidate of its order.
@@ -238,6 +258,12 @@ impl Matcher {
             prefetch(&self.tables, self.index[k] as usize);
         }
     }
+}
+
+/// Eight elements as one number, the last one topmost.
+#[inline]
+fn eight(elements: &[u16; 8]) -> u128 {
+    elements.iter().rev().fold(0, |all, &element| all << 16 | u128::from(element))
 }
 
 #[inline]

@@ -27,10 +27,14 @@ fn panels(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
     for (first, outputs, weights) in product.panels() {
         let mut part = Part { product, act, first, outputs, weights, row: 0, place: 0 };
         while part.row < rows {
-            match rows - part.row {
+            // Evenly: a tile of one or two rows is no faster than one of more.
+            let left = rows - part.row;
+            match left.div_ceil(left.div_ceil(ROWS)) {
                 1 => part.rows::<1>(out),
                 2 => part.rows::<2>(out),
-                3..ROWS => part.rows::<3>(out),
+                3 => part.rows::<3>(out),
+                4 => part.rows::<4>(out),
+                5 => part.rows::<5>(out),
                 _ => part.rows::<ROWS>(out),
             }
         }

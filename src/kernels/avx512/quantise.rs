@@ -16,11 +16,16 @@ type Scale = (i32, i32, i32);
 
 pub fn quantise(_: Avx512, x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
     // SAFETY: the proof says that the CPU has the instructions.
-    unsafe { all(x, rows, normalise, act) }
+    unsafe {
+        match normalise {
+            true => all::<true>(x, rows, act),
+            false => all::<false>(x, rows, act),
+        }
+    }
 }
 
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn all(x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
+fn all<const NORMALISE: bool>(x: &[i32], rows: usize, act: &mut Activations) {
     let (len, stride) = (act.len(), padded(act.len()));
     // Products treat all inputs alike.
     act.signed[..rows].fill(true);
@@ -38,10 +43,10 @@ fn all(x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
         for (((x, (narrow, raised)), &scale), sum) in
             x.chunks_exact(stride).zip(outs).zip(&scales).zip(&mut sums)
         {
-            *sum = row(x.as_chunks().0, scale, narrow, raised);
+            *sum = row::<NORMALISE>(x.as_chunks().0, scale, narrow, raised);
         }
         for (((m, e), &scale), &sum) in m.iter_mut().zip(e).zip(&scales).zip(&sums) {
-            (*m, *e) = match normalise {
+            (*m, *e) = match NORMALISE {
                 true if sum > 0 => scalar::normalise_scale(len, sum),
                 _ => (scale.0, scale.1),
             };
@@ -100,10 +105,10 @@ impl Quantiser {
     }
 }
 
-/// Quantises a row, and gives the sum of squares.
+/// Quantises a row, and gives the sum of squares if they count.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn row(x: &[[i32; 16]], scale: Scale, narrow: &mut [i8], raised: &mut [i8]) -> u32 {
+fn row<const SQUARES: bool>(x: &[[i32; 16]], scale: Scale, narrow: &mut [i8], raised: &mut [i8]) -> u32 {
     let quantiser = Quantiser::new(scale);
     let mut squares = _mm512_setzero_si512();
     let (x_64, x) = x.as_chunks::<4>();
@@ -113,8 +118,10 @@ fn row(x: &[[i32; 16]], scale: Scale, narrow: &mut [i8], raised: &mut [i8]) -> u
     let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     for ((x, narrow), raised) in x_64.iter().zip(narrow_64).zip(raised_64) {
         let pairs = [quantiser.pair(&x[0], &x[1]), quantiser.pair(&x[2], &x[3])];
-        for pair in pairs {
-            squares = _mm512_dpwssd_epi32(squares, pair, pair);
+        if SQUARES {
+            for pair in pairs {
+                squares = _mm512_dpwssd_epi32(squares, pair, pair);
+            }
         }
         let bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(pairs[0], pairs[1]));
         // SAFETY: the arrays are 64 bytes, and the stores need no alignment.
@@ -130,7 +137,9 @@ fn row(x: &[[i32; 16]], scale: Scale, narrow: &mut [i8], raised: &mut [i8]) -> u
     let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     for (x, (narrow, raised)) in x.iter().zip(pairs) {
         let pair = quantiser.pair(x, &zero);
-        squares = _mm512_dpwssd_epi32(squares, pair, pair);
+        if SQUARES {
+            squares = _mm512_dpwssd_epi32(squares, pair, pair);
+        }
         let pair = _mm512_castsi512_si256(_mm512_permutexvar_epi64(order, pair));
         let bytes = _mm256_cvtepi16_epi8(pair);
         // SAFETY: the arrays are 16 bytes, and the stores need no alignment.
@@ -140,5 +149,5 @@ fn row(x: &[[i32; 16]], scale: Scale, narrow: &mut [i8], raised: &mut [i8]) -> u
             _mm_storeu_si128(raised.as_mut_ptr().cast(), bytes);
         }
     }
-    _mm512_reduce_add_epi32(squares) as u32
+    if SQUARES { _mm512_reduce_add_epi32(squares) as u32 } else { 0 }
 }
