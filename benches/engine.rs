@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = Arc::new(Model::from_bytes(&file)?);
     let chunks: Vec<&[u8]> = text.chunks(CHUNK_LEN).collect();
     let tokens: usize = chunks.iter().map(|chunk| model.vocabulary().tokenise(chunk).len()).sum();
-    let products = model.multiply_adds();
+    let products = model.config().products_per_token();
     println!(
         "{} bytes in {} chunks, {:.2} bytes a token",
         text.len(),

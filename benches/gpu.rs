@@ -161,7 +161,11 @@ fn measure(asked: &Asked, found: &Found, name: &str, model: Arc<Model>, report: 
     let chunks: Vec<&[u8]> = text.chunks(asked.chunk_len).collect();
     let cut: Vec<usize> = chunks.par_iter().map(|chunk| model.vocabulary().tokenise(chunk).len()).collect();
     let per_byte = cut.iter().sum::<usize>() as f64 / text.len() as f64;
-    println!("\nmodel {}: {} multiply-adds a token in products", report.model, model.multiply_adds());
+    println!(
+        "\nmodel {}: {} multiply-adds a token in products",
+        report.model,
+        model.config().products_per_token()
+    );
     println!("{} bytes in {} chunks, {:.2} bytes a token", text.len(), chunks.len(), 1.0 / per_byte);
 
     // The CPU on all its cores.
@@ -242,7 +246,7 @@ fn measure(asked: &Asked, found: &Found, name: &str, model: Arc<Model>, report: 
 fn limits(found: &Found, model: &Model, speed: f64, per_byte: f64, report: &mut Report) {
     let known = DEVICES.iter().find(|(name, ..)| found.name.contains(name));
     let given = std::env::var("S3A_GPU_RATE").ok().and_then(|rate| rate.parse().ok());
-    let products = model.multiply_adds() as f64 * speed * per_byte;
+    let products = model.config().products_per_token() as f64 * speed * per_byte;
     if let Some(rate) = given.or(known.map(|known| known.1)) {
         report.row("multiply-adds in products", 0, products / 1e12, "T/s");
         report.row("share of the limit: int8 rate", 0, 100.0 * products / rate, "%");

@@ -14,7 +14,7 @@ targets=("$@")
 ((${#targets[@]})) || targets=("$host" "$host+avx2" s390x-unknown-linux-gnu i686-unknown-linux-gnu
   aarch64-unknown-linux-gnu)
 tests=(wire:: coder:: archive::paths archive::order archive::clash archive::tar model::tokens model::matcher
-  model::config kernels::buffer)
+  model::config kernels::buffer payloads_are_these)
 left_out=(--skip wire::zstd_raw --skip wire::frame --skip packed --skip paths_longer_than_path_max --skip symlinks_are_not_followed)
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/miri PROPTEST_CASES=${PROPTEST_CASES:-4}
 mkdir -p "$CARGO_TARGET_DIR"

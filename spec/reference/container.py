@@ -213,6 +213,7 @@ class Chunk:
             if given:
                 self.raw_len = c.varint(group.chunk_size)
                 require(self.raw_len > 0, "%s: no raw bytes" % self.what)
+                require(self.raw_len < group.chunk_size, "%s: gives the chunk size as its raw length" % self.what)
             shorter = count <= 4 and model == 0 if self.codec == NEURAL else count == 0
             require(self.raw_len != group.chunk_size or not shorter,
                     "%s: in form 7, though another form says the same" % self.what)

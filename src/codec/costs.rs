@@ -66,7 +66,7 @@ impl Costs {
     /// second, 2 s until it has compiled its kernel. The CPU: the slowest that is likely, so that no less than
     /// this is worth measuring it.
     pub fn guess(config: &Config) -> Self {
-        let multiply_adds: u64 = config.products().iter().map(|p| p.rows as u64 * p.cols as u64).sum();
+        let multiply_adds = config.products_per_token() as u64;
         let meetings = 8 * config.layers as u64 + 4;
         let slowest = (TOKENS * multiply_adds / 2).max(1);
         Self {

@@ -263,14 +263,17 @@ impl Config {
         all
     }
 
-    /// Multiply-adds of a token in the decoder's products, and in attention over a full window (none is
-    /// counted where there is no window, nor what is done once for c).
-    pub fn macs_per_token(&self) -> usize {
+    /// Multiply-adds of a token in the decoder's products; what is done once for c is left out.
+    pub fn products_per_token(&self) -> usize {
         let of_token = |p: &&Product| {
             !p.name.starts_with("expert") && !p.name.starts_with("latent") && !p.name.ends_with("cross_kv")
         };
-        let products: usize = self.products().iter().filter(of_token).map(|p| p.rows * p.cols).sum();
-        products + self.layers * 2 * self.window * self.heads * self.head_size
+        self.products().iter().filter(of_token).map(|p| p.rows * p.cols).sum()
+    }
+
+    /// The same, and those in attention over a full window; none is counted where there is no window.
+    pub fn macs_per_token(&self) -> usize {
+        self.products_per_token() + self.layers * 2 * self.window * self.heads * self.head_size
     }
 
     /// What the names of each set of the decoder's weights begin with: nothing for the first, which

@@ -145,15 +145,6 @@ impl Model {
     pub fn expert(&self, c: &[u16]) -> usize {
         expert(self.sets.len(), c)
     }
-
-    /// Multiply-adds with 8-bit weights per token, attention apart.
-    pub fn multiply_adds(&self) -> usize {
-        let products = self.config.products();
-        let per_token = products.iter().filter(|p| {
-            !p.name.starts_with("latent") && !p.name.starts_with("expert") && !p.name.ends_with("cross_kv")
-        });
-        per_token.map(|p| p.rows * p.cols).sum()
-    }
 }
 
 /// The elements of a tensor, all at once.

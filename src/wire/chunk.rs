@@ -113,6 +113,9 @@ impl ChunkHead {
                 }
                 if ext & EXT_RAW_LEN != 0 {
                     raw_len = input.bounded_u32(chunk_size, "a chunk is longer than the chunk size")?;
+                    if raw_len == chunk_size {
+                        return Err(input.corrupt("a chunk's head is longer than it need be"));
+                    }
                 }
                 ref_count = usize::from(ext >> 4);
             }
@@ -296,6 +299,7 @@ mod tests {
             extended(10, &[0x11, 0]),                            // names itself
             extended(10, &[0x21, 5, 5]),                         // names one twice
             extended(10, &[9, 0x81, 0x80, 0x01]),                // longer than the chunk size
+            extended(10, &[0x1a, 1, 0x80, 0x80, 0x01, 5]),       // the chunk size, though given
         ] {
             assert!(ChunkHead::read(&mut Cursor::at(&bytes, 0), SIZE).is_err(), "{bytes:?}");
         }
