@@ -46,7 +46,7 @@ keep() {
 }
 
 work=fuzz/target/corpus
-binaries=fuzz/target/fuzzers
+binaries=fuzz/target/fuzzers-$sanitizer
 if [[ $build ]]; then
   cargo +nightly fuzz build --fuzz-dir fuzz -s "$sanitizer" ${quick:+--no-trace-compares} >&2
   mkdir -p "$binaries"

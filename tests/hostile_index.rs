@@ -148,6 +148,17 @@ fn cases() -> Vec<(String, Until, Vec<u8>)> {
         set_hash(&mut file, std::iter::repeat_n(&[0; 4096][..], 30_000));
         with_files(vec![file])
     });
+    add("extents by the million", Open, {
+        entries_bytes(|bytes| {
+            let count = 6_000_000;
+            *bytes = one_file(1 << 30, count as u64 + 1, &[]);
+            bytes.extend([0, 1, 0].repeat(count));
+            // So that the frame is not packed to less than it may be.
+            let mut noise = vec![0; 1 << 20];
+            blake3::Hasher::new().finalize_xof().fill(&mut noise);
+            bytes.extend(noise);
+        })
+    });
     add("an extent count of 2^60", Open, entries_bytes(|bytes| *bytes = one_file(4096, 1 << 60, &[])));
 
     // Entries.

@@ -100,6 +100,37 @@ fn shards_that_are_packed_by_processes_join_to_the_whole() {
 }
 
 #[test]
+fn archives_with_dictionaries_join() {
+    let dir = tempfile::tempdir().unwrap();
+    for shard in 0..2u64 {
+        // Sources in turns: text of one kind, enough of it for a dictionary to pay.
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for folder in ["src/archive", "src/cli", "src/train", "src/model", "src/mount"] {
+            let files = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+            let mut files: Vec<_> = files.filter(|path| path.is_file()).collect();
+            files.sort();
+            for (i, path) in files.iter().enumerate().filter(|(i, _)| *i as u64 % 2 == shard) {
+                put(dir.path(), format!("tree/{shard}/{folder}/{i}.rs").as_bytes(), &fs::read(path).unwrap());
+            }
+        }
+        let (from, to) = (format!("{shard}"), format!("{shard}.s3a"));
+        let pack = ["pack", "-q", "-l", "1", "--chunk-size", "4k", "-C", "tree", &from, "-o", &to];
+        expect(&s3a(dir.path(), &pack), 0);
+        let packed = Archive::open(dir.path().join(&to), &OpenOptions::default()).unwrap();
+        assert!(packed.has_dictionaries());
+    }
+    expect(&s3a(dir.path(), &["merge", "0.s3a", "1.s3a", "-o", "all.s3a"]), 0);
+    expect(&s3a(dir.path(), &["verify", "all.s3a"]), 0);
+    expect(&s3a(dir.path(), &["unpack", "all.s3a", "-C", "out"]), 0);
+    let out = snapshot(&dir.path().join("out"));
+    for shard in ["0", "1"] {
+        for (path, object) in snapshot(&dir.path().join("tree").join(shard)) {
+            assert_eq!(out[&path].content, object.content, "{:?}", String::from_utf8_lossy(&path));
+        }
+    }
+}
+
+#[test]
 fn clashes_are_refused_unless_one_is_to_give_way() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), b"a/same", b"of a");

@@ -81,6 +81,26 @@ fn everything_comes_back_without_header_and_index() {
 }
 
 #[test]
+fn a_damaged_model_that_is_at_hand_otherwise_is_not_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), b"tree/a.txt", &prose(1, 3000));
+    let pack = ["pack", "tree", "-o", "a.s3a", "--model", "nano", "--embed-model"];
+    expect(&s3a(dir.path(), &pack), 0);
+    let mut bytes = fs::read(dir.path().join("a.s3a")).unwrap();
+    bytes[1 << 20] ^= 1;
+    fs::write(dir.path().join("a.s3a"), &bytes).unwrap();
+    expect(&s3a(dir.path(), &["unpack", "a.s3a", "-C", "out"]), 0);
+    let source = snapshot(&dir.path().join("tree"));
+    common::assert_same(&source, &snapshot(&dir.path().join("out")));
+    let output = s3a(dir.path(), &["verify", "a.s3a"]);
+    expect(&output, 3);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("damage"), "{said}");
+    expect(&s3a(dir.path(), &["salvage", "a.s3a", "-C", "saved"]), 0);
+    common::assert_same(&source, &snapshot(&dir.path().join("saved")));
+}
+
+#[test]
 fn the_command_writes_an_archive_of_what_it_can_read_and_names_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     for i in 0..12u64 {

@@ -242,3 +242,33 @@ fn damaged_streams_and_archives_are_errors() {
     expect(&s3a(dir.path(), &["unpack", "hurt.s3a", "--tar", "hurt.tar"]), 3);
     assert!(!dir.path().join("hurt.tar").exists());
 }
+
+#[test]
+fn links_to_symlinks_and_to_links_are_kept() {
+    let mut tar = TarWriter::new(Vec::new());
+    let link = |to: &str| MemberKind::Hardlink { target: to.into() };
+    let symlink = MemberKind::Symlink { target: "file".into() };
+    tar.member(&Member { path: b"file".to_vec(), size: 3, ..Member::default() }).unwrap();
+    tar.data(b"abc").unwrap();
+    for (path, kind) in [("s1", symlink), ("s2", link("s1")), ("b", link("file")), ("c", link("b"))] {
+        tar.member(&Member { path: path.into(), kind, ..Member::default() }).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.tar"), tar.finish().unwrap()).unwrap();
+    expect(&s3a(dir.path(), &["pack", "--tar", "a.tar", "-o", "a.s3a"]), 0);
+    expect(&s3a(dir.path(), &["unpack", "a.s3a", "-C", "out"]), 0);
+    let at = |name: &str| dir.path().join("out").join(name);
+    for name in ["s1", "s2"] {
+        assert_eq!(fs::read_link(at(name)).unwrap(), Path::new("file"));
+    }
+    for name in ["b", "c"] {
+        assert_eq!(fs::metadata(at(name)).unwrap().ino(), fs::metadata(at("file")).unwrap().ino());
+    }
+
+    // What is no file is not replaced by one, even where files may be.
+    rustix::fs::mkfifoat(CWD, dir.path().join("fifo"), Mode::RWXU).unwrap();
+    let said = expect(&s3a(dir.path(), &["unpack", "a.s3a", "--tar", "fifo", "-f"]), 2);
+    assert!(said.contains("is not replaced"), "{said}");
+    expect(&s3a(dir.path(), &["unpack", "a.s3a", "--to-stdout", "--max-size", "8"]), 6);
+    expect(&s3a(dir.path(), &["unpack", "a.s3a", "--to-stdout", "--max-size", "9"]), 0);
+}

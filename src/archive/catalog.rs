@@ -27,6 +27,16 @@ impl Budget {
         }
     }
 
+    /// Most bytes that entries may take.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Of a longer archive, of which as much was used.
+    pub fn grown(self, options: &super::OpenOptions, archive_len: u64) -> Self {
+        Self { used: self.used, ..Self::new(options, archive_len) }
+    }
+
     /// Counts an entry in, which is `nth`.
     pub fn take(&mut self, nth: u64, entry: &Entry) -> Result<()> {
         let xattrs: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len() + 48).sum();

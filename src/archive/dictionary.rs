@@ -80,6 +80,11 @@ impl Default for Dictionaries {
 }
 
 impl Archive {
+    /// Whether any of its groups has a dictionary.
+    pub fn has_dictionaries(&self) -> bool {
+        self.layout.groups.iter().any(|at| at.group.dictionary_len > 0)
+    }
+
     /// The dictionary of a group, if it has one.
     pub(super) fn dictionary(&self, group: &GroupAt) -> Result<Option<Arc<Dictionary>>> {
         let offset = group.record.body();

@@ -25,7 +25,9 @@ impl Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", escape(&self.path), self.what)
+        // The root has no name of its own.
+        let path = if self.path.is_empty() { ".".into() } else { escape(&self.path) };
+        write!(f, "{path}: {}", self.what)
     }
 }
 

@@ -157,9 +157,11 @@ impl<W: Write> Joiner<'_, W> {
             // From the first archive that carries it.
             let mut carried = None;
             for (archive, numbers) in archives.iter().zip(numbers) {
-                let own = numbers.iter().position(|&n| usize::from(n) == number);
-                if let (None, Some(own)) = (&carried, own) {
-                    carried = archive.embedded_model(own as u8)?;
+                // An archive may list a model twice, and carry it as one of them.
+                for own in (0..=u8::MAX).zip(numbers).filter(|(_, n)| usize::from(**n) == number) {
+                    if carried.is_none() {
+                        carried = archive.embedded_model(own.0)?;
+                    }
                 }
             }
             let file = carried.ok_or(Error::Internal("a carried model was not found"))?;
@@ -181,7 +183,7 @@ impl<W: Write> Joiner<'_, W> {
             if self.observer.interrupted() {
                 return Err(Error::Interrupted);
             }
-            let (_, entries) = read_head(&archive.file, &at.record, archive.header(), old)?;
+            let (_, entries) = read_head(&archive.file, &at.record, archive.header(), old, u64::MAX)?;
             let range = old.entry as usize..(old.entry + at.record.entry_count) as usize;
             let place = |&at: &u32| part.entry(archive.entries(), at, first.entry, first.raw);
             let kept: Vec<_> =
@@ -271,7 +273,8 @@ fn same_entries(file: &ArchiveFile, at: &GroupAt, plain: &[u8]) -> Result<Option
 /// Chunks must pass their checks and refer to none before their archive, for what stands there now
 /// is another's.
 fn check_chunks(archive: &Archive, at: &GroupAt, table: &Table, body: &[u8]) -> Result<()> {
-    let mut from = 0;
+    archive.dictionary(at)?;
+    let mut from = at.group.dictionary_len as usize;
     for (index, (&frame_len, &raw_len)) in (0..).zip(table.frame_lens.iter().zip(&table.raw_lens)) {
         let chunk = at.first_chunk + index;
         let offset = at.record.body() + from as u64;

@@ -79,6 +79,7 @@ pub fn pack_tar<R: Read, W: Write>(
         writer: Writer::create(out, options)?,
         paths: Paths::default(),
         files: HashMap::new(),
+        others: HashMap::new(),
     };
     let mut number = 0;
     while let Some(member) = reader.next_member().map_err(|e| Error::io(name, e))? {
@@ -99,6 +100,18 @@ struct Taking<'a, W: Write> {
     paths: Paths,
     /// Files by path, for hardlinks.
     files: HashMap<Vec<u8>, EntryId>,
+    /// What else a hardlink may name.
+    others: HashMap<Vec<u8>, Kind>,
+}
+
+/// What a later hardlink to an entry becomes.
+enum Link {
+    /// A hardlink to the entry itself, or to what it links to.
+    File,
+    To(EntryId),
+    /// The same once more.
+    Copy(Kind),
+    None,
 }
 
 impl<W: Write> Taking<'_, W> {
@@ -147,6 +160,12 @@ impl<W: Write> Taking<'_, W> {
             Some(segments) => Content::Sparse { segments, data },
             None => Content::Data(data),
         };
+        let link = match &kind {
+            Kind::File { .. } => Link::File,
+            Kind::Hardlink { target } => Link::To(*target),
+            Kind::Directory => Link::None,
+            other => Link::Copy(other.clone()),
+        };
         let entry = Entry { path: path.clone(), kind, mode, uid, gid, mtime, xattrs };
         let added = self.writer.add(entry, content)?;
         if let Some(what) = describe(added.warning.as_ref(), false) {
@@ -154,8 +173,11 @@ impl<W: Write> Taking<'_, W> {
         }
         self.observer.entry(&path);
         self.paths.take(&path, is_folder);
-        if is_file {
-            self.files.insert(path, added.id);
+        match link {
+            Link::To(target) => _ = self.files.insert(path, target),
+            Link::File => _ = self.files.insert(path, added.id),
+            Link::Copy(kind) => _ = self.others.insert(path, kind),
+            Link::None => {}
         }
         Ok(())
     }
@@ -178,9 +200,11 @@ impl<W: Write> Taking<'_, W> {
                 }
                 Some(Kind::Symlink { target })
             }
-            MemberKind::Hardlink { target } => match self.files.get(&target) {
-                Some(&target) => Some(Kind::Hardlink { target }),
-                None => {
+            MemberKind::Hardlink { target } => match (self.files.get(&target), self.others.get(&target)) {
+                (Some(&target), _) => Some(Kind::Hardlink { target }),
+                // Only files can be linked to in an archive: a symlink or a FIFO comes twice.
+                (None, Some(kind)) => Some(kind.clone()),
+                (None, None) => {
                     let target = escape(&target);
                     self.warn(
                         path,

@@ -101,6 +101,15 @@ impl Partial {
             Ok(stat) if fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::Directory => {
                 return Err(Error::Usage(format!("{} is a folder", path.display())));
             }
+            Ok(stat)
+                if !matches!(
+                    fs::FileType::from_raw_mode(stat.st_mode),
+                    fs::FileType::RegularFile | fs::FileType::Symlink
+                ) =>
+            {
+                let what = "is a device, a pipe or a socket, and is not replaced by a file";
+                return Err(Error::Usage(format!("{} {what}", path.display())));
+            }
             Ok(_) if !replace => return Err(Error::Exists(path.to_owned())),
             Ok(_) | Err(Errno::NOENT) => {}
             Err(e) => return Err(Error::io(path, e.into())),

@@ -68,10 +68,11 @@ impl Archive {
         let header = Header::read(&file.read_up_to(0, HEADER_LEN as u64)?)?;
         let (index, index_offset) = read_index(&file)?;
         let mut layout = Layout::default();
-        let mut catalog = Catalog::new(Budget::new(options, file.len()));
+        let budget = Budget::new(options, file.len());
+        let mut catalog = Catalog::new(budget);
         let (mut base, mut chunks) = (Base::default(), 0u32);
         for record in &index.groups {
-            let (group, entries) = read_head(&file, record, &header, base)?;
+            let (group, entries) = read_head(&file, record, &header, base, budget.bytes())?;
             for &model in &group.models {
                 check_model(&index, model, record.offset)?;
             }
@@ -112,14 +113,27 @@ impl Archive {
         let at = usize::from(index);
         let Some(model) = self.models().get(at).filter(|model| model.embedded) else { return Ok(None) };
         let nth = self.models()[..at].iter().filter(|model| model.embedded).count();
-        let Some(&offset) = self.index.embedded.get(nth) else { return Ok(None) };
-        let frame = self.file.frame_at(offset)?;
-        let mut input = frame.expect(FrameKind::Model, offset)?;
-        let (number, file) = read_model(&mut input)?;
-        if number != index || *blake3::hash(file).as_bytes() != model.fingerprint {
-            return Err(Error::Corrupt { offset, rule: "an embedded model is not the one that is named" });
-        }
-        Ok(Some(file.to_vec()))
+        let offsets = &self.index.embedded;
+        let Some(&offset) = offsets.get(nth).or(offsets.last()) else { return Ok(None) };
+        let read = |offset| {
+            let frame = self.file.frame_at(offset)?;
+            let mut input = frame.expect(FrameKind::Model, offset)?;
+            let (number, file) = read_model(&mut input)?;
+            if number != index || *blake3::hash(file).as_bytes() != model.fingerprint {
+                return Err(Error::Corrupt { offset, rule: "an embedded model is not the one that is named" });
+            }
+            Ok(Some(file.to_vec()))
+        };
+        // Where one was lost, the others stand in earlier places.
+        read(offset).or_else(|error| {
+            let others = offsets.iter().take(nth).rev().filter(|_| offsets.len() < self.carried());
+            others.map(|&offset| read(offset)).find(Result::is_ok).unwrap_or(Err(error))
+        })
+    }
+
+    /// How many models the archive says that it carries.
+    fn carried(&self) -> usize {
+        self.models().iter().filter(|model| model.embedded).count()
     }
 
     /// Models by the numbers of `models()`, which the caller has loaded and compared.
@@ -323,6 +337,7 @@ pub(super) fn read_head(
     record: &GroupRecord,
     header: &Header,
     base: Base,
+    allowance: u64,
 ) -> Result<(Group, Entries)> {
     let offset = record.offset;
     let data = file.read(offset, record.head_len.into())?;
@@ -335,7 +350,7 @@ pub(super) fn read_head(
     if group.chunk_size > header.chunk_size || group.raw_len > header.group_len {
         return corrupt("a group exceeds the bounds of the header");
     }
-    let (entries, rest) = read_entries(&data[len..], offset + len as u64, &group, base)?;
+    let (entries, rest) = read_entries(&data[len..], offset + len as u64, &group, base, allowance)?;
     if len + rest != data.len() {
         return corrupt("a group's frames do not fill its place");
     }
@@ -352,9 +367,15 @@ pub(super) fn read_group(data: &[u8], offset: u64) -> Result<(Group, u32, usize)
 }
 
 /// The ENTRIES frame at the start of `data`, with its length.
-pub(super) fn read_entries(data: &[u8], offset: u64, group: &Group, base: Base) -> Result<(Entries, usize)> {
+pub(super) fn read_entries(
+    data: &[u8],
+    offset: u64,
+    group: &Group,
+    base: Base,
+    allowance: u64,
+) -> Result<(Entries, usize)> {
     let frame = Frame::read(data, offset)?;
-    let mut input = frame.expect(FrameKind::Entries, offset)?;
+    let mut input = frame.expect(FrameKind::Entries, offset)?.allow(allowance);
     let entries = Entries::read(&mut input, base)?;
     input.finish()?;
     check_entries(&entries, group, offset)?;

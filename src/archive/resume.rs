@@ -9,6 +9,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::dictionary::read_dictionary;
 use super::encode::Plan;
 use super::file::ArchiveFile;
 use super::reader::read_group;
@@ -109,6 +110,10 @@ impl Previous {
         let body = self.file.read(at + head.len() as u64, group.body_len.into()).ok()?;
         let (mut heads, mut frame_lens) = (Vec::new(), Vec::new());
         let mut from = group.dictionary_len as usize;
+        if from > 0 {
+            let frame = Frame::read(body.get(..from)?, at).ok().filter(|frame| frame.len == from)?;
+            read_dictionary(&frame, at).ok()?;
+        }
         for (index, (chunk, plan)) in (0..).zip(chunks.iter().zip(plans)) {
             let place = Place { salt, index };
             let frame = ChunkFrame::read(body.get(from..)?, at, chunk_size, place).ok()?;

@@ -66,6 +66,7 @@ struct Scan<'a> {
     at: u64,
     damages: Vec<Damage>,
     catalog: Catalog,
+    budget: Budget,
     layout: Layout,
     index: Index,
     base: Base,
@@ -80,11 +81,13 @@ struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     fn new(file: &'a ArchiveFile, options: &OpenOptions) -> Self {
+        let budget = Budget::new(options, file.len());
         Self {
             file,
             at: 0,
             damages: Vec::new(),
-            catalog: Catalog::with_gaps(Budget::new(options, file.len())),
+            catalog: Catalog::with_gaps(budget),
+            budget,
             layout: Layout::default(),
             index: Index::default(),
             base: Base::default(),
@@ -207,7 +210,7 @@ impl<'a> Scan<'a> {
         let (group, crc, group_len) = read_group(&head, at)?;
         self.gap();
         let entries_at = at + group_len as u64;
-        let (entries_len, table_at) = match read_entries(&head[group_len..], entries_at, &group, self.base) {
+        let (entries_len, table_at) = match read_entries(&head[group_len..], entries_at, &group, self.base, self.budget.bytes()) {
             Ok((entries, len)) => {
                 self.catalog.add(entries, self.base.entry, entries_at)?;
                 (len as u64, entries_at + len as u64 + u64::from(group.body_len))
@@ -254,7 +257,7 @@ impl<'a> Scan<'a> {
         while let Some(found) = self.find(search)?.filter(|&found| found < body) {
             if let Ok(frame) = self.file.frame_at(found) {
                 let data = self.file.read(found, frame.len as u64)?;
-                if let Ok((entries, _)) = read_entries(&data, found, &table.group, self.base) {
+                if let Ok((entries, _)) = read_entries(&data, found, &table.group, self.base, self.budget.bytes()) {
                     self.catalog.add(entries, self.base.entry, found)?;
                     break;
                 }
@@ -320,9 +323,11 @@ impl<'a> Scan<'a> {
 }
 
 fn record(offset: u64, head_len: u64, table_len: u32, crc: u32, group: &Group) -> GroupRecord {
+    // Before a group without head, much may be lost; what counts is where the body begins.
+    let kept = u32::try_from(head_len).unwrap_or(u32::MAX);
     GroupRecord {
-        offset,
-        head_len: head_len as u32,
+        offset: offset + (head_len - u64::from(kept)),
+        head_len: kept,
         body_len: group.body_len,
         table_len,
         raw_len: group.raw_len,

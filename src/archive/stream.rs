@@ -80,6 +80,9 @@ pub struct StreamReader<R: Read> {
     paths: HashSet<[u8; 16]>,
     /// How far into the raw stream the data of entries reach.
     named: u64,
+    budget: Budget,
+    /// Numbers of the models whose files are to come next.
+    due: VecDeque<u8>,
     /// The list of models has grown since the caller last had a chance to look at it.
     more_models: bool,
 }
@@ -110,6 +113,8 @@ impl<R: Read> StreamReader<R> {
             finished: false,
             paths: HashSet::new(),
             named: 0,
+            budget: Budget::new(options, 0),
+            due: VecDeque::new(),
             more_models: false,
         };
         // Models come first, so that callers can load them before the first event.
@@ -184,6 +189,9 @@ impl<R: Read> StreamReader<R> {
             return Err(Error::Truncated { offset, needed: TRAILER_LEN as u64 });
         }
         let frame = self.source.frame()?;
+        if !self.due.is_empty() && frame.kind != FrameKind::Model {
+            return Err(Error::Corrupt { offset, rule: "a model that the archive carries is missing" });
+        }
         match frame.kind {
             FrameKind::Models => self.take_models(&frame, offset),
             FrameKind::Model => self.take_model(&frame, offset),
@@ -212,7 +220,10 @@ impl<R: Read> StreamReader<R> {
                 rule: "a later list of models does not go on from the earlier",
             });
         }
-        self.more_models |= models.len() > self.index.models.len();
+        let known = self.index.models.len();
+        self.more_models |= models.len() > known;
+        let new = (0..=u8::MAX).zip(&models).skip(known);
+        self.due = new.filter(|(_, model)| model.embedded).map(|(number, _)| number).collect();
         self.index.models = models;
         Ok(())
     }
@@ -221,7 +232,8 @@ impl<R: Read> StreamReader<R> {
         let mut input = frame.expect(FrameKind::Model, offset)?;
         let (number, file) = read_model(&mut input)?;
         let named = self.index.models.get(usize::from(number)).filter(|model| model.embedded);
-        if named.is_none_or(|model| model.fingerprint != *blake3::hash(file).as_bytes()) {
+        let due = self.due.pop_front() == Some(number);
+        if !due || named.is_none_or(|model| model.fingerprint != *blake3::hash(file).as_bytes()) {
             return Err(Error::Corrupt { offset, rule: "an embedded model is not the one that is named" });
         }
         self.index.embedded.push(offset);
@@ -264,7 +276,9 @@ impl<R: Read> StreamReader<R> {
         }
         let entries_offset = self.source.offset();
         let entries_frame = self.source.frame()?;
-        let mut input = entries_frame.expect(FrameKind::Entries, entries_offset)?;
+        self.budget = self.budget.grown(&self.options, self.source.offset());
+        let mut input =
+            entries_frame.expect(FrameKind::Entries, entries_offset)?.allow(self.budget.bytes());
         let entries = Entries::read(&mut input, self.base)?;
         input.finish()?;
         check_entries(&entries, &group, entries_offset)?;
@@ -314,10 +328,9 @@ impl<R: Read> StreamReader<R> {
         if self.open.is_some() && !frame.entries.is_empty() {
             return Err(corrupt("a group has entries before the open file ends"));
         }
-        let mut budget = Budget::new(&self.options, self.source.offset());
         let mut owned = self.base.raw + u64::from(frame.first_raw);
         for entry in frame.entries {
-            budget.take(self.is_file.len() as u64, &entry)?;
+            self.budget.take(self.is_file.len() as u64, &entry)?;
             paths::check(&entry.path)
                 .map_err(|rule| Error::UnsafeEntry { path: paths::escape(&entry.path), rule })?;
             let mut key = [0; 16];

@@ -9,6 +9,9 @@ use crate::archive::select::Selection;
 use crate::codec::device::Choice;
 use crate::error::{Error, Result};
 
+/// More threads than any machine has use for.
+const MOST_THREADS: usize = 512;
+
 /// Flags of every command.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
@@ -60,7 +63,7 @@ impl Global {
 
     /// Sets the number of workers.
     pub fn start_threads(&self) -> Result<()> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.min(MOST_THREADS)).build_global();
         pool.map_err(|e| Error::Usage(format!("{} threads: {e}", self.threads)))
     }
 }

@@ -80,7 +80,11 @@ pub(crate) fn for_reading(
 ) -> Result<Models> {
     let mut slots: Vec<Option<Arc<dyn ChunkModel>>> = Vec::with_capacity(refs.len());
     for (index, wanted) in (0..=u8::MAX).zip(refs) {
-        let carried = if wanted.embedded { embedded(index)? } else { None };
+        // A damaged one is missed only where it is not at hand otherwise, by the chunks that need it.
+        let carried = match embedded(index) {
+            Err(Error::Corrupt { .. } | Error::Truncated { .. }) => None,
+            carried => carried?,
+        };
         let model = match carried.filter(|file| *blake3::hash(file).as_bytes() == wanted.fingerprint) {
             Some(file) => Some(Arc::new(Model::from_bytes(&file)?)),
             None => match registry::by_fingerprint(&wanted.fingerprint, &wanted.name, archive) {

@@ -75,10 +75,10 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
             summary.entries,
             summary.files
         )),
-        // Warnings told which files these are; what is left of the archive is unpacked.
+        // Warnings told which files these are, as far as their entries are left.
         Err(Error::BadChunk { .. } | Error::Corrupt { .. } | Error::Truncated { .. }) => {
             console.say(&format!(
-                "{}: the files named above are lost, the others are unpacked",
+                "{}: what is whole is unpacked; files with damaged chunks, and groups named above, are lost",
                 target.display()
             ));
         }
@@ -97,7 +97,7 @@ fn writer_options(
     let last = found.loaded().last().map(|(number, model)| (number, Arc::clone(model)));
     let mut embed = Vec::new();
     if let Some((number, _)) = &last
-        && let Some(file) = archive.embedded_model(*number)?
+        && let Ok(Some(file)) = archive.embedded_model(*number)
     {
         embed.push((0, file.into()));
     }

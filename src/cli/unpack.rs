@@ -186,9 +186,19 @@ fn from_pipe(args: &Args, console: &Console) -> Result<Outcome> {
 fn to_stdout(archive: &Archive, options: &Options, console: &Console) -> Result<()> {
     let cache = RecentChunks::new(16 << 20);
     let mut out = Out::new();
+    let (mut bytes, max) = (0u64, options.max_bytes);
     for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {
-        let is_file = matches!(entry.kind, Kind::File { .. } | Kind::Hardlink { .. });
-        if is_file && options.selection.takes(&entry.path, false) {
+        let file = match entry.kind {
+            Kind::Hardlink { target } => archive.entry(target).map(|entry| &entry.kind),
+            _ => Some(&entry.kind),
+        };
+        let Some(&Kind::File { size, .. }) = file else { continue };
+        if options.selection.takes(&entry.path, false) {
+            bytes = bytes.saturating_add(size);
+            if bytes > max {
+                let what = "the size of the files (--max-size raises it)";
+                return Err(Error::Limit { what, got: bytes, max });
+            }
             console.entry(&entry.path);
             copy_out(archive, id, 0, u64::MAX, &cache, &mut out, console)?;
         }

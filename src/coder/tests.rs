@@ -66,7 +66,8 @@ proptest! {
     #[test]
     fn every_truncation_and_any_bytes_are_safe(message in messages(), noise: Vec<u8>) {
         let payload = encode(&message);
-        for len in 0..payload.len() {
+        let step = if cfg!(miri) { payload.len() / 4 + 1 } else { 1 };
+        for len in (0..payload.len()).step_by(step) {
             let _ = decode(&payload[..len], &message);
         }
         let _ = decode(&noise, &message);

@@ -4,6 +4,8 @@
 //! token strings whatever a stranger's file holds. Every single byte is a token, so any bytes
 //! tokenise and nothing can fail.
 
+use std::hash::{BuildHasher, RandomState};
+
 use crate::error::{Error, Result};
 
 /// Longest token in bytes.
@@ -139,6 +141,8 @@ struct Trie {
     roots: [(u32, u16); 256],
     edges: Vec<Edge>,
     shift: u32,
+    /// Drawn anew for each trie, so that no stranger's file can choose edges that all fall together.
+    multiplier: u32,
 }
 
 impl Trie {
@@ -148,6 +152,7 @@ impl Trie {
             roots: [(NONE, 0); 256],
             edges: vec![Edge::default(); places],
             shift: 32 - places.trailing_zeros(),
+            multiplier: RandomState::new().hash_one(places) as u32 | 1,
         };
         let mut single = [false; 256];
         // Nodes 0 to 255 are the first bytes; at most 65,535 x 32 more, so a key fits 32 bits.
@@ -190,7 +195,7 @@ impl Trie {
     #[inline]
     fn find(&self, node: u32, byte: u8) -> usize {
         let key = key(node, byte);
-        let mut at = (key.wrapping_mul(2_654_435_769) >> self.shift) as usize;
+        let mut at = (key.wrapping_mul(self.multiplier) >> self.shift) as usize;
         while self.edges[at].key != key && self.edges[at].key != 0 {
             at = (at + 1) & (self.edges.len() - 1);
         }

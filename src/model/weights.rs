@@ -3,6 +3,8 @@
 //! What passes here cannot overflow an intermediate of the arithmetic. Sizes are compared with the
 //! tensors that are really there before anything is laid out.
 
+use std::collections::HashMap;
+
 use byteorder::{ByteOrder, LittleEndian};
 use safetensors::tensor::{Dtype, SafeTensors};
 
@@ -18,6 +20,8 @@ use crate::kernels::{Bias, Product, Table};
 pub(super) const BIAS_MAX: i32 = 1 << 20;
 /// Most columns of a decoder's bias, and of each side of a latent one's.
 const BIAS_COLUMNS: usize = MAX_WINDOW;
+/// Most bytes that all biases take, laid out.
+const MAX_BIASES: usize = 64 << 20;
 
 /// A model, ready to run. Shared between threads as it is.
 #[derive(Debug)]
@@ -122,7 +126,12 @@ impl Model {
         };
         let config = Config::parse(header)?;
         let tensors = SafeTensors::deserialize(file).map_err(unreadable)?;
-        let mut reader = Reader { config: &config, tensors, used: 0 };
+        // A file names few values of a bias, but each is laid out for all distances.
+        let reach = if config.window == 0 { MAX_WINDOW } else { config.window };
+        let biases = config.sets().len() * config.layers * config.heads * reach * size_of::<i32>();
+        config.require(biases <= MAX_BIASES, "its biases would take more than 64 MiB")?;
+        let products = config.products().into_iter().map(|p| (p.name, (p.rows, p.cols))).collect();
+        let mut reader = Reader { config: &config, tensors, products, used: 0 };
         let mut model = reader.model()?;
         model.fingerprint = *blake3::hash(file).as_bytes();
         Ok(model)
@@ -170,6 +179,8 @@ pub fn expert(sets: usize, c: &[u16]) -> usize {
 struct Reader<'a> {
     config: &'a Config,
     tensors: SafeTensors<'a>,
+    /// Rows and columns of all products, by name.
+    products: HashMap<String, (usize, usize)>,
     /// Tensors read so far; in the end it must be all.
     used: usize,
 }
@@ -255,11 +266,12 @@ impl Reader<'_> {
     }
 
     fn product(&mut self, name: &str) -> Result<Product> {
-        let known = self.config.products().into_iter().find(|product| product.name == name);
-        let Some(sizes) = known else { return Err(self.config.bad(format!("`{name}` is unknown"))) };
-        let (weights, scale) = self.weights(name, sizes.rows, sizes.cols)?;
+        let Some(&(rows, cols)) = self.products.get(name) else {
+            return Err(self.config.bad(format!("`{name}` is unknown")));
+        };
+        let (weights, scale) = self.weights(name, rows, cols)?;
         let (pre, shift) = self.config.product_shift(name)?;
-        for row in weights.chunks_exact(sizes.cols) {
+        for row in weights.chunks_exact(cols) {
             let sum = row.iter().map(|&w| u32::from(w.unsigned_abs())).sum();
             self.config.require(
                 row_bound_holds(sum, pre),

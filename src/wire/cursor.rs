@@ -12,17 +12,35 @@ pub struct Cursor<'a> {
     base: u64,
     /// Whether `data` lies in the file as it is; if not, it was unpacked from a frame at `base`.
     verbatim: bool,
+    /// Memory that what is read may still take, and could take in the beginning.
+    left: u64,
+    allowed: u64,
 }
 
 impl<'a> Cursor<'a> {
     /// `data` is what the file holds from `base` on.
     pub fn at(data: &'a [u8], base: u64) -> Self {
-        Self { data, pos: 0, base, verbatim: true }
+        Self { data, pos: 0, base, verbatim: true, left: u64::MAX, allowed: u64::MAX }
     }
 
     /// `data` was unpacked from the frame at `base`.
     pub fn inside(data: &'a [u8], base: u64) -> Self {
-        Self { data, pos: 0, base, verbatim: false }
+        Self { verbatim: false, ..Self::at(data, base) }
+    }
+
+    /// What is read may take so much memory, as far as it says so with `takes`.
+    pub fn allow(self, bytes: u64) -> Self {
+        Self { left: bytes, allowed: bytes, ..self }
+    }
+
+    /// What was read takes so many bytes of memory.
+    pub fn takes(&mut self, bytes: usize) -> Result<()> {
+        let Some(left) = self.left.checked_sub(bytes as u64) else {
+            let got = (self.allowed - self.left).saturating_add(bytes as u64);
+            return Err(Error::Limit { what: "the memory for entries", got, max: self.allowed });
+        };
+        self.left = left;
+        Ok(())
     }
 
     /// Where in the file the next byte lies, or the frame that holds it.

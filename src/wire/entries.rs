@@ -158,6 +158,7 @@ impl Entries {
                         input.corrupt("attributes are not sorted, or a name is empty or holds a NUL byte")
                     );
                 }
+                input.takes(name.len() + value.len() + 48)?;
                 xattrs.push((name, value));
             }
         }

@@ -122,7 +122,10 @@ pub fn read_files(input: &mut Cursor<'_>, entries: &mut [Entry], columns: &FileC
 }
 
 fn read_extents(input: &mut Cursor<'_>, count: u64, size: u64, mut next: u64) -> Result<Vec<Extent>> {
-    let mut extents = Vec::new();
+    // An extent has at least three bytes: of a count that is a lie no more are believed.
+    let most = usize::try_from(count).unwrap_or(usize::MAX).min(input.remaining() / 3 + 1);
+    input.takes(most.saturating_mul(size_of::<Extent>()))?;
+    let mut extents = Vec::with_capacity(most);
     let mut end = 0u64;
     for _ in 0..count {
         let gap = input.bounded(size - end, "an extent lies beyond its file")?;

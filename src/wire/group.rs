@@ -43,7 +43,8 @@ impl Group {
             input.bounded_u32(limits::CHUNK_SIZE_MAX, "a group's chunk size exceeds the limit")?;
         let chunk_count = input.bounded_u32(limits::GROUP_CHUNKS, "a group has too many chunks")?;
         let entry_count = input.bounded_u32(limits::GROUP_ENTRIES, "a group has too many entries")?;
-        let dictionary_len = input.bounded_u32(u32::MAX, "a group's dictionary is longer than the limit")?;
+        let most = limits::DICTIONARY_LEN + (super::frame::HEAD_MAX + 4) as u32;
+        let dictionary_len = input.bounded_u32(most, "a group's dictionary is longer than the limit")?;
         let body_len = input.bounded_u32(u32::MAX, "a group's chunks are longer than the limit")?;
         let count = input.bounded_len(limits::MODELS, "a group names too many models")?;
         let models = input.bytes(count)?.to_vec();
@@ -90,11 +91,16 @@ impl Table {
         (left == 0 && !lens.contains(&0)).then_some(lens)
     }
 
+    /// The least length, and the bits that the longest needs beyond it.
+    fn packing(frame_lens: &[u32]) -> (u32, u32) {
+        let min = frame_lens.iter().copied().min().unwrap_or(0);
+        let max = frame_lens.iter().copied().max().unwrap_or(0);
+        (min, u32::BITS - (max - min).leading_zeros())
+    }
+
     pub fn write(&self, out: &mut Vec<u8>) {
         self.group.write(out);
-        let min = self.frame_lens.iter().copied().min().unwrap_or(0);
-        let max = self.frame_lens.iter().copied().max().unwrap_or(0);
-        let width = u32::BITS - (max - min).leading_zeros();
+        let (min, width) = Self::packing(&self.frame_lens);
         put_varint(out, min.into());
         out.push(width as u8);
         let (mut bits, mut filled) = (0u64, 0);
@@ -132,12 +138,16 @@ impl Table {
                 bits |= u64::from(bytes.next().copied().unwrap_or(0)) << filled;
                 filled += 8;
             }
-            frame_lens.push((min + (bits & ((1 << width) - 1))) as u32);
+            let len = u32::try_from(min + (bits & ((1 << width) - 1)));
+            frame_lens.push(len.map_err(|_| input.corrupt("a chunk frame is longer than its group"))?);
             bits >>= width;
             filled -= width;
         }
         if bits != 0 {
             return Err(input.corrupt("a table has bits left over"));
+        }
+        if Self::packing(&frame_lens) != (min as u32, width) {
+            return Err(input.corrupt("a table is not packed as it is to be"));
         }
         let sum: u64 = frame_lens.iter().map(|&len| u64::from(len)).sum();
         if sum + u64::from(group.dictionary_len) != u64::from(group.body_len) {
@@ -145,7 +155,13 @@ impl Table {
         }
         let raw_lens = match input.u8()? {
             0 => Self::full_chunks(&group).ok_or_else(|| input.corrupt("a table lacks its raw lengths"))?,
-            1 => Self::read_raw_lens(input, &group)?,
+            1 => {
+                let lens = Self::read_raw_lens(input, &group)?;
+                if Self::full_chunks(&group).as_ref() == Some(&lens) {
+                    return Err(input.corrupt("a table lists raw lengths that need no list"));
+                }
+                lens
+            }
             _ => return Err(input.corrupt("a table has unknown flags")),
         };
         Ok(Self { group, frame_lens, raw_lens })

@@ -101,7 +101,9 @@ pub struct Dictionary(DDict<'static>);
 impl Dictionary {
     /// `None` where it is none.
     pub fn new(plain: &[u8]) -> Option<Self> {
-        let formed = plain.starts_with(&DICTIONARY_MAGIC) && plain.len() <= DICTIONARY_LEN as usize;
+        // libzstd takes what is shorter for raw content.
+        let formed =
+            plain.starts_with(&DICTIONARY_MAGIC) && (9..=DICTIONARY_LEN as usize).contains(&plain.len());
         if formed { DDict::try_create(plain).map(Self) } else { None }
     }
 }
