@@ -353,14 +353,14 @@ class Archive:
         require(packed >> width * len(chunks) == 0, "%s: bits after the lengths are set" % table.name)
         require(lengths == [chunk.length for chunk in chunks], "%s: lengths differ from the chunks'" % table.name)
         require(least == min(lengths, default=0), "%s: `least` is not the least length" % table.name)
+        require(width == (max(lengths, default=0) - least).bit_length(), "%s: its width is not the least" % table.name)
         listed = c.u8()
         require(listed < 2, "%s: an unknown form of raw lengths" % table.name)
+        full = all(chunk.raw_len == group.chunk_size for chunk in chunks[:-1])
+        require(listed == (not full), "%s: raw lengths are listed where they need not be, or lack" % table.name)
         if listed:
             require([c.varint(group.chunk_size) for _ in chunks] == [chunk.raw_len for chunk in chunks],
                     "%s: raw lengths differ from the chunks'" % table.name)
-        else:
-            require(all(chunk.raw_len == group.chunk_size for chunk in chunks[:-1]),
-                    "%s: a chunk before the last is not full" % table.name)
         c.finish()
 
     def read_index(self, frame, number):

@@ -39,6 +39,8 @@ pub trait Observer: Sync {
     fn phase(&self, _name: &str, _bytes: Option<u64>) {}
     /// `bytes` more of the phase are done.
     fn advanced(&self, _bytes: u64) {}
+    /// What follows is about this archive.
+    fn archive(&self, _name: &std::path::Path) {}
     /// An entry was packed or unpacked.
     fn entry(&self, _path: &[u8]) {}
     /// Whether the user asked to stop. Asked between files and between batches of chunks.

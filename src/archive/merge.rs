@@ -175,6 +175,7 @@ impl<W: Write> Joiner<'_, W> {
 
     /// Copies all groups of an archive.
     fn copy(&mut self, archive: &Archive, part: &Part, numbers: &[u8]) -> Result<()> {
+        self.observer.archive(archive.file.name());
         let first = self.base;
         let mut old = Base::default();
         // Whether the file that the last group left open is still there.

@@ -120,7 +120,10 @@ impl Archive {
             let mut input = frame.expect(FrameKind::Model, offset)?;
             let (number, file) = read_model(&mut input)?;
             if number != index || *blake3::hash(file).as_bytes() != model.fingerprint {
-                return Err(Error::Corrupt { offset, rule: "an embedded model is not the one that is named" });
+                return Err(Error::Corrupt {
+                    offset,
+                    rule: "an embedded model is not the one that is named",
+                });
             }
             Ok(Some(file.to_vec()))
         };

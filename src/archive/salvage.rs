@@ -210,23 +210,24 @@ impl<'a> Scan<'a> {
         let (group, crc, group_len) = read_group(&head, at)?;
         self.gap();
         let entries_at = at + group_len as u64;
-        let (entries_len, table_at) = match read_entries(&head[group_len..], entries_at, &group, self.base, self.budget.bytes()) {
-            Ok((entries, len)) => {
-                self.catalog.add(entries, self.base.entry, entries_at)?;
-                (len as u64, entries_at + len as u64 + u64::from(group.body_len))
-            }
-            Err(error) => {
-                let Some(table_at) = self.find_table(entries_at, &group)? else { return Err(error) };
-                let body_at = table_at.saturating_sub(group.body_len.into()).max(entries_at);
-                self.damages.push(Damage {
-                    offset: entries_at,
-                    len: body_at - entries_at,
-                    chunk: None,
-                    error,
-                });
-                (body_at - entries_at, table_at)
-            }
-        };
+        let (entries_len, table_at) =
+            match read_entries(&head[group_len..], entries_at, &group, self.base, self.budget.bytes()) {
+                Ok((entries, len)) => {
+                    self.catalog.add(entries, self.base.entry, entries_at)?;
+                    (len as u64, entries_at + len as u64 + u64::from(group.body_len))
+                }
+                Err(error) => {
+                    let Some(table_at) = self.find_table(entries_at, &group)? else { return Err(error) };
+                    let body_at = table_at.saturating_sub(group.body_len.into()).max(entries_at);
+                    self.damages.push(Damage {
+                        offset: entries_at,
+                        len: body_at - entries_at,
+                        chunk: None,
+                        error,
+                    });
+                    (body_at - entries_at, table_at)
+                }
+            };
         let table_len = self.table_len(table_at, &group);
         let record = record(at, group_len as u64 + entries_len, table_len, crc, &group);
         self.push(group, record);
@@ -257,7 +258,9 @@ impl<'a> Scan<'a> {
         while let Some(found) = self.find(search)?.filter(|&found| found < body) {
             if let Ok(frame) = self.file.frame_at(found) {
                 let data = self.file.read(found, frame.len as u64)?;
-                if let Ok((entries, _)) = read_entries(&data, found, &table.group, self.base, self.budget.bytes()) {
+                if let Ok((entries, _)) =
+                    read_entries(&data, found, &table.group, self.base, self.budget.bytes())
+                {
                     self.catalog.add(entries, self.base.entry, found)?;
                     break;
                 }

@@ -277,8 +277,7 @@ impl<R: Read> StreamReader<R> {
         let entries_offset = self.source.offset();
         let entries_frame = self.source.frame()?;
         self.budget = self.budget.grown(&self.options, self.source.offset());
-        let mut input =
-            entries_frame.expect(FrameKind::Entries, entries_offset)?.allow(self.budget.bytes());
+        let mut input = entries_frame.expect(FrameKind::Entries, entries_offset)?.allow(self.budget.bytes());
         let entries = Entries::read(&mut input, self.base)?;
         input.finish()?;
         check_entries(&entries, &group, entries_offset)?;

@@ -170,6 +170,10 @@ fn one_line(text: &str) -> String {
 }
 
 impl Observer for Console {
+    fn archive(&self, name: &Path) {
+        self.about(name);
+    }
+
     fn warning(&self, warning: Warning) {
         self.0.warnings.fetch_add(1, Ordering::Relaxed);
         self.line(&format!("s3a: warning: {}", one_line(&warning.to_string())));

@@ -219,6 +219,22 @@ mod tests {
     }
 
     #[test]
+    fn tables_have_one_form() {
+        let table = table(vec![4096, 100], vec![20, 20]);
+        for (form, sound) in [
+            (&[20, 0, 0][..], true),
+            (&[0, 5, 0x94, 2, 0], false),
+            (&[20, 1, 0, 0], false),
+            (&[20, 0, 1, 0x80, 0x20, 100], false),
+        ] {
+            let mut bytes = Vec::new();
+            table.group.write(&mut bytes);
+            bytes.extend(form);
+            assert_eq!(Table::read(&mut Cursor::inside(&bytes, 0)).is_ok(), sound, "{form:?}");
+        }
+    }
+
+    #[test]
     fn a_table_costs_less_than_two_bytes_a_chunk() {
         let table = table(vec![4096; 1024], (0..1024).map(|i| 10 + i * 4).collect());
         let mut bytes = Vec::new();
