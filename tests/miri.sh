@@ -2,19 +2,26 @@
 # Runs the parsers, the range coder, the tokeniser and the matcher under Miri, which finds undefined behaviour,
 # for this machine and for others: big-endian, 32 bits, ARM. Prints rows for docs/results/miri.csv.
 #
-#   tests/miri.sh [TARGET...]
+#   tests/miri.sh [-t TESTS] [TARGET...]
 #
-# A target may end in +avx2, for the vector kernels. Needs a nightly toolchain with the components miri and
+# -t names the tests to run, by parts of their names; all together take an hour or so. A target may end in +avx2, for the vector kernels. Needs a nightly toolchain with the components miri and
 # rust-src. Miri runs no C, so tests that pack or unpack with zstd are left out, and C need not be compiled
 # for other machines: what stands in for the compiler makes empty objects.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 host=$(rustc -vV | sed -n 's/host: //p')
+tests=(payloads_are_these wire:: coder:: archive::paths archive::order archive::clash archive::tar model::tokens
+  model::matcher model::config kernels::buffer)
+while getopts t: option; do
+  case $option in
+    t) read -ra tests <<<"$OPTARG" ;;
+    *) exit 2 ;;
+  esac
+done
+shift $((OPTIND - 1))
 targets=("$@")
 ((${#targets[@]})) || targets=("$host" "$host+avx2" s390x-unknown-linux-gnu i686-unknown-linux-gnu
   aarch64-unknown-linux-gnu)
-tests=(wire:: coder:: archive::paths archive::order archive::clash archive::tar model::tokens model::matcher
-  model::config kernels::buffer payloads_are_these)
 left_out=(--skip wire::zstd_raw --skip wire::frame --skip packed --skip paths_longer_than_path_max --skip symlinks_are_not_followed)
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/miri PROPTEST_CASES=${PROPTEST_CASES:-4}
 mkdir -p "$CARGO_TARGET_DIR"
