@@ -71,7 +71,7 @@ pub fn unmount(target: &Path, lazy: bool) -> Result<()> {
 }
 
 /// How long a mount that is in use is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Unmounts whatever is at `full`, as root directly, else through fusermount.
 pub fn release(full: &Path, lazy: bool) -> Result<()> {
