@@ -14,13 +14,13 @@ use s3a::kernels::{
 use s3a::model::sample::Random;
 
 const WIDTH: usize = 128;
-const FF: usize = 768;
+const FF: usize = 384;
 const VOCAB: usize = 1024;
 const HEADS: usize = 4;
 const HEAD_SIZE: usize = 32;
-const WINDOW: usize = 64;
+const WINDOW: usize = 128;
 /// Bytes of weights of one kind: more than the first-level cache has, as many as the default model.
-const WEIGHTS: usize = 606 << 10;
+const WEIGHTS: usize = 410 << 10;
 
 fn main() {
     let names: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();

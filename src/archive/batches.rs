@@ -24,11 +24,10 @@ impl Archive {
         let batch = bulk.max(usual).max(1);
         if ids.len() <= batch {
             // There is nothing to be done beside it.
-            let chunks = if ids.is_empty() { vec![] } else { self.read_chunks(ids, cache) };
-            return ids.iter().zip(chunks).try_for_each(|(&id, chunk)| take(id, chunk));
+            return ids.iter().zip(self.read_chunks(ids, cache)).try_for_each(|(&id, chunk)| take(id, chunk));
         }
         // Chunks that refer to others find them in the cache when the batch before is there.
-        let lanes = if bulk > 0 && self.header.ref_depth == 0 && ids.len() > batch { 2 } else { 1 };
+        let lanes = if bulk > 0 && self.header.ref_depth == 0 { 2 } else { 1 };
         std::thread::scope(|scope| {
             // Three batches of bytes at most: two that are being decoded or are, and the one that is taken.
             let ahead = if lanes > 1 { 0 } else { 1 };

@@ -113,30 +113,14 @@ impl Archive {
         let at = usize::from(index);
         let Some(model) = self.models().get(at).filter(|model| model.embedded) else { return Ok(None) };
         let nth = self.models()[..at].iter().filter(|model| model.embedded).count();
-        let offsets = &self.index.embedded;
-        let Some(&offset) = offsets.get(nth).or(offsets.last()) else { return Ok(None) };
-        let read = |offset| {
-            let frame = self.file.frame_at(offset)?;
-            let mut input = frame.expect(FrameKind::Model, offset)?;
-            let (number, file) = read_model(&mut input)?;
-            if number != index || *blake3::hash(file).as_bytes() != model.fingerprint {
-                return Err(Error::Corrupt {
-                    offset,
-                    rule: "an embedded model is not the one that is named",
-                });
-            }
-            Ok(Some(file.to_vec()))
-        };
-        // Where one was lost, the others stand in earlier places.
-        read(offset).or_else(|error| {
-            let others = offsets.iter().take(nth).rev().filter(|_| offsets.len() < self.carried());
-            others.map(|&offset| read(offset)).find(Result::is_ok).unwrap_or(Err(error))
-        })
-    }
-
-    /// How many models the archive says that it carries.
-    fn carried(&self) -> usize {
-        self.models().iter().filter(|model| model.embedded).count()
+        let Some(&offset) = self.index.embedded.get(nth) else { return Ok(None) };
+        let frame = self.file.frame_at(offset)?;
+        let mut input = frame.expect(FrameKind::Model, offset)?;
+        let (number, file) = read_model(&mut input)?;
+        if number != index || *blake3::hash(file).as_bytes() != model.fingerprint {
+            return Err(Error::Corrupt { offset, rule: "an embedded model is not the one that is named" });
+        }
+        Ok(Some(file.to_vec()))
     }
 
     /// Models by the numbers of `models()`, which the caller has loaded and compared.

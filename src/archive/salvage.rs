@@ -187,11 +187,16 @@ impl<'a> Scan<'a> {
             FrameKind::Entries => return Err(Error::Corrupt { offset: at, rule: "entries without a group" }),
             FrameKind::Models => {
                 let models = read_models(&mut frame.expect(FrameKind::Models, at)?)?;
+                // No frame is at 0, where those stay that are lost.
+                self.index.embedded.resize(models.iter().filter(|model| model.embedded).count(), 0);
                 self.index.models = models;
             }
             FrameKind::Model => {
-                read_model(&mut frame.expect(FrameKind::Model, at)?)?;
-                self.index.embedded.push(at);
+                let (number, _) = read_model(&mut frame.expect(FrameKind::Model, at)?)?;
+                let before = self.index.models.iter().take(number.into()).filter(|model| model.embedded);
+                if let Some(offset) = self.index.embedded.get_mut(before.count()) {
+                    *offset = at;
+                }
             }
             FrameKind::Dictionary => {
                 return Err(Error::Corrupt { offset: at, rule: "a dictionary without a group" });

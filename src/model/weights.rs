@@ -128,7 +128,9 @@ impl Model {
         let tensors = SafeTensors::deserialize(file).map_err(unreadable)?;
         // A file names few values of a bias, but each is laid out for all distances.
         let reach = if config.window == 0 { MAX_WINDOW } else { config.window };
-        let biases = config.sets().len() * config.layers * config.heads * reach * size_of::<i32>();
+        let latent = config.latent.as_ref().map_or(0, |latent| latent.layers * 2 * latent.max);
+        let distances = config.sets().len() * config.layers * reach + latent;
+        let biases = distances * config.heads * size_of::<i32>();
         config.require(biases <= MAX_BIASES, "its biases would take more than 64 MiB")?;
         let products = config.products().into_iter().map(|p| (p.name, (p.rows, p.cols))).collect();
         let mut reader = Reader { config: &config, tensors, products, used: 0 };
