@@ -26,9 +26,7 @@ pub enum Error {
     Truncated { offset: u64, needed: u64 },
 
     /// Bytes break a rule of the format.
-    #[error(
-        "damaged at byte {offset}: {rule}; `s3a verify` lists what is hit, `s3a salvage` recovers what is intact"
-    )]
+    #[error("damaged at byte {offset}: {rule}; `s3a salvage` recovers what is intact")]
     Corrupt { offset: u64, rule: &'static str },
 
     /// A chunk's bytes are not those that were packed.

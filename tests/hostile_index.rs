@@ -4,13 +4,14 @@
 //! One test at a time, in a process of its own: it watches the memory of the whole process.
 
 mod forge;
+mod guard;
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use forge::{Forged, ForgedGroup, entry, file, stored};
+use guard::guarded;
 use s3a::archive::extract::{Options, extract};
 use s3a::archive::merge::{OnClash, merge};
 use s3a::archive::meta::Restore;
@@ -23,10 +24,6 @@ use s3a::error::Error;
 use s3a::wire::chunk::ChunkHead;
 use s3a::wire::cursor::put_varint;
 use s3a::wire::models::ModelRef;
-
-/// Bytes that a refusal may take.
-const MEMORY: u64 = 64 << 20;
-const TIME: Duration = Duration::from_secs(1);
 
 /// How far an archive gets before it is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -565,31 +562,6 @@ fn one_link(back: u64) -> Vec<u8> {
     bytes
 }
 
-/// Peak of this process's memory, and its reset.
-fn peak() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
-}
-
-fn reset_peak() -> bool {
-    fs::write("/proc/self/clear_refs", "5").is_ok()
-}
-
-/// Does something with an archive; gives how it ended, and fails if it took too long or too much.
-fn guarded<T>(name: &str, what: &str, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    let watched = reset_peak();
-    let (before, start) = (peak(), Instant::now());
-    let result = work();
-    let (took, after) = (start.elapsed(), peak());
-    assert!(took < TIME * if cfg!(debug_assertions) { 20 } else { 1 }, "{name}: {what} took {took:?}");
-    if let (true, Some(before), Some(after)) = (watched, before, after) {
-        let grown = after.saturating_sub(before);
-        assert!(grown < MEMORY, "{name}: {what} took {} MiB", grown >> 20);
-    }
-    result
-}
-
 fn on_disk(bytes: &[u8]) -> fs::File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
@@ -604,7 +576,7 @@ fn attack(name: &str, until: Until, bytes: &[u8], folder: &Path) {
     let opens = until != Until::Open;
     assert_eq!(opened.is_ok(), opens, "{name}: {:?}", opened.err());
     // From a pipe, everything is seen but what only unpacking refuses.
-    let piped = guarded(name, "reading a pipe", || {
+    let piped: Result<(), Error> = guarded(name, "reading a pipe", || {
         let mut reader = StreamReader::open(bytes, &OpenOptions::default())?;
         while reader.next_event()?.is_some() {}
         Ok(())

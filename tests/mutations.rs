@@ -12,6 +12,7 @@
 //! --nocapture` runs so many mended ones and a fifth as many damaged ones, and prints rows for
 //! docs/results/mutations.csv; `S3A_FUZZ_SEED` gives others.
 
+mod guard;
 mod sample;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use guard::{MEMORY, peak, reset_peak};
 use s3a::archive::salvage::salvage;
 use s3a::archive::verify::verify;
 use s3a::archive::{Archive, EntryId, Event, Kind, NoCache, OpenOptions, StreamReader};
@@ -35,7 +37,6 @@ use s3a::wire::index::{Index, TRAILER_LEN, Trailer};
 use sample::Sample;
 
 /// Beyond what was taken before the case.
-const MEMORY: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Files larger than this are read in part: a mutation may claim any size.
 const READ: u64 = 1 << 20;
@@ -330,12 +331,6 @@ fn worked() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-fn peak() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
-}
-
 #[derive(Default)]
 struct Counts {
     cases: u64,
@@ -349,7 +344,7 @@ struct Counts {
 
 impl Counts {
     fn take(&mut self, base: &Base, changed: &[u8], study: impl Fn(&Base, &[u8]) -> Result<bool, String>) {
-        let watched = fs::write("/proc/self/clear_refs", "5").is_ok();
+        let watched = reset_peak();
         let (before, start) = (peak(), worked());
         let result = catch_unwind(AssertUnwindSafe(|| study(base, changed)));
         let (took, after) = (worked().saturating_sub(start), peak());

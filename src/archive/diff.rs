@@ -41,8 +41,8 @@ pub enum What {
     Xattrs,
 }
 
-/// Compares `archive` with the folder `tree`, and reports each difference in the order of a walk.
-/// Tells how many there are.
+/// Compares `archive` with the folder `tree`, and reports each difference in the order of a walk; a file that cannot
+/// be read is a warning. Tells how many differences there are.
 pub fn diff(
     archive: &Archive,
     tree: &Path,
@@ -124,8 +124,12 @@ fn compare(
         (Kind::File { size, extents, hash }, Kind::File { size: now, .. }) => {
             if size != now {
                 tell(path, What::Size)?;
-            } else if !same_content(tree, found, *size, extents, hash, observer) {
-                tell(path, What::Content)?;
+            } else {
+                match same_content(tree, found, *size, extents, hash) {
+                    Ok(true) => {}
+                    Ok(false) => tell(path, What::Content)?,
+                    Err(e) => observer.warning(Warning::new(path, format_args!("not compared: {e}"))),
+                }
             }
             observer.advanced(*now);
         }
@@ -159,36 +163,28 @@ fn compare(
     Ok(())
 }
 
-/// Whether a file has the content of this hash, and nothing but zeros elsewhere. One that cannot be
-/// read does not, which is a warning too.
+/// Whether a file has the content of this hash, and nothing but zeros elsewhere.
 fn same_content(
     tree: &Tree,
     found: &Found,
     size: u64,
     extents: &[Extent],
     hash: &ContentHash,
-    observer: &dyn Observer,
-) -> bool {
-    let read = || -> std::io::Result<bool> {
-        let file = File::from(tree.open(found)?);
-        let mut hasher = blake3::Hasher::new();
-        let mut end = 0;
-        for extent in extents {
-            if !is_zero(&file, end, extent.file_offset)? {
-                return Ok(false);
-            }
-            each_piece(&file, extent.file_offset, extent.file_offset + extent.len, &mut |piece| {
-                hasher.update(piece);
-                true
-            })?;
-            end = extent.file_offset + extent.len;
+) -> std::io::Result<bool> {
+    let file = File::from(tree.open(found)?);
+    let mut hasher = blake3::Hasher::new();
+    let mut end = 0;
+    for extent in extents {
+        if !is_zero(&file, end, extent.file_offset)? {
+            return Ok(false);
         }
-        Ok(is_zero(&file, end, size)? && content_hash(hasher.finalize().as_bytes(), hasher.count()) == *hash)
-    };
-    read().unwrap_or_else(|e| {
-        observer.warning(Warning::new(&found.entry.path[..], format_args!("not compared: {e}")));
-        false
-    })
+        each_piece(&file, extent.file_offset, extent.file_offset + extent.len, &mut |piece| {
+            hasher.update(piece);
+            true
+        })?;
+        end = extent.file_offset + extent.len;
+    }
+    Ok(is_zero(&file, end, size)? && content_hash(hasher.finalize().as_bytes(), hasher.count()) == *hash)
 }
 
 /// Whether a part of a file holds zeros only; holes are known to.

@@ -13,6 +13,8 @@ use super::entry::{Entry, EntryId, Extent, Kind};
 use super::events::{Observer, Warning};
 use super::extract::{Options, Summary, link};
 use super::fill::Filler;
+use super::paths::escape;
+use super::select::is_beneath;
 use super::stream::{Event, StreamReader};
 use super::target::Target;
 use crate::error::{Error, Result};
@@ -33,8 +35,8 @@ struct Arrived {
     passed: u64,
 }
 
-/// Unpacks what `stream` brings into the folder `target`. Fails at the first damage; what was
-/// complete by then stays. `load` gives the stream the models that it names, at first and when a
+/// Unpacks what `stream` brings into the folder `target`. Fails at the first damage, and at the end if a path that
+/// was named did not come; what was complete by then stays. `load` gives the stream the models that it names, at first and when a
 /// later generation names more.
 pub fn extract_stream<R: Read>(
     stream: &mut StreamReader<R>,
@@ -48,6 +50,7 @@ pub fn extract_stream<R: Read>(
     let mut target = Target::open(target, options.replace, options.restore, observer)?;
     let mut filler = Filler::new(&mut target, observer);
     let mut arrived = Arrived::default();
+    let mut missing: Vec<&Vec<u8>> = options.selection.named().iter().collect();
     observer.phase("unpacking", None);
     let ended = loop {
         if observer.interrupted() {
@@ -57,6 +60,7 @@ pub fn extract_stream<R: Read>(
             Err(e) => break Err(e),
             Ok(None) => break Ok(()),
             Ok(Some(Event::Entry(id, entry))) => {
+                missing.retain(|named| !is_beneath(&entry.path, named));
                 let Some(path) = options.path(&entry) else { continue };
                 checker.admit(id, &entry, path)?;
                 arrived.take(&mut filler, stream, id, path, &entry)?;
@@ -88,7 +92,13 @@ pub fn extract_stream<R: Read>(
     }
     target.finish();
     ended?;
-    failure.map_or(Ok(Summary { files, entries: arrived.entries }), Err)
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    match missing.first() {
+        None => Ok(Summary { files, entries: arrived.entries }),
+        Some(path) => Err(Error::Usage(format!("{} is not in the archive", escape(path)))),
+    }
 }
 
 const LEFT_BEHIND: &str =

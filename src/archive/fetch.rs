@@ -59,6 +59,9 @@ impl Pending {
     }
 }
 
+/// The rule that a chunk breaks whose references go deeper than the header says.
+pub(super) const TOO_DEEP: &str = "its references chain too deep";
+
 pub(super) type Done = HashMap<ChunkId, Result<Arc<[u8]>>>;
 
 /// Decodes all of `pending`; `done` has, or gets, what they refer to.
@@ -85,7 +88,7 @@ pub(super) fn decode_all(
             depths.insert(id, deepest.unwrap_or(0));
             match history(&chunk, done) {
                 _ if deepest > Some(ref_depth) => {
-                    done.insert(id, Err(bad(id, &chunk, "its references chain too deep")));
+                    done.insert(id, Err(bad(id, &chunk, TOO_DEEP)));
                 }
                 None => {
                     done.insert(id, Err(bad(id, &chunk, "a chunk that it refers to is damaged")));

@@ -50,10 +50,15 @@ impl ArchiveFile {
         self.read(offset, len.min(self.len.saturating_sub(offset)))
     }
 
+    /// The head of the frame that begins at `offset`.
+    pub fn frame_head_at(&self, offset: u64) -> Result<FrameHead> {
+        let start = self.read_up_to(offset, HEAD_MAX as u64)?;
+        FrameHead::read(&mut Cursor::at(&start, offset))
+    }
+
     /// The frame that begins at `offset`, however long.
     pub fn frame_at(&self, offset: u64) -> Result<Frame> {
-        let start = self.read_up_to(offset, HEAD_MAX as u64)?;
-        let head = FrameHead::read(&mut Cursor::at(&start, offset))?;
-        Frame::read(&self.read(offset, head.frame_len() as u64)?, offset)
+        let len = self.frame_head_at(offset)?.frame_len();
+        Frame::read(&self.read(offset, len as u64)?, offset)
     }
 }

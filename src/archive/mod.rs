@@ -11,6 +11,7 @@ mod catalog;
 mod check;
 mod clash;
 mod content;
+mod depths;
 mod dictionary;
 pub mod diff;
 mod encode;

@@ -5,6 +5,7 @@
 //! whole group may be lost: raw offsets then go on after a gap into which what refers to the lost
 //! bytes leads, and references do not reach across.
 
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::path::Path;
 
@@ -28,6 +29,12 @@ const RAW_GAP: u64 = 1 << 44;
 const ENTRY_GAP: u32 = 1 << 20;
 /// Bytes searched at a time.
 const PIECE: u64 = 1 << 20;
+/// How often all bytes of the file may be looked at, and how many bytes are allowed whatever its length. What is
+/// sound is looked at three times, and markers in the midst of data are rare, but for forged ones.
+const LOOKS: u64 = 64;
+const FREE_BYTES: u64 = 16 << 20;
+/// What it costs to look at a frame, however short.
+const LOOK: u64 = 256;
 
 /// Finds groups by scanning the file; reads of what is lost give errors, the rest reads as usual.
 /// The second value lists what was found damaged on the way. Content hashes tell which files are
@@ -41,6 +48,7 @@ pub fn salvage(file: File, name: &Path, options: &OpenOptions) -> Result<(Archiv
         if let Err(error) = scan.take() {
             scan.lose(error);
         }
+        scan.check_looks()?;
     }
     scan.skip_to(file.len());
     let Scan { damages, catalog, layout, mut index, .. } = scan;
@@ -63,6 +71,11 @@ pub fn salvage(file: File, name: &Path, options: &OpenOptions) -> Result<(Archiv
 
 struct Scan<'a> {
     file: &'a ArchiveFile,
+    /// The bytes that were searched last, and where they begin.
+    piece: RefCell<(u64, Vec<u8>)>,
+    /// Bytes looked at in frames, and how many that may be.
+    looked: Cell<u64>,
+    most_looked: u64,
     at: u64,
     damages: Vec<Damage>,
     catalog: Catalog,
@@ -84,6 +97,9 @@ impl<'a> Scan<'a> {
         let budget = Budget::new(options, file.len());
         Self {
             file,
+            piece: RefCell::default(),
+            looked: Cell::new(0),
+            most_looked: file.len().saturating_mul(LOOKS).saturating_add(FREE_BYTES),
             at: 0,
             damages: Vec::new(),
             catalog: Catalog::with_gaps(budget),
@@ -129,18 +145,47 @@ impl<'a> Scan<'a> {
 
     /// Where the next marker of a frame or trailer lies.
     fn find(&self, mut from: u64) -> Result<Option<u64>> {
+        let mut piece = self.piece.borrow_mut();
         while from < self.file.len() {
-            let bytes = self.file.read_up_to(from, PIECE)?;
-            let found = bytes.windows(4).position(|four| four == MARKER || four == TRAILER_MARKER);
+            let (start, bytes) = &mut *piece;
+            let end = *start + bytes.len() as u64;
+            if from < *start || (from + 4 > end && end < self.file.len()) || from >= end {
+                (*start, *bytes) = (from, self.file.read_up_to(from, PIECE)?);
+            }
+            let skipped = (from - *start) as usize;
+            let found = bytes[skipped..].windows(4).position(|four| four == MARKER || four == TRAILER_MARKER);
             if let Some(at) = found {
                 return Ok(Some(from + at as u64));
             }
-            if (bytes.len() as u64) < PIECE {
+            let end = *start + bytes.len() as u64;
+            if end == self.file.len() {
                 break;
             }
-            from += PIECE - 3;
+            from = end - 3;
         }
         Ok(None)
+    }
+
+    /// The frame that begins at `at`. What is read for that in all is bounded: frames that are forged inside one
+    /// another would each be read to the end otherwise.
+    fn frame_at(&self, at: u64) -> Result<Frame> {
+        self.check_looks()?;
+        self.looked.update(|looked| looked + LOOK);
+        let stored = self.file.frame_head_at(at)?.frame_len() as u64;
+        if at.saturating_add(stored) <= self.file.len() {
+            self.looked.update(|looked| looked + stored);
+        }
+        let frame = self.file.frame_at(at)?;
+        self.looked.update(|looked| looked + frame.plain.len() as u64);
+        Ok(frame)
+    }
+
+    /// # Errors
+    /// `Limit` if the file was looked at too often.
+    fn check_looks(&self) -> Result<()> {
+        let (got, max) = (self.looked.get(), self.most_looked);
+        let what = "the bytes read in search of what is intact";
+        if got > max { Err(Error::Limit { what, got, max }) } else { Ok(()) }
     }
 
     /// Notes that all up to `next` is lost.
@@ -179,7 +224,7 @@ impl<'a> Scan<'a> {
             self.at += TRAILER_LEN as u64;
             return Ok(());
         }
-        let frame = self.file.frame_at(at)?;
+        let frame = self.frame_at(at)?;
         match frame.kind {
             FrameKind::Group => return self.take_group(),
             FrameKind::Table => return self.take_table(&frame),
@@ -241,9 +286,9 @@ impl<'a> Scan<'a> {
 
     /// How much to read for the frames at the head of a group: up to the next group's.
     fn head_bound(&self, at: u64) -> Result<u64> {
-        let frame = self.file.frame_at(at)?;
+        let frame = self.frame_at(at)?;
         let next = at + frame.len as u64;
-        let entries = self.file.frame_at(next).map_or(0, |entries| entries.len);
+        let entries = self.frame_at(next).map_or(0, |entries| entries.len);
         Ok((frame.len + entries) as u64)
     }
 
@@ -261,7 +306,8 @@ impl<'a> Scan<'a> {
         // The entries may be sound where only the GROUP frame is not.
         let mut search = from;
         while let Some(found) = self.find(search)?.filter(|&found| found < body) {
-            if let Ok(frame) = self.file.frame_at(found) {
+            self.check_looks()?;
+            if let Ok(frame) = self.frame_at(found) {
                 let data = self.file.read(found, frame.len as u64)?;
                 if let Ok((entries, _)) =
                     read_entries(&data, found, &table.group, self.base, self.budget.bytes())
@@ -305,7 +351,8 @@ impl<'a> Scan<'a> {
     fn find_table(&self, from: u64, group: &Group) -> Result<Option<u64>> {
         let mut from = from;
         while let Some(at) = self.find(from)? {
-            if let Ok(frame) = self.file.frame_at(at) {
+            self.check_looks()?;
+            if let Ok(frame) = self.frame_at(at) {
                 let table = frame.expect(FrameKind::Table, at).and_then(|mut input| Table::read(&mut input));
                 if table.is_ok_and(|table| table.group == *group) {
                     return Ok(Some(at));
@@ -321,7 +368,7 @@ impl<'a> Scan<'a> {
 
     /// Length of the table, if it is sound; else nothing, and the chunks tell where they are.
     fn table_len(&mut self, at: u64, group: &Group) -> u32 {
-        let frame = self.file.frame_at(at);
+        let frame = self.frame_at(at);
         let sound = frame.as_ref().ok().filter(|frame| {
             let table = frame.expect(FrameKind::Table, at).and_then(|mut input| Table::read(&mut input));
             table.is_ok_and(|table| table.group == *group)

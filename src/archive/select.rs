@@ -45,6 +45,11 @@ impl Selection {
         self
     }
 
+    /// The paths that were given as they are.
+    pub fn named(&self) -> &[Vec<u8>] {
+        &self.beneath
+    }
+
     /// Whether every path is taken.
     pub fn takes_all(&self) -> bool {
         self.include.is_none() && self.exclude.is_none() && self.beneath.is_empty()
@@ -76,10 +81,7 @@ impl Selection {
         if self.takes_all() || path.is_empty() {
             return true;
         }
-        let below = |top: &[u8]| {
-            top.is_empty() || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-        };
-        if !self.beneath.is_empty() && !self.beneath.iter().any(|top| below(top)) {
+        if !self.beneath.is_empty() && !self.beneath.iter().any(|top| is_beneath(path, top)) {
             return false;
         }
         let mut inside = false;
@@ -93,6 +95,11 @@ impl Selection {
         }
         inside
     }
+}
+
+/// Whether `path` is `top` or lies below it.
+pub fn is_beneath(path: &[u8], top: &[u8]) -> bool {
+    top.is_empty() || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 fn compile<S: AsRef<str>>(patterns: &[S]) -> Result<Option<Gitignore>> {

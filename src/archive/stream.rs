@@ -8,9 +8,10 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::catalog::Budget;
+use super::depths::Depths;
 use super::dictionary::read_dictionary;
 use super::entry::ContentHash;
-use super::fetch::{Done, Pending, decode_all, together};
+use super::fetch::{Done, Pending, TOO_DEEP, decode_all, together};
 use super::reader::check_entries;
 use super::source::Source;
 use super::{ChunkId, Entry, EntryId, Kind, OpenOptions, paths};
@@ -68,6 +69,7 @@ pub struct StreamReader<R: Read> {
     next_raw: u64,
     open: Option<EntryId>,
     recent: VecDeque<(ChunkId, Arc<[u8]>)>,
+    depths: Depths,
     /// The file that brought the raw bytes from this offset on, and where in it they lie.
     owners: BTreeMap<u64, (EntryId, u64, u64)>,
     /// Whether each entry is a file, for hardlinks.
@@ -93,6 +95,7 @@ impl<R: Read> StreamReader<R> {
         let mut source = Source::new(input);
         let header = Header::read(source.peek(HEADER_LEN)?)?;
         source.take(HEADER_LEN)?;
+        let depths = Depths::new(header.ref_window);
         let mut reader = Self {
             source,
             header,
@@ -106,6 +109,7 @@ impl<R: Read> StreamReader<R> {
             next_raw: 0,
             open: None,
             recent: VecDeque::new(),
+            depths,
             owners: BTreeMap::new(),
             is_file: Vec::new(),
             last_index: None,
@@ -424,6 +428,9 @@ impl<R: Read> StreamReader<R> {
         current.frame_lens.push(len as u32);
         current.raw_lens.push(frame.head.raw_len);
         let mut chunk = Pending::new(id, frame, offset, &current.group.models, self.header.ref_window)?;
+        if self.depths.note(id, &chunk.refs) > self.header.ref_depth {
+            return Err(Error::BadChunk { chunk: id.0, offset, rule: TOO_DEEP });
+        }
         chunk.dictionary = current.dictionary.clone().filter(|_| chunk.takes_dictionary());
         Ok(chunk)
     }

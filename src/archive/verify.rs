@@ -8,8 +8,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::RecentChunks;
+use super::depths::Depths;
 use super::entry::content_hash;
 use super::events::Observer;
+use super::fetch::{Pending, TOO_DEEP};
 use super::{Archive, ChunkId, ContentHash, EntryId, Extent, Kind};
 use crate::error::{Error, Result};
 use crate::wire::frame::FrameKind;
@@ -58,7 +60,8 @@ impl Report {
 /// `Err` only where the work itself fails (interrupted, I/O, a model missing).
 /// `Archive::open` fails where header, index or metadata are damaged.
 pub fn verify(archive: &Archive, full: bool, observer: &dyn Observer) -> Result<Report> {
-    let mut check = Check { archive, report: Report::default(), bad: Vec::new() };
+    let depths = Depths::new(archive.header.ref_window);
+    let mut check = Check { archive, report: Report::default(), bad: Vec::new(), depths };
     observer.phase("checking", Some(archive.raw_len()));
     check.between_groups();
     check.tables();
@@ -77,6 +80,7 @@ struct Check<'a> {
     report: Report,
     /// Raw bytes that cannot be read, in order, without overlap.
     bad: Vec<Range<u64>>,
+    depths: Depths,
 }
 
 impl Check<'_> {
@@ -223,11 +227,20 @@ impl Check<'_> {
             if observer.interrupted() {
                 return Err(Error::Interrupted);
             }
-            match self.archive.load(id) {
+            match self.archive.load(id).and_then(|chunk| self.depth(id, &chunk).map(|()| chunk)) {
                 Ok(chunk) => observer.advanced(chunk.head.raw_len.into()),
                 Err(error) => self.bad_chunk(id, error)?,
             }
             self.report.chunks += 1;
+        }
+        Ok(())
+    }
+
+    /// A reader of this chunk alone decodes all that its references lead to; one that comes by in order does not
+    /// see how many those are.
+    fn depth(&mut self, id: ChunkId, chunk: &Pending) -> Result<()> {
+        if self.depths.note(id, &chunk.refs) > self.archive.header.ref_depth {
+            return Err(Error::BadChunk { chunk: id.0, offset: chunk.offset, rule: TOO_DEEP });
         }
         Ok(())
     }
@@ -252,6 +265,12 @@ impl Check<'_> {
                 return Err(Error::Interrupted);
             }
             self.report.chunks += 1;
+            let result = match result {
+                Ok(bytes) if archive.header.ref_depth > 0 => {
+                    archive.load(id).and_then(|chunk| self.depth(id, &chunk)).map(|()| bytes)
+                }
+                other => other,
+            };
             match result {
                 Ok(bytes) => {
                     self.report.chunks_decoded += 1;

@@ -73,6 +73,11 @@ impl Console {
         self.0.warnings.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether nothing is to be said but what is wrong.
+    pub fn is_quiet(&self) -> bool {
+        self.0.quiet
+    }
+
     /// Says something that is not an error, unless told to be quiet.
     pub fn say(&self, line: &str) {
         if !self.0.quiet {

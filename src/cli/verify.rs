@@ -64,11 +64,12 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
         let archive = models::open(path)?;
         let report = verify(&archive, !args.fast, console)?;
         console.finish();
-        damaged |= !report.is_clean();
+        let damaged_here = !report.is_clean();
+        damaged |= damaged_here;
         let result = describe(&archive, path.display().to_string(), &report);
         if args.json {
             out.json(&result)?;
-        } else {
+        } else if damaged_here || !console.is_quiet() {
             print(&result, &mut out)?;
         }
     }

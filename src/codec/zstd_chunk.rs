@@ -4,7 +4,7 @@
 
 use super::{Codec, DecodeJob, EncodeJob, Encoded, damaged};
 use crate::error::Result;
-use crate::wire::zstd_raw::{self, PackDictionary, Packer, Unpacker};
+use crate::wire::zstd_raw::{self, PackDictionary, Packer};
 
 /// How zstd packs the chunks of a group.
 #[derive(Clone, Copy)]
@@ -38,12 +38,10 @@ pub fn encode(zstd: Zstd<'_>, jobs: &[EncodeJob<'_>]) -> Vec<Vec<Encoded>> {
 }
 
 /// Decodes those of the jobs that are zstd's, and puts the results in their places.
-pub fn decode<'a>(jobs: &'a [DecodeJob<'_>], results: &mut [Result<Vec<u8>>]) {
-    let mut unpacker: Option<Unpacker<'a>> = None;
+pub fn decode(jobs: &[DecodeJob<'_>], results: &mut [Result<Vec<u8>>]) {
     for (job, result) in jobs.iter().zip(results).filter(|(job, _)| job.codec == Codec::Zstd) {
         let plain = if job.history.is_empty() {
-            let unpacker = unpacker.get_or_insert_with(Unpacker::new);
-            unpacker.unpack(job.payload, job.dictionary.as_deref(), job.raw_len)
+            zstd_raw::unpack(job.payload, job.dictionary.as_deref(), job.raw_len)
         } else {
             zstd_raw::decompress(job.payload, &job.history.concat(), job.raw_len)
         };

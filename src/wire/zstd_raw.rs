@@ -2,6 +2,7 @@
 //! its magic number, its first byte (Frame_Header_Descriptor) zero, so without content size,
 //! checksum and dictionary id; a window of at most 8 MiB. Dictionaries have zstd's own form.
 
+use std::cell::RefCell;
 use std::io::Read;
 
 use zstd::zstd_safe::{CCtx, CDict, CParameter, DCtx, DDict, find_frame_compressed_size};
@@ -11,6 +12,10 @@ use crate::error::{Error, Result};
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const DICTIONARY_MAGIC: [u8; 4] = [0x37, 0xa4, 0x30, 0xec];
+/// Plain bytes that are allocated whoever asks for them.
+const SHORT: usize = 64 << 10;
+/// The most memory of a context that a thread keeps.
+const KEPT: usize = 2 << 20;
 /// The level for what is small or packed for ever.
 pub const LEVEL: i32 = 19;
 
@@ -21,6 +26,9 @@ pub fn compress(plain: &[u8], prefix: &[u8]) -> Result<Vec<u8>> {
 
 /// The same at one of zstd's levels.
 pub fn compress_at(plain: &[u8], prefix: &[u8], level: i32) -> Result<Vec<u8>> {
+    if level == LEVEL && prefix.is_empty() && plain.len() <= SHORT {
+        return pack_short(plain);
+    }
     let mut context = context(level)?;
     // Left alone, the window is that of the plain bytes, and cannot reach into the prefix.
     let reach = (plain.len() + prefix.len()).next_power_of_two().ilog2();
@@ -31,6 +39,16 @@ pub fn compress_at(plain: &[u8], prefix: &[u8], level: i32) -> Result<Vec<u8>> {
         context.ref_prefix(prefix).map_err(failed)?;
     }
     run(&mut context, plain)
+}
+
+/// The same for few bytes at the usual level, without prefix.
+fn pack_short(plain: &[u8]) -> Result<Vec<u8>> {
+    PACKING.with_borrow_mut(|kept| {
+        let mut context = kept.take().map_or_else(|| context(LEVEL), Ok)?;
+        let packed = run(&mut context, plain);
+        *kept = Some(context).filter(|context| packed.is_ok() && context.sizeof() <= KEPT);
+        packed
+    })
 }
 
 fn failed(_: usize) -> Error {
@@ -108,41 +126,32 @@ impl Dictionary {
     }
 }
 
-/// Unpacks many frames, without prefix.
-pub struct Unpacker<'a>(DCtx<'a>);
+// A new context asks for the processor's features, which takes a virtual machine tens of microseconds.
+thread_local! {
+    static UNPACKING: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+    static PACKING: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
+}
 
-impl<'a> Unpacker<'a> {
-    #[expect(clippy::new_without_default, reason = "it takes memory")]
-    pub fn new() -> Self {
-        Self(DCtx::create())
-    }
-
-    /// As `decompress` does, with a dictionary.
-    pub fn unpack(
-        &mut self,
-        packed: &[u8],
-        dictionary: Option<&'a Dictionary>,
-        len: usize,
-    ) -> Option<Vec<u8>> {
-        let frame = with_magic(packed)?;
-        match dictionary {
-            Some(dictionary) => self.0.ref_ddict(&dictionary.0).ok()?,
-            None => self.0.disable_dictionary().ok()?,
-        };
-        let mut out = Vec::with_capacity(len);
-        self.0.decompress(&mut out, &frame).ok()?;
-        (out.len() == len).then_some(out)
-    }
+/// As `decompress` does, with a dictionary instead of a prefix, or without.
+pub fn unpack(packed: &[u8], dictionary: Option<&Dictionary>, len: usize) -> Option<Vec<u8>> {
+    let frame = with_magic(packed)?;
+    let mut out = Vec::with_capacity(len);
+    UNPACKING.with_borrow_mut(|context| match dictionary {
+        Some(dictionary) => context.decompress_using_ddict(&mut out, &frame, &dictionary.0).ok(),
+        None => context.decompress(&mut out, &frame).ok(),
+    })?;
+    (out.len() == len).then_some(out)
 }
 
 /// Unpacks one frame of exactly `len` plain bytes, all at once; `None` where it is damaged.
 /// `len` must be within the chunk limit, for it is allocated.
 pub fn decompress(packed: &[u8], prefix: &[u8], len: usize) -> Option<Vec<u8>> {
+    if prefix.is_empty() {
+        return unpack(packed, None, len);
+    }
     let frame = with_magic(packed)?;
     let mut context = DCtx::create();
-    if !prefix.is_empty() {
-        context.ref_prefix(prefix).ok()?;
-    }
+    context.ref_prefix(prefix).ok()?;
     let mut out = Vec::with_capacity(len);
     context.decompress(&mut out, &frame).ok()?;
     (out.len() == len).then_some(out)
@@ -150,6 +159,9 @@ pub fn decompress(packed: &[u8], prefix: &[u8], len: usize) -> Option<Vec<u8>> {
 
 /// Unpacks one frame of exactly `len` plain bytes, however large, growing as bytes come out.
 pub fn decompress_growing(packed: &[u8], len: usize) -> Option<Vec<u8>> {
+    if len <= SHORT {
+        return unpack(packed, None, len);
+    }
     let frame = with_magic(packed)?;
     let mut decoder = zstd::stream::read::Decoder::with_buffer(&frame[..]).ok()?.single_frame();
     decoder.window_log_max(ZSTD_WINDOW_LOG).ok()?;
@@ -207,19 +219,18 @@ mod tests {
         let lens: Vec<usize> = plains.iter().map(Vec::len).collect();
         let trained = train(&plains.concat(), &lens, 8 << 10).unwrap();
         assert!(trained.len() <= 8 << 10);
-        let unpack = Dictionary::new(&trained).unwrap();
+        let to_unpack = Dictionary::new(&trained).unwrap();
         for level in [3, 9, 19] {
             let pack = PackDictionary::new(&trained, level).unwrap();
             let mut packer = Packer::new(level, Some(&pack)).unwrap();
-            let mut unpacker = Unpacker::new();
             let mut total = (0, 0);
             for plain in &plains {
                 let packed = packer.pack(plain).unwrap();
                 let alone = compress_at(plain, &[], level).unwrap();
                 total = (total.0 + packed.len(), total.1 + alone.len());
-                assert!(unpacker.unpack(&packed, Some(&unpack), plain.len()).as_ref() == Some(plain));
-                assert!(unpacker.unpack(&packed, None, plain.len()).as_ref() != Some(plain));
-                assert!(unpacker.unpack(&alone, None, plain.len()).as_ref() == Some(plain));
+                assert!(unpack(&packed, Some(&to_unpack), plain.len()).as_ref() == Some(plain));
+                assert!(unpack(&packed, None, plain.len()).as_ref() != Some(plain));
+                assert!(unpack(&alone, None, plain.len()).as_ref() == Some(plain));
             }
             assert!(total.0 < total.1 / 2, "{level}: {total:?}");
         }

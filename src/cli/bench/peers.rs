@@ -13,7 +13,7 @@ use super::own::speed;
 use super::tree::{Scratch, Tree};
 use super::{Row, report};
 use crate::error::{Error, Result};
-use crate::wire::zstd_raw::{Dictionary, PackDictionary, Packer, Unpacker, train};
+use crate::wire::zstd_raw::{Dictionary, PackDictionary, Packer, train, unpack};
 
 /// Zstd's library on blocks, with a dictionary trained on them; always there.
 const BLOCKS: &str = "zstd-blocks";
@@ -220,9 +220,8 @@ pub(super) fn zstd_blocks(tree: &Tree, len: usize) -> Result<Option<Row>> {
     })?;
     let packed = start.elapsed();
     let start = Instant::now();
-    let mut unpacker = Unpacker::new();
     for (packed, len) in &kept {
-        if unpacker.unpack(packed, Some(&to_unpack), *len).is_none() {
+        if unpack(packed, Some(&to_unpack), *len).is_none() {
             return Err(Error::Internal("zstd does not unpack what it packed"));
         }
     }

@@ -1,0 +1,37 @@
+//! What hostile input may take: a second, and 64 MiB beyond what was there before.
+//!
+//! One test at a time, in a process of its own: the memory watched is that of the whole process.
+#![allow(dead_code)]
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Bytes that a refusal may take.
+pub const MEMORY: u64 = 64 << 20;
+pub const TIME: Duration = Duration::from_secs(1);
+
+/// Peak of this process's memory since it was reset.
+pub fn peak() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
+}
+
+/// Forgets the peak; `false` where that cannot be done.
+pub fn reset_peak() -> bool {
+    fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
+/// Does something with hostile input; gives how it ended, and fails if it took too long or too much.
+pub fn guarded<T>(name: &str, what: &str, work: impl FnOnce() -> T) -> T {
+    let watched = reset_peak();
+    let (before, start) = (peak(), Instant::now());
+    let result = work();
+    let (took, after) = (start.elapsed(), peak());
+    assert!(took < TIME * if cfg!(debug_assertions) { 20 } else { 1 }, "{name}: {what} took {took:?}");
+    if let (true, Some(before), Some(after)) = (watched, before, after) {
+        let grown = after.saturating_sub(before);
+        assert!(grown < MEMORY, "{name}: {what} took {} MiB", grown >> 20);
+    }
+    result
+}
