@@ -32,7 +32,7 @@ longest() {
     model_file) echo 24000 ;;
     open_then_read_all | tar) echo 6144 ;;
     index | chunk) echo 4096 ;;
-    roundtrip) echo 96 ;;
+    roundtrip) echo 60 ;;
     *) echo 512 ;;
   esac
 }

@@ -253,7 +253,7 @@ pub fn roundtrip(data: &[u8]) {
     };
     // The highest level takes a millisecond for a chunk.
     let (references, level) = match byte() {
-        byte @ 0..240 => (byte % 4, 1),
+        byte @ 0..252 => (byte % 4, 1),
         byte => (byte % 4, 19),
     };
     let mut options = WriterOptions {
@@ -267,7 +267,7 @@ pub fn roundtrip(data: &[u8]) {
     options.check = byte() % 2 == 0;
     let mut writer = Writer::create(Vec::new(), options).unwrap();
     let mut packed: Vec<(Entry, Vec<u8>)> = Vec::new();
-    for number in 0..byte() % 12 {
+    for number in 0..byte() % 8 {
         let path = format!("{}/{number}", "d/".repeat(usize::from(byte() % 4)) + "f").into_bytes();
         let (kind, len, fill) = (byte() % 6, usize::from(byte()) * usize::from(byte()), byte());
         // One kind of files has several chunks, the others are small, for speed.
