@@ -35,7 +35,8 @@ S, vocabulary of 2048|--vocab 2048
 S, the rate falls over the last fifth|--decay 20
 S, the rate falls all the time|--decay 100
 S, half the rate|--rate 0.5
-S, twice the rate|--rate 2'
+S, twice the rate|--rate 2
+S, token dropout of a tenth|--token-dropout 0.1'
 number=0
 while IFS='|' read -r what options; do
   number=$((number + 1))

@@ -107,6 +107,20 @@ fn referring(distances: &[&[u32]]) -> Forged {
     Forged::new(vec![ForgedGroup::new(vec![file("f", size, &[(0, 0, size)])], chunks)])
 }
 
+/// One of some groups of 256 chunks of zeros; each chunk of a few names the one before.
+fn long_group(number: u64, chained: std::ops::Range<u64>) -> ForgedGroup {
+    let chunks = (number * 256..number * 256 + 256).map(|id| {
+        let refs = if chained.contains(&id) { vec![1] } else { vec![] };
+        let payload = s3a::wire::zstd_raw::compress_at(&[0; 4096], &vec![0; 4096 * refs.len()], 1).unwrap();
+        (
+            ChunkHead { codec: Codec::Zstd, model: 0, raw_len: 4096, coded_len: payload.len() as u32, refs },
+            payload,
+        )
+    });
+    let file = file(&format!("f{number}"), 1 << 20, &[(0, number << 20, 1 << 20)]);
+    ForgedGroup::new(vec![file], chunks.collect())
+}
+
 fn cases() -> Vec<(String, Until, Vec<u8>)> {
     use Until::{Open, Unpack, Verify};
     let mut cases: Vec<(String, Until, Forged)> = Vec::new();
@@ -332,6 +346,12 @@ fn cases() -> Vec<(String, Until, Vec<u8>)> {
     });
     add("references chain deeper than the header says", Verify, {
         let mut forged = referring(&[&[1], &[1], &[1]]);
+        forged.header.ref_depth = 2;
+        forged
+    });
+    add("references that chain deeper than the header says, from one batch to the next", Verify, {
+        // Readers in order take at most 8 MiB at a time, or a group.
+        let mut forged = Forged::new((0..9).map(|group| long_group(group, 2046..2049)).collect());
         forged.header.ref_depth = 2;
         forged
     });

@@ -161,7 +161,9 @@ fn what_ext4_keeps_through_a_power_cut_is_whole_or_as_it_was() {
     let again = [&["pack", "../tree", "-q", "-o", "new.s3a", "-f", "--chunk-size", "4k"][..]].concat();
     let (replaced, _) = bench.check(&again, "new.s3a", Some(&whole));
     assert!(packed > 2, "{packed}");
-    println!("power cuts on ext4: half done were {packed} of pack, {appended} of append, {replaced} of pack -f");
+    println!(
+        "power cuts on ext4: half done were {packed} of pack, {appended} of append, {replaced} of pack -f"
+    );
 
     // The check can fail: a file that is replaced without being synced is neither old nor new afterwards.
     let state = {

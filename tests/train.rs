@@ -57,6 +57,7 @@ fn options(folder: &Path, pair: bool) -> Options {
         sequences: 4,
         len: 64,
         seed: 7,
+        token_dropout: 0.0,
         checkpoint: folder.join("model.checkpoint"),
         resume: false,
         every: 7,
@@ -106,8 +107,12 @@ fn the_same_seed_gives_the_same_steps_log_and_files() {
         }
     }
     let other = Options { seed: 8, ..options(a.path(), false) };
-    let first = train(&other).unwrap();
-    assert_ne!(first, train(&options(b.path(), false)).unwrap());
+    let first = train(&options(b.path(), false)).unwrap();
+    assert_ne!(first, train(&other).unwrap());
+    let dropped = Options { token_dropout: 0.5, ..options(a.path(), false) };
+    let steps = train(&dropped).unwrap();
+    assert_ne!(first, steps);
+    assert_eq!(steps, train(&dropped).unwrap());
 }
 
 #[test]

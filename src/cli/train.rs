@@ -128,6 +128,9 @@ pub(crate) struct Args {
     /// Learning rate of what the learned sequence changes in the decompressor
     #[arg(long, default_value_t = 3e-3, value_name = "X")]
     steer_rate: f64,
+    /// Share of the positions whose last token is left out of the input while training
+    #[arg(long, default_value_t = 0.0, value_name = "X")]
+    token_dropout: f64,
     /// Steps between checkpoints and measurements
     #[arg(long, default_value_t = 500)]
     every: usize,
@@ -199,6 +202,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         sequences: args.sequences,
         len: usize::try_from(args.len).unwrap_or(usize::MAX),
         seed: args.seed,
+        token_dropout: args.token_dropout,
         checkpoint,
         resume: args.resume,
         every: args.every,

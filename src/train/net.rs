@@ -10,6 +10,7 @@ use super::ops::compose;
 use super::ops::embed::{EmbedSum, NONE};
 use super::ops::feed_forward::FeedForward;
 use super::ops::loss::{CLASSES, HeadLoss, Targets};
+use super::random::Random;
 use candle_core::{Device, Result, Tensor, Var};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -74,6 +75,19 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Leaves the last token and its n-grams out of the input at this share of the positions: what is left are the
+    /// match slots, and attention to what stands before.
+    pub fn without_tokens(mut self, share: f64, config: &NetConfig, random: &mut Random) -> Self {
+        let hashed = config.rows_per_position() - config.ngrams.len();
+        for rows in Arc::make_mut(&mut self.rows).chunks_exact_mut(config.rows_per_position()) {
+            if f64::from(random.uniform()) < share {
+                rows[0] = NONE;
+                rows[hashed..].fill(NONE);
+            }
+        }
+        self
+    }
+
     /// Some of the sequences.
     pub fn select(&self, places: &[usize]) -> Self {
         fn rows<T: Copy>(from: &[T], sequences: usize, places: &[usize]) -> Vec<T> {
@@ -116,7 +130,7 @@ pub struct Net {
 impl Net {
     /// A network with initial values from `seed`.
     pub fn new(config: NetConfig, seed: u64, device: &Device) -> Result<Self> {
-        let mut random = super::random::Random::new(seed);
+        let mut random = Random::new(seed);
         let mut params = Vec::new();
         for (name, shape, segments) in layout(&config) {
             let mut values = Vec::with_capacity(shape.iter().product());

@@ -42,6 +42,8 @@ pub struct Options {
     pub sequences: usize,
     pub len: usize,
     pub seed: u64,
+    /// Share of the positions whose last token is left out of the input of a step.
+    pub token_dropout: f64,
     /// Checkpoint to write, and to resume from if `resume`.
     pub checkpoint: PathBuf,
     pub resume: bool,
@@ -258,6 +260,7 @@ pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Pro
     if let Some(pair) = &run.pair {
         batches = batches.by_kind(pair.clusters.clone());
     }
+    let mut dropout = Random::new(run.head.seed ^ !(run.head.step as u64));
     let mut log = Log::open(options)?;
     let mut smooth = Smooth::default();
     let mut told = TOLD.map(|_| Smooth::default());
@@ -269,6 +272,11 @@ pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Pro
         let batch = if empty { batches.any(options.sequences)? } else { batches.next(options.sequences)? };
         let told_what = run.pair.as_ref().is_some_and(|pair| pair.config.is_told(run.head.step));
         let mixed = if told_what { batches.mixed(MIXED)? } else { vec![] };
+        let batch = if options.token_dropout > 0.0 {
+            batch.without_tokens(options.token_dropout, &config, &mut dropout)
+        } else {
+            batch
+        };
         let at = At { step: run.head.step, steps: options.steps, mixed: &mixed, empty };
         let (bpb, of_pair) = run.step(&batch, at, rate_factor(options, run.head.step))?;
         run.head.step += 1;
