@@ -6,6 +6,7 @@
 pub mod alike;
 mod append;
 mod batches;
+mod between;
 pub mod cache;
 mod catalog;
 mod check;

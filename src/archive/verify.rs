@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::between::check_between;
 use super::cache::RecentChunks;
 use super::depths::Depths;
 use super::entry::content_hash;
@@ -14,11 +15,7 @@ use super::events::Observer;
 use super::fetch::{Pending, TOO_DEEP};
 use super::{Archive, ChunkId, ContentHash, EntryId, Extent, Kind};
 use crate::error::{Error, Result};
-use crate::wire::frame::FrameKind;
-use crate::wire::header::HEADER_LEN;
-use crate::wire::index::{Index, TRAILER_LEN, TRAILER_MARKER, Trailer};
 use crate::wire::limits;
-use crate::wire::models::read_models;
 
 /// Raw bytes that are decoded together.
 const BATCH: u32 = 8 << 20;
@@ -63,7 +60,10 @@ pub fn verify(archive: &Archive, full: bool, observer: &dyn Observer) -> Result<
     let depths = Depths::new(archive.header.ref_window);
     let mut check = Check { archive, report: Report::default(), bad: Vec::new(), depths };
     observer.phase("checking", Some(archive.raw_len()));
-    check.between_groups();
+    for (place, error) in check_between(archive) {
+        check.damage(place, error);
+    }
+    check.models();
     check.tables();
     if full {
         check.decode(observer)?;
@@ -93,34 +93,6 @@ impl Check<'_> {
         });
     }
 
-    /// Everything that is neither header nor group must be a frame or a trailer in its place.
-    fn between_groups(&mut self) {
-        let archive = self.archive;
-        let mut at = HEADER_LEN as u64;
-        for number in 0..=archive.layout.groups.len() {
-            let next = archive.layout.groups.get(number).map(|group| &group.record);
-            let end = next.map_or(archive.file.len(), |record| record.offset);
-            while at < end {
-                match self.check_between(at, number) {
-                    Ok(len) if at + len <= end => at += len,
-                    Ok(_) => {
-                        self.damage(
-                            at..end,
-                            Error::Corrupt { offset: at, rule: "a frame runs into a group" },
-                        );
-                        at = end;
-                    }
-                    Err(error) => {
-                        self.damage(at..end, error);
-                        at = end;
-                    }
-                }
-            }
-            at = next.map_or(end, |record| record.end());
-        }
-        self.models();
-    }
-
     /// Every model that the archive is to carry must be there.
     fn models(&mut self) {
         for number in (0..=u8::MAX).take(self.archive.models().len()) {
@@ -133,55 +105,6 @@ impl Check<'_> {
                 }
             }
         }
-    }
-
-    /// Checks what begins at `at`, after so many groups; tells its length.
-    fn check_between(&self, at: u64, groups: usize) -> Result<u64> {
-        let archive = self.archive;
-        let corrupt = |rule| Error::Corrupt { offset: at, rule };
-        let start = archive.file.read_up_to(at, TRAILER_LEN as u64)?;
-        if start.starts_with(&TRAILER_MARKER) {
-            let trailer = Trailer::read(&start, at)?;
-            let frame = archive.file.frame_at(at - trailer.index_len)?;
-            if frame.kind != FrameKind::Index || frame.len as u64 != trailer.index_len {
-                return Err(corrupt("no index stands before the trailer"));
-            }
-            return Ok(TRAILER_LEN as u64);
-        }
-        let frame = archive.file.frame_at(at)?;
-        let mut input = frame.expect(frame.kind, at)?;
-        match frame.kind {
-            FrameKind::Models => {
-                let models = read_models(&mut input)?;
-                input.finish()?;
-                if !archive.models().starts_with(&models) {
-                    return Err(corrupt("models are not those of the index"));
-                }
-            }
-            FrameKind::Model => {
-                let nth = archive.index.embedded.iter().position(|&offset| offset == at);
-                let mut embedded = (0..).zip(archive.models()).filter(|(_, model)| model.embedded);
-                let number = nth.and_then(|nth| embedded.nth(nth)).map(|(number, _)| number);
-                let number = number.ok_or_else(|| corrupt("the index does not name this model"))?;
-                archive.embedded_model(number)?;
-            }
-            FrameKind::Index => {
-                let index = Index::read(&mut input, at)?;
-                input.finish()?;
-                if archive.index.groups.get(..groups) != Some(&index.groups[..]) {
-                    return Err(corrupt("an index does not name the groups before it"));
-                }
-                let trailer = archive.file.read_up_to(at + frame.len as u64, TRAILER_LEN as u64)?;
-                if !trailer.starts_with(&TRAILER_MARKER) {
-                    return Err(corrupt("no trailer follows the index"));
-                }
-            }
-            FrameKind::Skippable(_) => {}
-            FrameKind::Group | FrameKind::Entries | FrameKind::Table | FrameKind::Dictionary => {
-                return Err(corrupt("a frame stands outside its group"));
-            }
-        }
-        Ok(frame.len as u64)
     }
 
     fn tables(&mut self) {
