@@ -126,6 +126,24 @@ fn many_generations_follow_one_another() {
 }
 
 #[test]
+fn a_generation_with_another_number_is_found_by_all() {
+    use s3a::wire::index::{TRAILER_LEN, Trailer};
+    let dir = packed(&[]);
+    let first = fs::read(dir.path().join("tree.s3a")).unwrap().len();
+    expect(&s3a(dir.path(), &["append", "tree.s3a", "more"]), 0);
+    let mut bytes = fs::read(dir.path().join("tree.s3a")).unwrap();
+    let place = first - TRAILER_LEN..first;
+    let trailer = Trailer::read(&bytes[place.clone()], place.start as u64).unwrap();
+    let mut changed = Vec::new();
+    Trailer { generation: 3, ..trailer }.write(&mut changed);
+    bytes[place].copy_from_slice(&changed);
+    fs::write(dir.path().join("tree.s3a"), bytes).unwrap();
+    expect(&s3a(dir.path(), &["verify", "--fast", "tree.s3a"]), 3);
+    let piped = File::open(dir.path().join("tree.s3a")).unwrap();
+    expect(&command(dir.path()).args(["unpack", "-", "-C", "out"]).stdin(piped).output().unwrap(), 3);
+}
+
+#[test]
 fn what_would_contradict_the_archive_is_refused_and_changes_nothing() {
     let dir = packed(&["--references", "0"]);
     let before = fs::read(dir.path().join("tree.s3a")).unwrap();

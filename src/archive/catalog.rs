@@ -76,10 +76,17 @@ impl Catalog {
         Self { moved: Some(HashMap::new()), ..Self::new(budget) }
     }
 
-    /// Takes in a group's entries, the first of which has the number `first` in the archive.
+    /// Takes in a group's entries, the first of which has the number `first` in the archive. Where groups may be
+    /// lost, takes in all of them or none.
     pub fn add(&mut self, frame: Entries, first: u32, offset: u64) -> Result<()> {
         let corrupt = |rule| Error::Corrupt { offset, rule };
         let gaps = self.moved.is_some();
+        if gaps {
+            let mut budget = self.budget;
+            for (nth, entry) in (self.entries.len() as u64..).zip(&frame.entries) {
+                admit(&mut budget, nth, entry)?;
+            }
+        }
         if let Some(hash) = frame.ended {
             match self.open.take() {
                 Some(at) => set_hash(&mut self.entries[at], hash),
@@ -94,9 +101,7 @@ impl Catalog {
             self.open = None;
         }
         for (number, mut entry) in (first..).zip(frame.entries) {
-            self.budget.take(self.entries.len() as u64, &entry)?;
-            paths::check(&entry.path)
-                .map_err(|rule| Error::UnsafeEntry { path: paths::escape(&entry.path), rule })?;
+            admit(&mut self.budget, self.entries.len() as u64, &entry)?;
             if let Kind::Hardlink { target } = &mut entry.kind {
                 match self.find(*target) {
                     Some(at) => *target = at,
@@ -143,6 +148,11 @@ impl Catalog {
         }
         Ok(self.entries)
     }
+}
+
+fn admit(budget: &mut Budget, nth: u64, entry: &Entry) -> Result<()> {
+    budget.take(nth, entry)?;
+    paths::check(&entry.path).map_err(|rule| Error::UnsafeEntry { path: paths::escape(&entry.path), rule })
 }
 
 fn set_hash(entry: &mut Entry, found: ContentHash) {

@@ -12,6 +12,7 @@ use std::path::Path;
 use super::catalog::{Budget, Catalog};
 use super::file::ArchiveFile;
 use super::layout::{GroupAt, Layout};
+use super::paths;
 use super::reader::{read_entries, read_group, read_index};
 use super::verify::Damage;
 use super::{Archive, OpenOptions};
@@ -63,7 +64,11 @@ pub fn salvage(file: File, name: &Path, options: &OpenOptions) -> Result<(Archiv
     for at in (0..entries.len()).rev() {
         if !seen.insert(entries[at].path.clone()) {
             let more = format!(".salvaged-{at}");
-            entries[at].path.extend(more.into_bytes());
+            let path = &mut entries[at].path;
+            // The name must stay within what a file system takes.
+            let name = path.len() - paths::split(path).1.len();
+            path.truncate(path.len().min(name + paths::NAME_MAX - more.len()));
+            path.extend(more.into_bytes());
         }
     }
     Ok((Archive::from_parts(file, header, index, layout, entries)?, damages))
