@@ -253,7 +253,7 @@ pub fn roundtrip(data: &[u8]) {
     };
     // The highest level takes a millisecond for a chunk.
     let (references, level) = match byte() {
-        byte @ 0..252 => (byte % 4, 1),
+        byte @ 0..252 => ([0, 0, 1, 3][usize::from(byte % 4)], 1),
         byte => (byte % 4, 19),
     };
     let mut options = WriterOptions {
@@ -271,7 +271,7 @@ pub fn roundtrip(data: &[u8]) {
         let path = format!("{}/{number}", "d/".repeat(usize::from(byte() % 4)) + "f").into_bytes();
         let (kind, len, fill) = (byte() % 6, usize::from(byte()) * usize::from(byte()), byte());
         // One kind of files has several chunks, the others are small, for speed.
-        let (len, grain) = if kind == 5 { (len / 8, 20) } else { (len / 64, 2) };
+        let (len, grain) = if kind == 5 { (len / 16, 10) } else { (len / 64, 2) };
         let mut content: Vec<u8> =
             (0..len).map(|i| if fill > 99 { fill } else { (i / 3) as u8 ^ fill }).collect();
         let mtime = Timestamp { secs: i64::from(byte()) - 9, nanos: u32::from(byte()) };
