@@ -128,6 +128,14 @@ fn a_check_and_a_pipe_want_the_same_order() {
 }
 
 #[test]
+fn a_trailer_inside_a_frame_is_none() {
+    // Its last frame, which may be skipped, ends with the bytes of an index and a trailer.
+    let bytes =
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/trailer-in-a-frame.s3a"));
+    assert_eq!(taken(&bytes.unwrap()), (false, false));
+}
+
+#[test]
 fn salvage_keeps_a_model_in_its_place_where_the_one_before_is_lost() {
     let both = [named(1, true), named(2, true)];
     let frames = [list(&both), model(0, 1), model(1, 2)];

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use guard::{MEMORY, peak, reset_peak};
+use guard::{MEMORY, peak, reset_peak, worked};
 use s3a::archive::salvage::salvage;
 use s3a::archive::verify::verify;
 use s3a::archive::{Archive, EntryId, Event, Kind, NoCache, OpenOptions, StreamReader};
@@ -313,22 +313,6 @@ fn on_disk(bytes: &[u8]) -> File {
     let mut file = File::from(fd);
     file.write_all(bytes).unwrap();
     file
-}
-
-/// What this process has had of the processors, to the hundredth of a second: on a machine that has other
-/// things to do, the clock tells little.
-fn worked() -> Duration {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap();
-    let ticks: u64 = stat
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(|n| n.parse::<u64>().unwrap())
-        .sum();
-    Duration::from_millis(ticks * 10)
 }
 
 #[derive(Default)]

@@ -115,7 +115,7 @@ class Frame:
         require(flags < 4, "%s: an unknown flag is set" % self.name)
         stored = c.u32()
         plain = c.u32() if packed else stored
-        limit = (512 if self.kind == MODEL else 64) * MIB
+        limit = {MODEL: 512, DICTIONARY: 1}.get(self.kind, 64) * MIB
         require(stored <= limit and plain <= limit, "%s: too long" % self.name)
         require(plain <= 4 * MIB + 64 * stored, "%s: unpacks to too much" % self.name)
         content = c.take(stored)
@@ -126,7 +126,7 @@ class Frame:
         self.known = self.kind in RECORDS
         require(self.known or self.skippable, "%s: its kind %d is unknown" % (self.name, self.kind))
         require(not (self.known and self.skippable), "%s: marked as skippable" % self.name)
-        if self.known and packed:
+        if packed:
             content = zstd.decompress(content, plain)
             require(len(content) == plain, "%s: unpacks to another length" % self.name)
         self.content = content
@@ -182,7 +182,7 @@ class Group:
         require(10 * self.chunk_count <= self.body_len - self.dictionary_len <= self.raw_len + 72 * self.chunk_count,
                 "%s: the body length is out of range" % c.what)
         self.dictionary = None
-        self.models = [c.u8() for _ in range(c.varint())]
+        self.models = [c.u8() for _ in range(c.varint(255))]
         require(all(m < model_count for m in self.models), "%s: names a model that is not listed" % c.what)
 
 
@@ -265,13 +265,10 @@ class Archive:
         while at < len(data) or generation == 0:
             at = self.generation(at, generation)
             generation += 1
-        require(self.open is None, "the last group leaves a file open")
-        for entry in self.entries:
-            for _, start, length in entry.extents:
-                require(0 <= start and start + length <= self.raw_len, "a file's data lie outside the raw stream")
 
     def generation(self, at, number):
         """Records up to and with a trailer; returns where it ends."""
+        known = len(self.entries)
         while True:
             frame = Frame(self.data, at)
             at = frame.end
@@ -281,7 +278,13 @@ class Archive:
                 at = self.read_group(frame)
             elif frame.kind == INDEX:
                 self.read_index(frame, number)
-                return self.read_trailer(frame, number)
+                end = self.read_trailer(frame, number)
+                require(self.open is None, "the last group of a generation leaves a file open")
+                for entry in self.entries[known:]:
+                    for _, start, length in entry.extents:
+                        require(0 <= start and start + length <= self.raw_len,
+                                "a file's data lie outside the raw stream")
+                return end
             else:
                 require(not frame.known, "%s: out of place" % frame.name)
 

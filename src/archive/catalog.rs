@@ -120,6 +120,11 @@ impl Catalog {
         Ok(())
     }
 
+    /// Whether the last group left a file open.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// The place of an earlier file.
     fn find(&self, id: EntryId) -> Option<EntryId> {
         let at = match &self.moved {

@@ -13,7 +13,7 @@ use std::path::Path;
 use super::check::Checker;
 use super::entry::{ChunkId, Entry, EntryId, Kind};
 use super::events::{Observer, Warning};
-use super::fill::Filler;
+use super::fill::{Filled, Filler};
 use super::meta::Restore;
 use super::select::Selection;
 use super::target::Target;
@@ -94,14 +94,15 @@ pub fn extract(
 
     let mut filler = Filler::new(&mut target, observer);
     fill(archive, &items, &mut filler, observer)?;
-    let (files, failure) = filler.finish();
+    let Filled { files, failure, lost } = filler.finish();
 
     for item in &items {
         match (&item.entry.kind, item.link) {
             (Kind::Directory, _) | (Kind::File { .. }, None) => {}
-            (_, Some(first)) => {
-                link(&mut target, &item.path, &items[first].path, item.entry, observer, failure.is_some())?
+            (_, Some(first)) if lost.contains(&items[first].path[..]) => {
+                observer.warning(Warning::new(&item.entry.path[..], LINK_LOST));
             }
+            (_, Some(first)) => link(&mut target, &item.path, &items[first].path, item.entry, observer)?,
             _ => target.make_other(&item.path, item.entry)?,
         }
     }
@@ -221,6 +222,8 @@ fn fill(
     files.add(None, filler, observer)
 }
 
+pub(super) const LINK_LOST: &str = "not unpacked: the file that it is a name of was not";
+
 /// Makes a hardlink; a file system that has none costs a warning.
 pub(super) fn link(
     target: &mut Target<'_>,
@@ -228,11 +231,8 @@ pub(super) fn link(
     first: &[u8],
     entry: &Entry,
     observer: &dyn Observer,
-    damaged: bool,
 ) -> Result<()> {
     match target.make_link(path, first) {
-        // Its file was damaged; a warning was given for that.
-        Err(Error::Io { source, .. }) if damaged && source.kind() == std::io::ErrorKind::NotFound => {}
         Err(Error::Io { source, .. }) if source.kind() != std::io::ErrorKind::StorageFull => {
             observer.warning(Warning::new(&entry.path[..], format_args!("not linked: {source}")));
         }

@@ -11,8 +11,8 @@ use std::path::Path;
 use super::check::Checker;
 use super::entry::{Entry, EntryId, Extent, Kind};
 use super::events::{Observer, Warning};
-use super::extract::{Options, Summary, link};
-use super::fill::Filler;
+use super::extract::{LINK_LOST, Options, Summary, link};
+use super::fill::{Filled, Filler};
 use super::paths::escape;
 use super::select::is_beneath;
 use super::stream::{Event, StreamReader};
@@ -78,15 +78,16 @@ pub fn extract_stream<R: Read>(
             }
         }
     };
-    let (files, failure) = filler.finish();
+    let Filled { files, failure, lost } = filler.finish();
     for (path, entry) in &arrived.others {
         target.make_other(path, entry)?;
     }
     for (path, of, entry) in &arrived.links {
         match arrived.files.get(of) {
-            Some((_, first)) => {
-                link(&mut target, path, first, entry, observer, failure.is_some() || ended.is_err())?
+            Some((_, first)) if lost.contains(first) => {
+                observer.warning(Warning::new(&entry.path[..], LINK_LOST));
             }
+            Some((_, first)) => link(&mut target, path, first, entry, observer)?,
             None => observer.warning(Warning::new(&entry.path[..], LEFT_BEHIND)),
         }
     }

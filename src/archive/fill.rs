@@ -5,7 +5,7 @@
 //! its name only when it is complete and the hash is right.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -52,7 +52,18 @@ pub(super) struct Filler<'t, 'a> {
     next: u32,
     /// The first reason for which a file was not restored.
     failure: Option<Error>,
+    /// Paths in the target of those that were not.
+    lost: HashSet<Vec<u8>>,
     done: u64,
+}
+
+/// What became of the files.
+pub(super) struct Filled {
+    pub files: u64,
+    /// Why not all were restored.
+    pub failure: Option<Error>,
+    /// Paths in the target of those that were not.
+    pub lost: HashSet<Vec<u8>>,
 }
 
 impl<'t, 'a> Filler<'t, 'a> {
@@ -66,6 +77,7 @@ impl<'t, 'a> Filler<'t, 'a> {
             open: VecDeque::new(),
             next: 0,
             failure: None,
+            lost: HashSet::new(),
             done: 0,
         }
     }
@@ -114,7 +126,7 @@ impl<'t, 'a> Filler<'t, 'a> {
     }
 
     /// Gives up what the raw stream did not bring, and tells why not everything was unpacked.
-    pub fn finish(mut self) -> (u64, Option<Error>) {
+    pub fn finish(mut self) -> Filled {
         if !self.heap.is_empty() {
             self.failure
                 .get_or_insert(Error::Corrupt { offset: 0, rule: "extents lie beyond the raw stream" });
@@ -122,7 +134,7 @@ impl<'t, 'a> Filler<'t, 'a> {
         while let Some(Reverse(piece)) = self.heap.pop() {
             self.give_up(piece.file, "the archive does not hold its data");
         }
-        (self.done, self.failure.take())
+        Filled { files: self.done, failure: self.failure.take(), lost: std::mem::take(&mut self.lost) }
     }
 
     /// Takes the bytes of the raw stream from `raw_offset` on.
@@ -156,8 +168,10 @@ impl<'t, 'a> Filler<'t, 'a> {
         while let Some(&Reverse(piece)) = self.heap.peek().filter(|Reverse(piece)| piece.raw_offset < end) {
             self.heap.pop();
             if piece.raw_offset < raw_offset {
-                self.give_up(piece.file, "its data lie before where the stream is");
-                self.failure.get_or_insert(Error::Internal("the raw stream was not read in order"));
+                // Where an archive is salvaged, the raw stream has gaps.
+                let rule = "a group that holds data of a file is lost";
+                self.give_up(piece.file, rule);
+                self.failure.get_or_insert(Error::Corrupt { offset: 0, rule });
                 continue;
             }
             let here = piece.len.min(end - piece.raw_offset);
@@ -209,14 +223,15 @@ impl<'t, 'a> Filler<'t, 'a> {
 
     /// Gives up a file: nothing of it stays.
     pub fn give_up(&mut self, file: u32, why: &str) {
-        let path = match (self.files.remove(&file), self.waiting.remove(&file)) {
+        let (place, path) = match (self.files.remove(&file), self.waiting.remove(&file)) {
             (Some(filling), _) => {
                 self.target.discard(&filling.temp);
-                filling.entry.path
+                (filling.path, filling.entry.path)
             }
-            (None, Some((_, entry, _))) => entry.path,
+            (None, Some((place, entry, _))) => (place, entry.path),
             (None, None) => return,
         };
+        self.lost.insert(place);
         self.open.retain(|&other| other != file);
         self.observer.warning(Warning::new(path, format_args!("not unpacked: {why}")));
     }
@@ -263,6 +278,7 @@ impl<'t, 'a> Filler<'t, 'a> {
         };
         self.target.discard(&filling.temp);
         failed?;
+        self.lost.insert(filling.path);
         let why = "its content is not what was packed";
         self.observer.warning(Warning::new(filling.entry.path, format_args!("not unpacked: {why}")));
         self.failure.get_or_insert(Error::Corrupt {

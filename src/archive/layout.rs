@@ -24,6 +24,8 @@ pub(super) struct GroupAt {
     pub first_raw: u64,
     /// The first chunk that references may name: the archive's, or the first after a loss.
     pub reach: u32,
+    /// Its last file goes on in the next group.
+    pub leaves_open: bool,
     chunks: OnceLock<Chunks>,
 }
 
@@ -37,7 +39,8 @@ pub(super) struct Chunks {
 
 impl GroupAt {
     pub fn new(record: GroupRecord, group: Group, first_chunk: u32, first_raw: u64, reach: u32) -> Self {
-        Self { record, group, first_chunk, first_raw, reach, chunks: OnceLock::new() }
+        let chunks = OnceLock::new();
+        Self { record, group, first_chunk, first_raw, reach, leaves_open: false, chunks }
     }
 
     pub fn raw(&self) -> Range<u64> {

@@ -77,7 +77,9 @@ impl Archive {
                 check_model(&index, model, record.offset)?;
             }
             catalog.add(entries, base.entry, record.offset)?;
-            layout.groups.push(GroupAt::new(record.clone(), group, chunks, base.raw, 0));
+            let mut group = GroupAt::new(record.clone(), group, chunks, base.raw, 0);
+            group.leaves_open = catalog.is_open();
+            layout.groups.push(group);
             let corrupt = |rule| Error::Corrupt { offset: index_offset, rule };
             base.entry = base
                 .entry

@@ -49,7 +49,11 @@ pub fn salvage(file: File, name: &Path, options: &OpenOptions) -> Result<(Archiv
         if let Err(error) = scan.take() {
             scan.lose(error);
         }
-        scan.check_looks()?;
+        if let Err(error) = scan.check_looks() {
+            // What was found by now is kept.
+            scan.damages.push(Damage { offset: scan.at, len: file.len() - scan.at, chunk: None, error });
+            break;
+        }
     }
     scan.skip_to(file.len());
     let Scan { damages, catalog, layout, mut index, .. } = scan;

@@ -113,7 +113,7 @@ impl<'a> Target<'a> {
     /// Makes a symlink, FIFO, socket or device.
     pub fn make_other(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
         let (at, name) = self.parent(path)?;
-        let make = || match &entry.kind {
+        let make = |name: &[u8]| match &entry.kind {
             Kind::Symlink { target } => fs::symlinkat(&target[..], &at, name),
             Kind::Fifo => fs::mknodat(&at, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0),
             Kind::Socket => fs::mknodat(&at, name, FileType::Socket, Mode::RUSR | Mode::WUSR, 0),
@@ -152,27 +152,46 @@ impl<'a> Target<'a> {
         let (from, old) = split(target);
         let from = self.folder.folder(from).map_err(|e| self.io(target, e))?;
         let (at, name) = self.parent(path)?;
-        self.make_new(path, &at, name, || fs::linkat(&from, old, &at, name, AtFlags::empty()))?;
+        self.make_new(path, &at, name, |name| fs::linkat(&from, old, &at, name, AtFlags::empty()))?;
         self.keep(path, at);
         Ok(())
     }
 
-    /// Makes something under a name that nothing has yet, or that may be taken over.
+    /// Makes something under a name that nothing has yet, or that may be taken over; what has it stays until the
+    /// new thing is there.
     fn make_new(
-        &self,
+        &mut self,
         path: &[u8],
         at: &OwnedFd,
         name: &[u8],
-        make: impl Fn() -> rustix::io::Result<()>,
+        make: impl Fn(&[u8]) -> rustix::io::Result<()>,
     ) -> Result<()> {
-        match make() {
+        match make(name) {
             Err(Errno::EXIST) if self.replace => {
-                fs::unlinkat(at, name, AtFlags::empty()).map_err(|e| self.io(path, e))?;
-                make().map_err(|e| self.io(path, e))
+                let temp = loop {
+                    let temp = self.temp_name();
+                    match make(&temp) {
+                        Ok(()) => break temp,
+                        Err(Errno::EXIST) => {}
+                        Err(e) => return Err(self.io(path, e)),
+                    }
+                };
+                let renamed = fs::renameat(at, &temp, at, name);
+                // It is still there if that failed, or if both are names of one file.
+                let _ = fs::unlinkat(at, &temp, AtFlags::empty());
+                match renamed {
+                    Err(Errno::ISDIR) => Err(Error::Exists(self.display(path))),
+                    renamed => renamed.map_err(|e| self.io(path, e)),
+                }
             }
             Err(Errno::EXIST) => Err(Error::Exists(self.display(path))),
             made => made.map_err(|e| self.io(path, e)),
         }
+    }
+
+    fn temp_name(&mut self) -> Vec<u8> {
+        self.serial = self.serial.wrapping_add(1);
+        format!(".s3a-unpack-{:x}", self.serial).into_bytes()
     }
 
     /// Begins a file that is to become `path`.
@@ -180,8 +199,7 @@ impl<'a> Target<'a> {
         let (at, _) = self.parent(path)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         loop {
-            self.serial = self.serial.wrapping_add(1);
-            let name = format!(".s3a-unpack-{:x}", self.serial).into_bytes();
+            let name = self.temp_name();
             match fs::openat(&at, &name, flags, Mode::RUSR | Mode::WUSR) {
                 Ok(fd) => {
                     self.keep(path, at);

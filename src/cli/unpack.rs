@@ -11,6 +11,7 @@ use super::{Outcome, models};
 use crate::archive::extract::{Options, extract};
 use crate::archive::extract_stream::extract_stream;
 use crate::archive::meta::Restore;
+use crate::archive::select::is_beneath;
 use crate::archive::{Archive, EntryId, Kind, Observer, RecentChunks, StreamReader};
 use crate::error::{Error, Result};
 
@@ -144,7 +145,11 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     }
     let archive = models::open(&args.archive)?;
     for path in &args.paths {
-        find(&archive, path)?;
+        let top = clean(path);
+        // A folder may be there only by what is in it.
+        if !archive.entries().iter().any(|entry| is_beneath(&entry.path, &top)) {
+            find(&archive, path)?;
+        }
     }
     let options = args.how.options(&args.patterns, &args.paths, Some(archive.archive_len()))?;
     if args.to_stdout {
