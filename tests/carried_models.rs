@@ -94,7 +94,11 @@ fn a_check_and_a_pipe_want_the_same_order() {
     let (a, b, plain) = (named(1, true), named(2, true), named(3, false));
     let both = [a.clone(), b.clone()];
     for (name, bytes, good) in [
-        ("one list", archive(&[plain.clone()], &[list(&[plain.clone()])], false), true),
+        (
+            "one list",
+            archive(std::slice::from_ref(&plain), &[list(std::slice::from_ref(&plain))], false),
+            true,
+        ),
         ("no models", archive(&[], &[], false), true),
         ("two that are carried", archive(&both, &[list(&both), model(0, 1), model(1, 2)], false), true),
         (
@@ -104,11 +108,11 @@ fn a_check_and_a_pipe_want_the_same_order() {
         ),
         (
             "a list behind the group that names of it",
-            archive(&[plain.clone()], &[list(&[plain.clone()])], true),
+            archive(std::slice::from_ref(&plain), &[list(std::slice::from_ref(&plain))], true),
             false,
         ),
-        ("a list that only the index has", archive(&[plain.clone()], &[], false), false),
-        ("a list that the index lacks", archive(&[], &[list(&[plain])], false), false),
+        ("a list that only the index has", archive(std::slice::from_ref(&plain), &[], false), false),
+        ("a list that the index lacks", archive(&[], &[list(std::slice::from_ref(&plain))], false), false),
         (
             "carried ones in another order",
             archive(&both, &[list(&both), model(1, 2), model(0, 1)], false),
