@@ -272,3 +272,40 @@ fn links_to_symlinks_and_to_links_are_kept() {
     expect(&s3a(dir.path(), &["unpack", "a.s3a", "--to-stdout", "--max-size", "8"]), 6);
     expect(&s3a(dir.path(), &["unpack", "a.s3a", "--to-stdout", "--max-size", "9"]), 0);
 }
+
+/// A header and its data, as old and simple writers make them.
+fn ustar(name: &str, kind: u8, link: &str, size: usize, data: &[u8]) -> Vec<u8> {
+    let mut header = [0; 512];
+    header[..name.len()].copy_from_slice(name.as_bytes());
+    header[100..107].copy_from_slice(b"0000644");
+    header[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+    header[136..147].copy_from_slice(b"00000000001");
+    header[148..156].fill(b' ');
+    header[156] = kind;
+    header[157..157 + link.len()].copy_from_slice(link.as_bytes());
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+    header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    let padding = vec![0; data.len().next_multiple_of(512) - data.len()];
+    [&header[..], data, &padding[..]].concat()
+}
+
+#[test]
+fn links_and_folders_have_no_data_whatever_size_they_tell() {
+    let dir = tempfile::tempdir().unwrap();
+    let tar = [
+        ustar("f", b'0', "", 700, &[b'a'; 700]),
+        ustar("g", b'1', "f", 700, &[]),
+        ustar("z", b'0', "", 1, b"z"),
+        ustar("d", b'5', "", 4096, &[]),
+        ustar("y", b'0', "", 1, b"y"),
+        vec![0; 1024],
+    ];
+    fs::write(dir.path().join("t.tar"), tar.concat()).unwrap();
+    expect(&s3a(dir.path(), &["pack", "--tar", "t.tar", "-o", "t.s3a"]), 0);
+    expect(&s3a(dir.path(), &["unpack", "t.s3a", "-C", "out"]), 0);
+    let read = |name: &str| fs::read(dir.path().join("out").join(name)).unwrap();
+    assert_eq!((read("f"), read("g")), (vec![b'a'; 700], vec![b'a'; 700]));
+    assert_eq!((read("z"), read("y")), (b"z".to_vec(), b"y".to_vec()));
+    assert!(dir.path().join("out/d").is_dir());
+}

@@ -89,6 +89,12 @@ impl Checker {
             Slot::Occupied(slot) if *slot.get() == Seen::Implied => {
                 return refuse("other entries lie below it");
             }
+            // Folders that are different come together where leading components are taken off.
+            Slot::Occupied(slot)
+                if *slot.get() == Seen::Folder && is_folder && path.len() < entry.path.len() =>
+            {
+                return Ok(());
+            }
             Slot::Occupied(_) => return refuse("its path occurs twice"),
         }
         let mut above = path;

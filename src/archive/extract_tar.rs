@@ -103,6 +103,7 @@ fn member(entry: &Entry, path: &[u8], first: Option<&[u8]>) -> Option<Member> {
         gid: entry.gid,
         mtime: entry.mtime,
         xattrs: entry.xattrs.clone(),
+        has_acl: false,
         size,
         segments,
     })

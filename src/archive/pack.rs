@@ -202,7 +202,7 @@ impl Packer {
     ) -> Result<()> {
         let mut entry = found.entry.clone();
         let path = entry.path.clone();
-        if let Some(&target) = found.inode.and_then(|inode| written.by_inode.get(&inode)) {
+        if let Some(&target) = found.inode().and_then(|inode| written.by_inode.get(&inode)) {
             entry.kind = Kind::Hardlink { target };
             writer.add(entry, Content::None)?;
             return Ok(());
@@ -222,13 +222,12 @@ impl Packer {
         };
         // It may have changed since the scan; what is packed is what there is now.
         let size = u64::try_from(before.st_size).unwrap_or(0);
-        if size != size_of(&entry.kind) {
-            entry.kind = Kind::File { size, extents: Vec::new(), hash: [0; 16] };
-            let mtime =
-                Timestamp { secs: before.st_mtime, nanos: u32::try_from(before.st_mtime_nsec).unwrap_or(0) };
-            let late = self.latest_mtime.filter(|&latest| mtime.secs >= latest);
-            entry.mtime = late.map_or(mtime, |secs| Timestamp { secs, nanos: 0 });
-        }
+        entry.kind = Kind::File { size, extents: Vec::new(), hash: [0; 16] };
+        entry.mode = (before.st_mode & 0o7777) as u16;
+        let mtime =
+            Timestamp { secs: before.st_mtime, nanos: u32::try_from(before.st_mtime_nsec).unwrap_or(0) };
+        let late = self.latest_mtime.filter(|&latest| mtime.secs >= latest);
+        entry.mtime = late.map_or(mtime, |secs| Timestamp { secs, nanos: 0 });
         let mut digest = None;
         let added = if size == 0 {
             writer.add(entry, Content::None)?
@@ -255,7 +254,7 @@ impl Packer {
         if let Some(digest) = digest {
             written.by_content.insert((size, digest), added.id);
         }
-        if let Some(inode) = found.inode {
+        if let Some(inode) = found.inode() {
             written.by_inode.insert(inode, added.id);
         }
         let after = fstat(&file).ok();

@@ -120,7 +120,7 @@ impl<W: Write> Taking<'_, W> {
     }
 
     fn take(&mut self, member: Member, number: u64, data: &mut dyn Read) -> Result<()> {
-        let Member { path, kind, mode, uid, gid, mtime, xattrs, size, segments } = member;
+        let Member { path, kind, mode, uid, gid, mtime, xattrs, has_acl, size, segments } = member;
         let is_folder = kind == MemberKind::Folder;
         if !self.tar.selection.takes(&path, is_folder) {
             return Ok(());
@@ -152,6 +152,9 @@ impl<W: Write> Taking<'_, W> {
             Some(latest) if mtime.secs >= latest => super::Timestamp { secs: latest, nanos: 0 },
             _ => mtime,
         };
+        if has_acl && self.tar.xattrs {
+            self.warn(&path, "its ACL is left out; tar's --xattrs-include='*' brings it as an attribute");
+        }
         let xattrs = if self.tar.xattrs { self.xattrs(&path, xattrs) } else { Vec::new() };
         let (uid, gid) = if self.tar.owners { (uid, gid) } else { (0, 0) };
         let is_file = matches!(kind, Kind::File { .. });

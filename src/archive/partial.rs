@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -30,6 +31,20 @@ pub struct Partial {
     partial: Vec<u8>,
     replace: bool,
     done: bool,
+}
+
+/// What the names of all partial files of `name` begin with.
+fn stem(name: &[u8]) -> Vec<u8> {
+    [b".", &name[..name.len().min(NAME_KEPT)], b".partial-"].concat()
+}
+
+/// Device and inode of each partial file that runs for `path` have left, or are writing.
+pub fn left_by_runs(path: &Path) -> Vec<(u64, u64)> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (Some(name), Ok(entries)) = (path.file_name(), std::fs::read_dir(folder)) else { return Vec::new() };
+    let stem = stem(name.as_bytes());
+    let partial = entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(&stem));
+    partial.filter_map(|entry| entry.metadata().ok()).map(|found| (found.dev(), found.ino())).collect()
 }
 
 impl Partial {
@@ -119,9 +134,8 @@ impl Partial {
     }
 
     fn prefix(&self, tag: &str) -> Vec<u8> {
-        let name = &self.name[..self.name.len().min(NAME_KEPT)];
         let tag = &tag.as_bytes()[..tag.len().min(TAG_KEPT)];
-        [b".", name, b".partial-", tag, b"-"].concat()
+        [&stem(&self.name)[..], tag, b"-"].concat()
     }
 
     /// Where the file lies as long as it is not complete.

@@ -14,7 +14,7 @@ use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
 
 use super::entry::{Entry, Kind};
 use super::events::{Observer, Warning};
-use super::paths::{Beneath, join, split};
+use super::paths::{Beneath, escape, join, split};
 use super::select::{Choice, Selection};
 use super::walk::Walker;
 use crate::error::{Error, Result};
@@ -67,8 +67,10 @@ pub struct Found {
     pub entry: Entry,
     /// Which of the tree's roots it lies under.
     pub(super) root: u32,
-    /// Device and inode of a file with several names; entries that share them are one file.
-    pub inode: Option<(u64, u64)>,
+    /// Device and inode.
+    pub(super) object: (u64, u64),
+    /// It is a file that has other names, too.
+    pub(super) is_linked: bool,
     /// It has fewer blocks than its size needs, so it may have holes.
     pub sparse: bool,
 }
@@ -79,6 +81,13 @@ pub(super) struct Root {
     pub folder: Beneath,
     /// What the entries' paths have before their path in `folder`.
     pub prefix: Vec<u8>,
+}
+
+impl Found {
+    /// Device and inode of a file with several names; entries that share them are one file.
+    pub fn inode(&self) -> Option<(u64, u64)> {
+        self.is_linked.then_some(self.object)
+    }
 }
 
 impl Root {
@@ -123,8 +132,25 @@ impl Tree {
             }
         }
         tree.entries.sort_by(|a, b| cmp_paths(&a.entry.path, &b.entry.path));
+        tree.check_twice()?;
         tree.entries.dedup_by(|b, a| a.entry.path == b.entry.path);
         Ok(tree)
+    }
+
+    /// What sources bring under one path must be one object, or folders, which come together.
+    fn check_twice(&self) -> Result<()> {
+        let both = |a: &Found, b: &Found| {
+            a.object == b.object || (a.entry.kind == Kind::Directory && b.entry.kind == Kind::Directory)
+        };
+        for pair in self.entries.windows(2) {
+            if pair[0].entry.path == pair[1].entry.path && !both(&pair[0], &pair[1]) {
+                let path = escape(&pair[0].entry.path);
+                return Err(Error::Usage(format!(
+                    "two different objects would both become {path} in the archive"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Sum of the sizes of all files.

@@ -17,6 +17,7 @@ use super::scan::{Found, Options, Root};
 use super::select::Choice;
 use super::xattr;
 use crate::error::{Error, Result};
+use crate::wire::limits;
 
 /// How many folders are held open on the way down; those above are opened again on the way back.
 const OPEN_FOLDERS: usize = 64;
@@ -119,6 +120,11 @@ impl Walker<'_> {
         device: u64,
     ) -> Option<(Vec<u8>, usize, bool)> {
         let path = join(&frame.path, name);
+        if path.len() > limits::PATH_LEN {
+            let what = format_args!("left out: its path is longer than {} bytes", limits::PATH_LEN);
+            self.observer.warning(Warning::new(path, what));
+            return None;
+        }
         let fd = match frame.fd.take() {
             Some(fd) => fd,
             None => {
@@ -175,7 +181,8 @@ impl Walker<'_> {
         self.entries.push(Found {
             entry,
             root,
-            inode: (is_file && stat.st_nlink > 1).then(|| inode(stat)),
+            object: inode(stat),
+            is_linked: is_file && stat.st_nlink > 1,
             sparse: is_file && u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK) < size,
         });
     }

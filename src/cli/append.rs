@@ -21,7 +21,7 @@ use super::pack::{BUFFER, name_output};
 use super::take::Take;
 use super::{Outcome, models};
 use crate::archive::pack::Packer;
-use crate::archive::partial::Partial;
+use crate::archive::partial::{Partial, left_by_runs};
 use crate::archive::{Archive, Observer, Similar, WriterOptions};
 use crate::error::{Error, Result};
 
@@ -81,7 +81,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     if args.references > 0 && writer.references.is_none() {
         return Err(Error::Usage("the archive was packed without references, so none can be added".into()));
     }
-    let options = args.take.options(true, vec![(found.dev(), found.ino())])?;
+    let mut skip = left_by_runs(&path);
+    skip.push((found.dev(), found.ino()));
+    let options = args.take.options(true, skip)?;
     let sources = args.take.sources()?;
     let mut packer = Packer::scan(&sources, args.take.directory.as_deref(), &options, console)?;
     let skipped = packer.only_new(&archive, args.skip_existing)?;

@@ -14,7 +14,7 @@ use super::output::{hex, human_bytes, human_time, ratio};
 use super::take::Take;
 use super::{Outcome, levels, models};
 use crate::archive::pack::Packer;
-use crate::archive::partial::Partial;
+use crate::archive::partial::{Partial, left_by_runs};
 use crate::archive::resume::Previous;
 use crate::archive::{Similar, Stats, WriterOptions};
 use crate::codec::neural::Search;
@@ -137,7 +137,12 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         return Ok(Outcome::Done);
     }
     let tag = tag(args, &output, &writer);
-    let skip = existing.iter().map(|m| (m.dev(), m.ino())).collect();
+    let mut skip: Vec<(u64, u64)> = existing.iter().map(|m| (m.dev(), m.ino())).collect();
+    if to_stdout {
+        skip.extend(stdout_file());
+    } else {
+        skip.extend(left_by_runs(&output));
+    }
     let options = args.take.options(false, skip)?;
     let mut packer = Packer::scan(&sources, args.take.directory.as_deref(), &options, console)?;
     if level.arrange {
@@ -155,6 +160,14 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     console.finish();
     console.say(&report(&output, &stats, start));
     Ok(Outcome::Done)
+}
+
+/// Device and inode of the file that standard output goes to.
+fn stdout_file() -> Option<(u64, u64)> {
+    let found = rustix::fs::fstat(std::io::stdout()).ok()?;
+    let is_file = rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::RegularFile;
+    #[allow(clippy::unnecessary_cast, reason = "widths differ between systems")]
+    is_file.then_some((found.st_dev as u64, found.st_ino as u64))
 }
 
 fn write_plain(packer: Packer, out: impl Write, options: WriterOptions) -> Result<Stats> {

@@ -24,6 +24,8 @@ pub struct Member {
     pub mtime: Timestamp,
     /// Sorted by name.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// It has an access control list in words, which is not read.
+    pub has_acl: bool,
     /// Of a file, holes included.
     pub size: u64,
     /// Of a sparse file: where its data lie, which follow one after the other.
@@ -65,6 +67,7 @@ struct Extended {
     gid: Option<u64>,
     mtime: Option<Timestamp>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    has_acl: bool,
     sparse: Sparse,
 }
 
@@ -122,6 +125,8 @@ impl<R: Read> TarReader<R> {
             let is_extension = matches!(kind, b'L' | b'K' | b'x' | b'X' | b'g');
             let size = number::read(&header[field::SIZE]).and_then(|size| u64::try_from(size).ok());
             let size = extended.size.filter(|_| !is_extension).or(size).ok_or_else(|| self.bad("a size"))?;
+            // Links, devices, folders and FIFOs have no data, whatever size some writers put there.
+            let size = if matches!(kind, b'1'..=b'6') { 0 } else { size };
             if size > i64::MAX as u64 {
                 return Err(self.bad("a size"));
             }
@@ -266,6 +271,7 @@ impl<R: Read> TarReader<R> {
             gid: id(extended.gid, field::GID).ok_or_else(|| self.bad("a group"))?,
             mtime,
             xattrs: extended.xattrs,
+            has_acl: extended.has_acl,
             size,
             segments,
         })
@@ -390,6 +396,7 @@ impl Extended {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.push((number::unescape(name), value.to_vec()));
                 }
+                self.has_acl |= key.starts_with(b"SCHILY.acl.");
             }
         }
         Some(())
