@@ -36,8 +36,8 @@ struct Arrived {
 }
 
 /// Unpacks what `stream` brings into the folder `target`. Fails at the first damage, and at the end if a path that
-/// was named did not come; what was complete by then stays. `load` gives the stream the models that it names, at first and when a
-/// later generation names more.
+/// was named did not come; what was complete by then stays. `load` gives the stream the models that it names, at
+/// first and when a later generation names more.
 pub fn extract_stream<R: Read>(
     stream: &mut StreamReader<R>,
     target: &Path,
