@@ -29,7 +29,7 @@ fn main() {
     let vocabulary = Vocabulary::new(&head.vocabulary).expect("a vocabulary");
     let bytes = std::fs::read(model).expect("the model file");
     let neural = Neural::new(Arc::new(Model::from_bytes(&bytes).expect("a model")));
-    let corpus = Corpus::read(&[PathBuf::from(folder)]).expect("files");
+    let corpus = Corpus::read(&[PathBuf::from(folder)], None).expect("files");
 
     let all = corpus.sample(usize::MAX);
     let step = all.len().div_ceil(limit).max(1);

@@ -23,7 +23,7 @@ fn main() {
     let folder = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let folder =
         folder.map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), PathBuf::from);
-    let corpus = Corpus::read(&[folder]).expect("files to train on");
+    let corpus = Corpus::read(&[folder], None).expect("files to train on");
     let tokens = vocabulary::learn(&corpus.sample(4 << 20), 1024).expect("a vocabulary");
     let config = NetConfig {
         vocab: tokens.len(),
@@ -38,6 +38,7 @@ fn main() {
         seconds: vec![2, 3],
         ngrams: vec![(2, 14), (3, 15)],
         copy: true,
+        adapt: 0.0,
         steering: None,
     };
     let vocabulary = Vocabulary::new(&tokens).expect("a valid vocabulary");

@@ -28,6 +28,7 @@ fn options(folder: &Path, pair: bool) -> Options {
         seconds: vec![2],
         ngrams: vec![(2, 8)],
         copy: true,
+        adapt: 0.0,
         steering: None,
     };
     let pair = pair.then(|| PairConfig {
@@ -46,6 +47,7 @@ fn options(folder: &Path, pair: bool) -> Options {
         entropy: 0.01,
     });
     Options {
+        weights: None,
         data: vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/model"), "src/train".into()],
         output: folder.join("model.safetensors"),
         name: "tiny".to_owned(),
@@ -58,6 +60,7 @@ fn options(folder: &Path, pair: bool) -> Options {
         len: 64,
         seed: 7,
         token_dropout: 0.0,
+        bfloat16: true,
         checkpoint: folder.join("model.checkpoint"),
         resume: false,
         every: 7,

@@ -14,6 +14,9 @@ pub(crate) struct Args {
     /// Files and folders to train on
     #[arg(required = true, value_name = "PATH")]
     data: Vec<PathBuf>,
+    /// File that weights kinds: lines of a path below the data and the megabytes that its files count as
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
     /// The model file to write
     #[arg(short, long, value_name = "FILE", default_value = "model.safetensors")]
     output: PathBuf,
@@ -56,6 +59,9 @@ pub(crate) struct Args {
     /// Tokens that attention looks back on
     #[arg(long, default_value_t = 128)]
     window: usize,
+    /// Rate of the bias that learns within a chunk, in nats; 0 for none
+    #[arg(long, default_value_t = 0.1, value_name = "X")]
+    adapt: f32,
     /// Seed of everything random
     #[arg(long, default_value_t = 1, env = "S3A_SEED", hide_env_values = true)]
     seed: u64,
@@ -131,6 +137,9 @@ pub(crate) struct Args {
     /// Share of the positions whose last token is left out of the input while training
     #[arg(long, default_value_t = 0.0, value_name = "X")]
     token_dropout: f64,
+    /// Keep single precision in products that the CPU computes faster with operands in bfloat16
+    #[arg(long)]
+    single_precision: bool,
     /// Steps between checkpoints and measurements
     #[arg(long, default_value_t = 500)]
     every: usize,
@@ -163,10 +172,12 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         seconds: vec![2, 3],
         ngrams: vec![(2, 14), (3, 15)],
         copy: true,
+        adapt: args.adapt,
         steering: None,
     };
     let options = Options {
         data: args.data.clone(),
+        weights: args.weights.clone(),
         output: args.output.clone(),
         name: args.name.clone(),
         net,
@@ -208,6 +219,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         every: args.every,
         log: args.log.clone(),
         device: global.device.clone(),
+        bfloat16: !args.single_precision,
     };
     let steps = console.steps("training", args.steps as u64);
     crate::train::run(&options, &console.interrupt(), |p| {

@@ -4,6 +4,7 @@
 //! one in place.
 
 use super::actor_critic::PairConfig;
+use super::corpus::Weights;
 use super::net::{Net, NetConfig};
 use super::optimiser::{Optimiser, OptimiserConfig};
 use crate::error::{Error, Result};
@@ -25,6 +26,9 @@ pub struct Head {
     /// What the network was trained on.
     pub data: String,
     pub data_bytes: u64,
+    /// Megabytes that the kinds of files counted as, where they were weighted.
+    #[serde(default)]
+    pub weights: Weights,
     pub vocabulary: Vec<Vec<u8>>,
     /// The record of the network that this one started from.
     #[serde(default)]
@@ -44,6 +48,9 @@ impl Head {
             "tokens": self.tokens,
             "seed": self.seed,
         });
+        if !self.weights.is_empty() {
+            record["weights"] = serde_json::json!(self.weights);
+        }
         if let Some(from) = &self.from {
             record["from"] = from.clone();
         }

@@ -3,7 +3,8 @@
 //! Files are concatenated in path order and cut in blocks of 64 KiB; each time a block is used it is
 //! cut anew into chunks of 4, 16 or 64 KiB, and a chunk may look back on earlier ones of its block as
 //! its references. Match features come from the product's own matcher over the whole chunk; the
-//! network sees windows of it. Some blocks are held out to measure on.
+//! network sees windows of it. Some blocks are held out to measure on. Blocks are drawn as often as their
+//! kind of files weighs, where weights are given.
 
 use super::clusters::Clusters;
 use super::net::{Batch, NetConfig, table_row};
@@ -13,6 +14,7 @@ use super::random::Random;
 use crate::error::{Error, Result};
 use crate::model::matcher::Matcher;
 use crate::model::tokens::Vocabulary;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,29 +28,62 @@ const USED: usize = 4;
 /// One window in this many stands for its chunk, so that short chunks are known, too.
 const SHORT: usize = 6;
 
+/// Megabytes that the files below a path count as, by path: what a kind weighs.
+pub type Weights = BTreeMap<String, f64>;
+
+/// Reads weights: lines of a path, relative to the directories that are trained on, and a number of megabytes.
+///
+/// # Errors
+/// `Io`, or `Usage` if a line is not of that form.
+pub fn read_weights(path: &Path) -> Result<Weights> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let wrong = |line: &str| Error::Usage(format!("{}: no path and weight: {line}", path.display()));
+    let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (kind, weight) = line.trim().rsplit_once(char::is_whitespace).ok_or_else(|| wrong(line))?;
+            let weight: f64 = weight.parse().map_err(|_| wrong(line))?;
+            if !weight.is_finite() || weight < 0.0 {
+                return Err(wrong(line));
+            }
+            Ok((kind.trim().to_owned(), weight))
+        })
+        .collect()
+}
+
 /// Text to train on.
 pub struct Corpus {
     bytes: Vec<u8>,
     pub files: usize,
+    pub weights: Weights,
+    /// Blocks of each kind with the megabytes that they count as; all in one without weights.
+    kinds: Vec<(f64, Vec<usize>)>,
 }
 
 impl Corpus {
     /// Reads all files below the given files and folders.
-    pub fn read(sources: &[PathBuf]) -> Result<Self> {
+    ///
+    /// # Errors
+    /// `Io`, or `Usage` for wrong weights or too little to train on.
+    pub fn read(sources: &[PathBuf], weights: Option<&Path>) -> Result<Self> {
+        let weights = weights.map(read_weights).transpose()?.unwrap_or_default();
         let mut paths = Vec::new();
         for source in sources {
             walk(source, Path::new(""), &mut paths)?;
         }
         paths.sort();
         let mut bytes = Vec::new();
-        for (_, path) in &paths {
+        let mut starts = Vec::new();
+        for (relative, path) in &paths {
+            starts.push((bytes.len(), kind(&weights, relative)));
             let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
             std::io::Read::read_to_end(&mut file, &mut bytes).map_err(|e| Error::io(path, e))?;
         }
         if bytes.len() < 2 * BLOCK {
             return Err(Error::Usage("training needs at least 128 KiB of files".to_owned()));
         }
-        Ok(Self { bytes, files: paths.len() })
+        let kinds = kinds(&starts, &weights, bytes.len());
+        Ok(Self { bytes, files: paths.len(), weights, kinds })
     }
 
     pub fn len(&self) -> usize {
@@ -73,11 +108,48 @@ impl Corpus {
         &self.bytes[i * BLOCK..((i + 1) * BLOCK).min(self.bytes.len())]
     }
 
+    /// Blocks of one round in a random order, none of them held out: each kind's share is what it weighs.
+    /// Without weights every block comes once.
+    fn draw(&self, random: &mut Random) -> Vec<usize> {
+        let all: f64 = self.kinds.iter().map(|(weight, _)| weight).sum();
+        let mut order = Vec::with_capacity(self.blocks());
+        for (weight, blocks) in &self.kinds {
+            let mut blocks: Vec<usize> =
+                blocks.iter().copied().filter(|&block| !self.is_held_out(block)).collect();
+            let share = weight / all.max(f64::MIN_POSITIVE) * self.blocks() as f64;
+            let count = if self.weights.is_empty() { blocks.len() } else { share.round() as usize };
+            random.shuffle(&mut blocks);
+            order.extend(blocks.iter().cycle().take(count));
+        }
+        random.shuffle(&mut order);
+        order
+    }
+
     /// About `total` bytes, spread evenly, to learn a vocabulary from.
     pub fn sample(&self, total: usize) -> Vec<&[u8]> {
         let step = (self.len() / total.max(1)).max(1);
         (0..self.blocks()).step_by(step).map(|i| self.block(i)).collect()
     }
+}
+
+/// The weighted path that a file lies below, the longest if there are several.
+fn kind<'w>(weights: &'w Weights, file: &Path) -> Option<&'w str> {
+    let below = weights.keys().filter(|kind| file.starts_with(kind));
+    below.max_by_key(|kind| kind.len()).map(String::as_str)
+}
+
+/// Blocks by the kind of the file that each begins in. Files of no kind count as what they are.
+fn kinds(starts: &[(usize, Option<&str>)], weights: &Weights, len: usize) -> Vec<(f64, Vec<usize>)> {
+    let mut blocks: BTreeMap<Option<&str>, Vec<usize>> = BTreeMap::new();
+    for block in 0..len.div_ceil(BLOCK) {
+        let next = starts.partition_point(|&(start, _)| start <= block * BLOCK);
+        blocks.entry(starts[next.max(1) - 1].1).or_default().push(block);
+    }
+    let weigh = |(kind, blocks): (Option<&str>, Vec<usize>)| {
+        let size = (blocks.len() * BLOCK) as f64 / 1e6;
+        (kind.and_then(|kind| weights.get(kind)).copied().unwrap_or(size), blocks)
+    };
+    blocks.into_iter().map(weigh).collect()
 }
 
 fn walk(path: &Path, relative: &Path, out: &mut Vec<(PathBuf, PathBuf)>) -> Result<()> {
@@ -270,8 +342,7 @@ impl<'a> Batches<'a> {
     fn fill(&mut self, sequences: usize) -> Result<()> {
         while self.pool.len() < POOL.max(sequences) {
             if self.order.is_empty() {
-                self.order = (0..self.corpus.blocks()).filter(|&i| !self.corpus.is_held_out(i)).collect();
-                self.random.shuffle(&mut self.order);
+                self.order = self.corpus.draw(&mut self.random);
             }
             if let Some(block) = self.order.pop() {
                 let mut windows = Vec::new();
@@ -357,4 +428,43 @@ pub fn held_out(
         kept = rest;
     }
     Ok(batches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_drawn_as_often_as_they_weigh() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, blocks: usize| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, vec![b'x'; blocks * BLOCK]).unwrap();
+        };
+        put("a/1", 10);
+        put("a/b/2", 20);
+        put("c/3", 30);
+        let weights = folder.path().join("weights");
+        std::fs::write(&weights, "# megabytes\na 3\na/b\t1.0\nc 0\n").unwrap();
+        let sources = ["a", "c"].map(|name| folder.path().join(name));
+        let whole = Corpus::read(&[folder.path().to_owned()], None).unwrap();
+        let mut random = Random::new(1);
+        let held = (0..whole.blocks()).filter(|&block| whole.is_held_out(block)).count();
+        assert_eq!(whole.draw(&mut random).len(), whole.blocks() - held);
+
+        let corpus = Corpus::read(&[folder.path().to_owned()], Some(&weights)).unwrap();
+        let drawn = corpus.draw(&mut random);
+        let of = |range: std::ops::Range<usize>| drawn.iter().filter(|b| range.contains(b)).count();
+        // The file of weights itself is the last block, of a kind without a weight.
+        assert!(of(0..10).abs_diff(45) <= 1 && of(10..30).abs_diff(15) <= 1, "{drawn:?}");
+        assert_eq!(of(30..60), 0);
+        assert!(drawn.iter().all(|&block| !corpus.is_held_out(block)));
+        assert_eq!(corpus.weights["a/b"], 1.0);
+
+        for wrong in ["a", "a b", "a -1", "a nan"] {
+            std::fs::write(&weights, wrong).unwrap();
+            assert!(matches!(Corpus::read(&sources, Some(&weights)), Err(Error::Usage(_))), "{wrong}");
+        }
+    }
 }

@@ -30,6 +30,7 @@ fn network(steering: Steering, vocab: usize) -> Net {
         seconds: vec![],
         ngrams: vec![(2, 8)],
         copy: true,
+        adapt: 0.0,
         steering: Some(steering),
     };
     let net = Net::new(config, 5, &Device::Cpu).unwrap();

@@ -183,6 +183,12 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
 }
 
 impl Initial {
+    /// Leaves the sets of weights for kinds out: a new pair finds kinds of its own, so all its sets start as the
+    /// first.
+    pub fn forget_kinds(&mut self) {
+        self.values.retain(|name, _| !name.starts_with("expert."));
+    }
+
     /// Sets the segments of `net` that this one has, and gives the names of the others. A segment of another
     /// size takes the rows and columns that both have; weights of inputs that are new to a known row are zero,
     /// so that what the row computes stays what it was.

@@ -123,7 +123,7 @@ pub struct Net {
     pub config: NetConfig,
     pub params: Vec<Param>,
     pub device: Device,
-    /// Use the fused operations (CPU only).
+    /// Use the fused operations (CPU only). The composed ones leave the bias that learns within a chunk out.
     pub fused: bool,
 }
 
@@ -319,7 +319,8 @@ impl Net {
         let (width, vocab, gates) = (self.config.width, self.config.vocab, self.config.gates());
         let biases = steered.as_ref().map(|steered| &steered.biases);
         if self.fused {
-            let mut op = HeadLoss::new(width, vocab, gates, batch.len, batch.targets.clone());
+            let mut op = HeadLoss::new(width, vocab, gates, batch.len, batch.targets.clone())
+                .adapting(self.config.adapt);
             if !learns {
                 op = op.without_gradients();
             }

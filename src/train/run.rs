@@ -28,6 +28,8 @@ pub struct Options {
     pub data: Vec<PathBuf>,
     /// Where the model file goes.
     pub output: PathBuf,
+    /// Sizes in megabytes that kinds of files count as (`corpus::Weights`).
+    pub weights: Option<PathBuf>,
     /// The model's name in its header.
     pub name: String,
     pub net: NetConfig,
@@ -59,6 +61,8 @@ pub struct Options {
     pub log: Option<PathBuf>,
     /// `cpu` or `cuda[:N]`.
     pub device: String,
+    /// Round the operands of large products to bfloat16 where the CPU multiplies those faster.
+    pub bfloat16: bool,
 }
 
 /// What a run tells its caller after each step.
@@ -124,14 +128,17 @@ struct Run {
 
 impl Run {
     fn start(options: &Options, corpus: &Corpus, device: &Device) -> Result<Self> {
-        let initial = options.init.as_deref().map(init::read).transpose()?;
+        let mut initial = options.init.as_deref().map(init::read).transpose()?;
+        if let (Some(initial), Some(_)) = (&mut initial, &options.pair) {
+            initial.forget_kinds();
+        }
         let (net, tokens) = match &initial {
             Some(initial) if options.grow => (initial.grown(&options.net)?, initial.vocabulary.clone()),
             Some(initial) => (initial.config.clone(), initial.vocabulary.clone()),
             None => (options.net.clone(), vocabulary::learn(&corpus.sample(16 << 20), options.net.vocab)?),
         };
         let mut pair = options.pair.clone();
-        let mut net = NetConfig { vocab: tokens.len(), steering: None, ..net };
+        let mut net = NetConfig { vocab: tokens.len(), steering: None, adapt: options.net.adapt, ..net };
         if let Some(pair) = &mut pair {
             pair.compressor.set_vocab(tokens.len());
             actor_critic::check(pair, options.len)?;
@@ -149,6 +156,7 @@ impl Run {
             seconds: 0.0,
             data: format!("{} files", corpus.files),
             data_bytes: corpus.len() as u64,
+            weights: corpus.weights.clone(),
             vocabulary: tokens,
             from: initial.as_ref().map(|initial| initial.record.clone()),
             pair: pair.clone(),
@@ -249,7 +257,8 @@ pub fn compressor_path(model: &Path) -> PathBuf {
 /// after the step at hand with a checkpoint.
 pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Progress)) -> Result<()> {
     let device = device(&options.device)?;
-    let corpus = Corpus::read(&options.data)?;
+    crate::kernels::sgemm::allow_bfloat16(options.bfloat16);
+    let corpus = Corpus::read(&options.data, options.weights.as_deref())?;
     let mut run =
         if options.resume { Run::resume(options, &device)? } else { Run::start(options, &corpus, &device)? };
     let vocabulary = Vocabulary::new(&run.head.vocabulary)?;

@@ -6,7 +6,7 @@ use crate::model::config::{Activation, Config};
 use serde::{Deserialize, Serialize};
 
 /// Sizes of a decompressor (spec/numerics.md, section 11).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NetConfig {
     pub vocab: usize,
     pub width: usize,
@@ -22,6 +22,9 @@ pub struct NetConfig {
     /// Hashed n-gram tables: order and binary logarithm of the rows.
     pub ngrams: Vec<(u8, u8)>,
     pub copy: bool,
+    /// Rate, in nats, of the bias of the logits that learns within a chunk (spec/numerics.md, section 7); 0 for none.
+    #[serde(default)]
+    pub adapt: f32,
     /// The learned sequence that steers the network, if it has one.
     #[serde(default)]
     pub steering: Option<Steering>,
@@ -74,6 +77,7 @@ impl NetConfig {
             seconds: c.seconds.clone(),
             ngrams: c.ngrams.clone(),
             copy: c.copy,
+            adapt: 0.0,
             steering: c.latent.as_ref().map(|l| Steering {
                 symbols: l.symbols,
                 max: l.max,

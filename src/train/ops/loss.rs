@@ -4,6 +4,10 @@
 //! of its class, is added to the logit of the slot's candidate. A sequence may have biases of its own,
 //! `[V]` for the logits and `[K][17]` for the gates. The gradients are formed while the logits are at
 //! hand, so no tensor of the vocabulary's size outlives a block of rows.
+//!
+//! With `adapt` above zero every sequence has one more bias of the logits, which starts at zero and learns
+//! from position to position: after a token with probabilities `p` it loses `adapt * p` and gains `adapt`
+//! at the token. Gradients treat it as a constant.
 
 use super::{GROUPS, Kept, floats, keep, take, vector};
 use crate::kernels::sgemm::{Mat, matmul};
@@ -38,6 +42,8 @@ pub struct HeadLoss {
     pub slots: usize,
     /// Positions of a sequence.
     pub len: usize,
+    /// Rate of the bias that learns within a sequence, in nats; 0 for none.
+    pub adapt: f32,
     pub targets: Arc<Targets>,
     /// Whether a backward pass will follow.
     pub learns: bool,
@@ -57,7 +63,13 @@ struct Sums {
 impl HeadLoss {
     pub fn new(d: usize, vocab: usize, slots: usize, len: usize, targets: Arc<Targets>) -> Self {
         let nats = SequenceNats::default();
-        Self { d, vocab, slots, len, targets, learns: true, nats, kept: Kept::default() }
+        Self { d, vocab, slots, len, adapt: 0.0, targets, learns: true, nats, kept: Kept::default() }
+    }
+
+    /// A loss whose logits have a bias that learns at this rate.
+    pub fn adapting(mut self, rate: f32) -> Self {
+        self.adapt = rate;
+        self
     }
 
     /// A loss without gradients.
@@ -94,6 +106,7 @@ impl HeadLoss {
         let mut normed = vec![0.0; ROWS * d];
         let mut d_normed = vec![0.0; ROWS * d];
         let mut inverse = vec![0.0; ROWS];
+        let mut adapted = vec![0.0; if self.adapt > 0.0 { v } else { 0 }];
         for (block, (x, dx)) in x.chunks(ROWS * d).zip(dx.chunks_mut(ROWS * d)).enumerate() {
             let rows = x.len() / d;
             let (z, normed) = (&mut z[..rows * cols], &mut normed[..rows * d]);
@@ -108,12 +121,16 @@ impl HeadLoss {
                     for r in 0..rows {
                         let row = &mut z[r * cols..][..cols];
                         let sequence = (base + r) / self.len;
+                        if (base + r).is_multiple_of(self.len) {
+                            adapted.fill(0.0);
+                        }
                         let own = sequence * self.steering_len()..(sequence + 1) * self.steering_len();
                         let biases = Biases {
                             shared: bias,
                             d_shared: d_bias,
                             own: steering.map(|steering| &steering[own.clone()]),
                             d_own: sums.steering.get_mut(own),
+                            adapted: &mut adapted,
                         };
                         sums.nats[sequence] += f64::from(self.row(row, base + r, biases, weight));
                     }
@@ -133,12 +150,13 @@ impl HeadLoss {
     /// Turns a row of logits and gates into their gradients times `weight`; gives the loss.
     #[inline(always)]
     fn row(&self, row: &mut [f32], i: usize, biases: Biases<'_>, weight: f32) -> f32 {
-        let Biases { shared: bias, d_shared: d_bias, own, d_own } = biases;
+        let Biases { shared: bias, d_shared: d_bias, own, d_own, adapted } = biases;
         let targets = &*self.targets;
         let at = i * self.slots..(i + 1) * self.slots;
         let (z, gates) = row.split_at_mut(self.vocab);
         let (own_z, own_gates) = own.map_or((&[][..], &[][..]), |own| own.split_at(self.vocab));
         z.iter_mut().zip(own_z).for_each(|(z, b)| *z += b);
+        z.iter_mut().zip(&*adapted).for_each(|(z, b)| *z += b);
         let candidates = &targets.candidates[at.clone()];
         let classes = &targets.classes[at];
         for (slot, (&c, &class)) in candidates.iter().zip(classes).enumerate() {
@@ -153,6 +171,11 @@ impl HeadLoss {
         let sum = vector::exp_sum(z, max);
         let scale = weight / sum;
         z.iter_mut().for_each(|v| *v *= scale);
+        let rate = self.adapt / weight;
+        adapted.iter_mut().zip(&*z).for_each(|(b, p)| *b -= rate * p);
+        if let Some(b) = adapted.get_mut(target) {
+            *b += self.adapt;
+        }
         z[target] -= weight;
         let (d_z, d_gates) = d_own.map_or((&mut [][..], &mut [][..]), |own| own.split_at_mut(self.vocab));
         d_z.iter_mut().zip(&*z).for_each(|(d, z)| *d += z);
@@ -177,6 +200,8 @@ struct Biases<'a> {
     d_shared: &'a mut [f32],
     own: Option<&'a [f32]>,
     d_own: Option<&'a mut [f32]>,
+    /// The bias that learns within the sequence.
+    adapted: &'a mut [f32],
 }
 
 impl HeadLoss {
@@ -184,7 +209,10 @@ impl HeadLoss {
         let d = self.d;
         let n = x.len() / d;
         let weight = 1.0 / n as f32;
-        let per_group = n.div_ceil(GROUPS).max(1);
+        let mut per_group = n.div_ceil(GROUPS).max(1);
+        if self.adapt > 0.0 {
+            per_group = per_group.next_multiple_of(self.len);
+        }
         let mut dx = vec![0.0; x.len()];
         let parts: Vec<Sums> = dx
             .par_chunks_mut(per_group * d)

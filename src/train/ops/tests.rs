@@ -1,10 +1,11 @@
 //! Fused operations against the same sublayers composed of candle's own, values and gradients.
 
-use super::loss::Targets;
+use super::compose;
+use super::loss::{CLASSES, HeadLoss, Targets};
 use crate::train::net::{Batch, Net, NetConfig, Steering};
 use crate::train::ops::embed::NONE;
 use crate::train::random::Random;
-use candle_core::Device;
+use candle_core::{Device, Tensor, Var};
 use std::sync::Arc;
 
 fn config() -> NetConfig {
@@ -21,6 +22,7 @@ fn config() -> NetConfig {
         seconds: vec![3],
         ngrams: vec![(2, 5)],
         copy: true,
+        adapt: 0.0,
         steering: Some(Steering { symbols: 6, max: 3, experts: 1, rows: true, layers: 0, ff: 0 }),
     }
 }
@@ -122,4 +124,59 @@ fn the_number_of_threads_does_not_change_a_bit() {
         })
     };
     assert_eq!(run(1), run(3));
+}
+
+/// The bias that learns within a sequence, for each position, by its definition.
+fn biases(logits: &[Vec<f32>], tokens: &[u32], len: usize, rate: f32) -> Vec<f32> {
+    let vocab = logits[0].len();
+    let mut bias = vec![0.0f32; vocab];
+    let mut all = Vec::new();
+    for (i, (row, &token)) in logits.iter().zip(tokens).enumerate() {
+        if i % len == 0 {
+            bias.fill(0.0);
+        }
+        all.extend_from_slice(&bias);
+        let exp: Vec<f32> = row.iter().zip(&bias).map(|(z, b)| (z + b).exp()).collect();
+        let sum: f32 = exp.iter().sum();
+        bias.iter_mut().zip(&exp).for_each(|(b, e)| *b -= rate * e / sum);
+        bias[token as usize] += rate;
+    }
+    all
+}
+
+#[test]
+fn the_bias_that_learns_follows_its_definition() {
+    let (vocab, slots, d, len, sequences, rate) = (60, 2, 16, 70, 3, 0.3);
+    let n = sequences * len;
+    let mut random = Random::new(4);
+    let mut tensor = |shape: &[usize]| {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.normal()).collect();
+        Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+    };
+    let (x, packed) = (tensor(&[n, d]), tensor(&[(vocab + slots) * d + slots * CLASSES]));
+    let targets = Targets {
+        // Few tokens, so that the bias has something to learn.
+        tokens: (0..n).map(|i| (i * i % 7) as u32).collect(),
+        candidates: (0..n * slots).map(|i| if i % 3 == 0 { NONE } else { (i % 11) as u32 }).collect(),
+        classes: (0..n * slots).map(|i| (i % CLASSES) as u8).collect(),
+    };
+    let logits = compose::logits(&x, &packed, vocab, slots, &targets, None).unwrap();
+    let bias = biases(&logits.to_vec2().unwrap(), &targets.tokens, len, rate);
+    let bias = Tensor::from_vec(bias, (n, vocab), &Device::Cpu).unwrap();
+    let log_softmax = candle_nn::ops::log_softmax(&(logits + bias).unwrap(), 1).unwrap();
+    let index = Tensor::from_vec(targets.tokens.clone(), (n, 1), &Device::Cpu).unwrap();
+    let composed = log_softmax.gather(&index, 1).unwrap().mean_all().unwrap().neg().unwrap();
+    let op = HeadLoss::new(d, vocab, slots, len, Arc::new(targets)).adapting(rate);
+    let fused = x.apply_op2(&packed, op).unwrap();
+    let value = fused.to_vec1::<f32>().unwrap()[0];
+    assert!((value - composed.to_scalar::<f32>().unwrap()).abs() < 1e-4);
+    let (fused, composed) = (fused.backward().unwrap(), composed.backward().unwrap());
+    for var in [&x, &packed] {
+        let flat = |g: &candle_core::backprop::GradStore| -> Vec<f32> {
+            g.get(var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let (fused, composed) = (flat(&fused), flat(&composed));
+        let top = composed.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        assert!(fused.iter().zip(&composed).all(|(f, c)| (f - c).abs() < 1e-4 * top + 1e-7));
+    }
 }
