@@ -22,6 +22,7 @@ fn everything() -> Config {
     (config.ngrams, config.copy, config.window) = (vec![(2, 8)], true, 0);
     config.activation = Activation::GatedGelu;
     config.latent = Some(Latent { symbols: 6, max: 40, layers: 2, ff: 40, steer: false, experts: 3 });
+    config.set_adapt(vec![60_000; 3]);
     config
 }
 
@@ -37,6 +38,7 @@ fn nvrtc_compiles_the_kernel_for_every_architecture() {
     eprintln!("NVRTC {major}.{minor}");
     let mut steered = everything();
     steered.activation = Activation::Relu2;
+    steered.set_adapt(vec![60_000]);
     steered.latent = Some(Latent { symbols: 6, max: 4, layers: 0, ff: 0, steer: true, experts: 1 });
     let default = default_model().unwrap();
     // What a block may have of shared memory differs, and so does where its rows lie.

@@ -328,6 +328,7 @@ mod on_the_device {
     fn one_model() {
         let mut config = base("one");
         config.latent = latent(0, true, 3, 2);
+        config.set_adapt(vec![60_000; 3]);
         round_trip(&both(model(config, Draw::Even), 2), &chunks(9, 60));
     }
 
@@ -340,8 +341,14 @@ mod on_the_device {
             ("relu", |c| (c.activation, c.heads, c.kv_heads, c.head_size) = (Activation::Relu, 6, 2, 24)),
             ("wide", |c| (c.width, c.ff, c.heads, c.head_size, c.vocab) = (100, 33, 1, 128, 1100)),
             ("unlimited", |c| (c.window, c.layers, c.orders, c.seconds) = (0, 1, vec![1, 5, 32], vec![5])),
-            ("experts", |c| c.latent = latent(0, false, 4, 3)),
-            ("steered", |c| c.latent = latent(0, true, 1, 3)),
+            ("experts", |c| {
+                c.latent = latent(0, false, 4, 3);
+                c.set_adapt(vec![60_000, 0, 200_000, 1]);
+            }),
+            ("steered", |c| {
+                c.latent = latent(0, true, 1, 3);
+                c.set_adapt(vec![60_000]);
+            }),
             ("crossed", |c| {
                 c.activation = Activation::GatedGelu;
                 c.latent = latent(2, false, 2, 40);

@@ -179,7 +179,7 @@ fn cases() -> Vec<(String, Vec<u8>)> {
     });
     let fields: [Case<Value>; 32] = [
         ("another format", |config| config["format"] = json!("t5")),
-        ("arithmetic of the future", |config| config["numerics"] = json!(2)),
+        ("arithmetic of the future", |config| config["numerics"] = json!(3)),
         ("a name that leads elsewhere", |config| config["name"] = json!("../../etc/passwd")),
         ("a name that steers a terminal", |config| config["name"] = json!("\u{1b}[31mred")),
         ("a name of 65 letters", |config| config["name"] = json!("n".repeat(65))),

@@ -185,6 +185,7 @@ fn rich() -> Config {
     config.seconds = vec![2, 4];
     config.ngrams = vec![(2, 8), (3, 6)];
     config.copy = true;
+    config.set_adapt(vec![60_000]);
     config
 }
 
@@ -217,6 +218,7 @@ fn with_gates() -> Config {
 fn expert(steer: bool) -> Config {
     let mut config = rich();
     config.latent = Some(Latent { symbols: 20, max: 9, layers: 0, ff: 0, steer, experts: 3 });
+    config.set_adapt(vec![60_000, 0, (1 << 18) - 1]);
     config
 }
 

@@ -42,7 +42,7 @@ class Layer:
 
 
 class Set:
-    """The decoder's layers, head and copy gates."""
+    """The decoder's layers, head, copy gates, and the rate of the bias that learns."""
 
 
 class Model:
@@ -58,8 +58,9 @@ class Model:
 
     def read(self, c):
         require(c["format"] == "s3a-model", "model: not an s3a model")
-        require(type(c["numerics"]) is int and c["numerics"] == 1, "model: unknown numerics version")
-        require(set(c) == KEYS, "model: missing or unknown keys")
+        require(type(c["numerics"]) is int and 1 <= c["numerics"] <= 2, "model: unknown numerics version")
+        adapts = c["numerics"] == 2
+        require(set(c) - {"adapt"} == KEYS, "model: missing or unknown keys")
         self.name = c["name"]
         require(0 < len(self.name) <= 64 and set(self.name) <= NAME, "model: its name is not allowed")
         d = self.width = _count(c["width"], 1, 2048, "width")
@@ -97,8 +98,13 @@ class Model:
         ff = _count(c["ff"], 1, 2048, "ff")
         count = _count(c["layers"], 1, 64, "layers")
         experts = _count(latent.get("experts", 1), 1, min(256, latent["symbols"] + 1), "experts") if latent else 1
+        rates = c.get("adapt", [])
+        require(len(rates) == (experts if adapts else 0), "model: adapt has no rate for each set of weights")
+        rates = [_count(rate, 0, (1 << 18) - 1, "adapt") for rate in rates] or [0] * experts
         self.sets = [self.weight_set("expert.%d." % e if e else "", count, ff, crosses, c["copy"])
                      for e in range(experts)]
+        for found, rate in zip(self.sets, rates):
+            found.adapt = rate
         self.copy = c["copy"]
         self.latent, self.steer_input = None, None
         if latent is not None:

@@ -10,6 +10,7 @@ from numerics import (FIELD, SLOT_EXP, attend, clamp, exp2neg, gelu, halves, nor
 STREAM = 1 << 29
 KEY = 2047
 BIAS = 1 << 20
+LEARNED = 1 << 28
 HASH = 2654435769
 MASK = 0xFFFFFFFF
 
@@ -210,6 +211,7 @@ class Predictor:
         self.biases = []
         for layer in self.set.layers:
             self.biases.append([list(row) + [row[-1]] * (window - len(row)) for row in layer.bias])
+        self.learned = [0] * model.vocab
         self.steering = Steering(model, c) if c and model.steer_input is not None else None
         self.cross = None
         if c and model.latent_layers:
@@ -264,8 +266,21 @@ class Predictor:
                 candidate, cls = history.slots[k]
                 if candidate is not None:
                     z[candidate] = clamp(z[candidate] + gate + biases[k][cls], -STREAM, STREAM)
+        if self.set.adapt:
+            z = [v + (b >> 8) for v, b in zip(z, self.learned)]
         top = max(z)
         return [slot + 1 for slot in exp2neg([top - v for v in z], SLOT_EXP)]
+
+    def learn(self, slots, token):
+        """Lets the bias learn that this token came under these slots."""
+        rate = self.set.adapt
+        if not rate:
+            return
+        total = sum(slots)
+        shift = min(31, total.bit_length() + 7 - rate.bit_length())
+        factor = (rate << 7 + shift) // total
+        self.learned = [max(b - ((slot >> 7) * factor >> shift), -LEARNED) for b, slot in zip(self.learned, slots)]
+        self.learned[token] = min(self.learned[token] + rate, LEARNED)
 
 
 def read_latent(model, coder):
@@ -293,7 +308,9 @@ def decode(model, payload, references, raw_len):
     while len(out) < raw_len:
         require(most > 0, "a neural chunk has too many tokens for a model without window")
         most -= 1
-        token = coder.symbol(predictor.slots(history))
+        slots = predictor.slots(history)
+        token = coder.symbol(slots)
+        predictor.learn(slots, token)
         out += model.strings[token]
         history.push(token)
     require(len(out) == raw_len, "a neural chunk's last token passes its end")

@@ -187,6 +187,7 @@ impl Neural {
                 let slots = decoder.slots(row, found);
                 let (cum, slot) = slots.share(token.into());
                 encoder.encode(Share { cum, slot }, slots.total());
+                decoder.learn(row, token);
             }
         }
         let residual_bits = encoder.bits().saturating_sub(latent_bits);
@@ -471,6 +472,7 @@ fn step(model: &Model, decoder: &mut Decoder<'_>, row: usize, lane: &mut Lane<'_
     lane.reader.consume(Share { cum, slot }, slots.total());
     // Symbols are tokens: at most 65,535 of them.
     let token = symbol as u16;
+    decoder.learn(row, token);
     lane.raw.extend_from_slice(model.vocabulary().token(token));
     lane.matcher.update(token);
     lane.position += 1;

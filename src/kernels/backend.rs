@@ -11,7 +11,7 @@ use super::cache::{Bias, KeyValues, Next, Reach, Scores};
 use super::neon::{self, Neon};
 use super::pack::{Activations, Product};
 use super::scalar;
-use super::slots::Slots;
+use super::slots::{BIAS_MAX, RATE_END, Slots};
 
 /// A set of kernels that this CPU can run.
 #[derive(Clone, Copy, Debug)]
@@ -221,6 +221,20 @@ impl Backend {
     pub fn slots(self, z: &[i32], slots: &mut Slots) {
         assert_eq!(z.len(), slots.slots().len());
         dispatch!(self, slots(z, slots));
+    }
+
+    /// Adds to the scores what a bias has learned within the chunk.
+    pub fn add_bias(self, z: &mut [i32], bias: &[i32]) {
+        assert_eq!(z.len(), bias.len());
+        dispatch!(self, add_bias(z, bias));
+    }
+
+    /// Lets a bias learn that `symbol` came under `slots`; the rate is below `RATE_END`.
+    pub fn learn(self, slots: &Slots, symbol: usize, rate: u32, bias: &mut [i32]) {
+        assert!(bias.len() == slots.slots().len() && rate < RATE_END);
+        let share = slots.share_of_rate(rate);
+        dispatch!(self, learn(slots, share, bias));
+        bias[symbol] = (bias[symbol] + rate as i32).min(BIAS_MAX);
     }
 }
 

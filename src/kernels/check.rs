@@ -53,6 +53,12 @@ fn results(backend: Backend) -> Results {
     backend.slots(&z, &mut slots);
     all.push(("slots", wide(slots.slots())));
     all.push(("sums of slots", wide(&slots.sums)));
+    let mut bias = numbers.rows(620, 1 << 28);
+    backend.learn(&slots, 500, 57_000, &mut bias);
+    all.push(("learn", wide(&bias[..])));
+    let mut z = z;
+    backend.add_bias(&mut z, &bias);
+    all.push(("add_bias", wide(&z[..])));
     all
 }
 

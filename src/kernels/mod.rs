@@ -30,7 +30,7 @@ pub use buffer::{Buffer, PAD, padded};
 pub use cache::{Bias, KV_MAX, KeyValues, Next, Reach, Scores};
 pub use gelu::SHARE as GELU_SHARE;
 pub use pack::{Activations, Product, Table};
-pub use slots::Slots;
+pub use slots::{RATE_END, Slots};
 
 /// Largest magnitude in the residual stream.
 pub const H_MAX: i32 = 1 << 29;

@@ -8,7 +8,7 @@
 use super::buffer::padded;
 use super::cache::{Bias, KeyValues, Next, Reach, Scores};
 use super::pack::{Activations, PANEL, Product, QUAD};
-use super::slots::{SUM_SPAN, Slots};
+use super::slots::{BIAS_MAX, RateShare, SUM_SPAN, Slots};
 
 /// `(a + 2^(n-1)) >> n`, and `a` for `n = 0`: round half up.
 #[inline]
@@ -239,6 +239,20 @@ pub fn slots(z: &[i32], slots: &mut Slots) {
             *sum += *slot;
         }
         slots.total += u64::from(*sum);
+    }
+}
+
+/// Adds to the scores `z` what a bias has learned (spec section 7).
+pub fn add_bias(z: &mut [i32], bias: &[i32]) {
+    z.iter_mut().zip(bias).for_each(|(z, b)| *z += b >> 8);
+}
+
+/// Takes from a bias each symbol's part of the rate (spec section 7).
+pub fn learn(slots: &Slots, rate: RateShare, bias: &mut [i32]) {
+    for (b, &slot) in bias.iter_mut().zip(slots.slots()) {
+        // Factors of at most 2^15 and below 2^15.
+        let part = ((slot >> 7) * rate.factor) >> rate.shift;
+        *b = (*b - part as i32).max(-BIAS_MAX);
     }
 }
 

@@ -5,6 +5,18 @@ use super::buffer::{Buffer, padded};
 /// Symbols whose slots are summed together; a sum stays below 2^29.
 pub const SUM_SPAN: usize = 32;
 
+/// Largest magnitude of a bias that learns within a chunk, in 256ths of the unit of scores.
+pub const BIAS_MAX: i32 = 1 << 28;
+/// Rates of such a bias are below this, in the same unit.
+pub const RATE_END: u32 = 1 << 18;
+
+/// A rate over the sum of all slots: `slot >> 7` times `factor`, shifted right, is a symbol's part of the rate.
+#[derive(Clone, Copy, Debug)]
+pub struct RateShare {
+    pub(super) factor: u32,
+    pub(super) shift: u32,
+}
+
 /// Slots of all symbols: what the coder codes under.
 #[derive(Clone, Debug, Default)]
 pub struct Slots {
@@ -29,6 +41,15 @@ impl Slots {
     /// The sum of all slots.
     pub fn total(&self) -> u64 {
         self.total
+    }
+
+    /// What the slots are multiplied by when a bias learns from them with this rate (spec section 7).
+    pub fn share_of_rate(&self, rate: u32) -> RateShare {
+        let (digits, of_rate) = (64 - self.total.leading_zeros(), 32 - rate.leading_zeros());
+        let shift = (digits + 7 - of_rate).min(31);
+        // Below 2^15, as the total has `digits` digits and the rate `of_rate`.
+        let factor = ((u64::from(rate) << (7 + shift)) / self.total.max(1)) as u32;
+        RateShare { factor, shift }
     }
 
     /// Sum of the slots before `symbol`, and its slot.

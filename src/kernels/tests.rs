@@ -204,6 +204,37 @@ fn slots_are_equal_and_hold_every_symbol() {
 }
 
 #[test]
+fn biases_learn_alike_and_stay_within_bounds() {
+    let mut random = Random::new(11);
+    for symbols in [1, 7, 33, 256, 1000, 1024, 1500] {
+        for (top, rate) in [(1, RATE_END - 1), (3000, 57_000), (40_000, 1), (H_MAX, 300)] {
+            let mut slots = Slots::new(symbols);
+            Backend::Scalar.slots(&numbers(symbols, top, &mut random), &mut slots);
+            let start = numbers(symbols, 1 << 28, &mut random);
+            let symbol = random.below(symbols as u32) as usize;
+            let run = |backend: Backend| {
+                let (mut bias, mut z) = (start.clone(), vec![H_MAX; symbols]);
+                backend.learn(&slots, symbol, rate, &mut bias);
+                backend.add_bias(&mut z, &bias);
+                (bias, z)
+            };
+            let (bias, z) = run(Backend::Scalar);
+            assert!(bias.iter().all(|b| b.abs() <= 1 << 28));
+            assert!(z.iter().zip(&bias).all(|(z, b)| *z == H_MAX + (b >> 8)));
+            // What the symbol gains, all symbols lose, but for what is rounded away.
+            let mut fresh = vec![0; symbols];
+            Backend::Scalar.learn(&slots, symbol, rate, &mut fresh);
+            let sum: i64 = fresh.iter().map(|&b| i64::from(b)).sum();
+            let lost = i64::from(rate / 100) + 2 * symbols as i64;
+            assert!((0..=lost).contains(&sum), "{symbols} symbols, rate {rate}: {sum}");
+            for backend in others() {
+                assert_eq!(run(backend), (bias.clone(), z.clone()), "{backend:?}: {symbols} symbols");
+            }
+        }
+    }
+}
+
+#[test]
 fn exp2neg_is_close_to_the_real_function_and_falls() {
     let mut before = u32::MAX;
     for d in 0..40_000 {

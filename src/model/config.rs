@@ -8,9 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::matcher::{MAX_ORDER, MAX_SLOTS};
 use super::tokens::MAX_TOKENS;
 use crate::error::{Error, Result};
+use crate::kernels::RATE_END;
 
-/// The arithmetic this build computes.
-pub const NUMERICS: u32 = 1;
+/// The newest arithmetic that this build computes: with a bias that learns within a chunk. Models without
+/// one are of version 1.
+pub const NUMERICS: u32 = 2;
+/// The arithmetic of models without a bias that learns.
+const NUMERICS_PLAIN: u32 = 1;
 /// Largest width, feed-forward width and heads times head size.
 pub const MAX_SIZE: usize = 2048;
 /// Most layers of decoder and of latent encoder.
@@ -56,6 +60,10 @@ pub struct Config {
     /// Order and binary logarithm of the rows of each n-gram table.
     pub ngrams: Vec<(u8, u8)>,
     pub copy: bool,
+    /// For each set of weights the rate of the bias that learns within a chunk, in 256ths of the unit of scores,
+    /// 0 for none; empty in models of numerics version 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapt: Vec<u32>,
     pub latent: Option<Latent>,
     /// By tensor base name, such as `decoder.0.qkv`, `head`, `embed`, `decoder.0.score`.
     pub shifts: BTreeMap<String, Shift>,
@@ -125,7 +133,7 @@ impl Config {
     pub fn new(name: &str, width: usize, layers: usize, vocab: usize) -> Self {
         Self {
             format: FORMAT.into(),
-            numerics: NUMERICS,
+            numerics: NUMERICS_PLAIN,
             name: name.into(),
             width,
             layers,
@@ -140,10 +148,17 @@ impl Config {
             seconds: vec![],
             ngrams: vec![],
             copy: false,
+            adapt: vec![],
             latent: None,
             shifts: BTreeMap::new(),
             training: serde_json::Value::Null,
         }
+    }
+
+    /// Gives each set of weights the rate of a bias that learns within a chunk.
+    pub fn set_adapt(&mut self, rates: Vec<u32>) {
+        self.numerics = if rates.is_empty() { NUMERICS_PLAIN } else { NUMERICS };
+        self.adapt = rates;
     }
 
     /// Reads the header and checks all that it says on its own.
@@ -166,7 +181,7 @@ impl Config {
         }
         self.require(self.format == FORMAT, "its header's format is not \"s3a-model\"")?;
         self.require(
-            self.numerics == NUMERICS,
+            (NUMERICS_PLAIN..=NUMERICS).contains(&self.numerics),
             "made for another version of the arithmetic; a newer s3a is needed",
         )?;
         self.check_sizes()?;
@@ -174,6 +189,11 @@ impl Config {
     }
 
     fn check_sizes(&self) -> Result<()> {
+        let version = if self.adapt.is_empty() { NUMERICS_PLAIN } else { NUMERICS };
+        self.require(self.numerics == version, "a bias that learns and numerics version 2 come together")?;
+        let rates = self.adapt.is_empty() || self.adapt.len() == self.sets().len();
+        let rates = rates && self.adapt.iter().all(|&rate| rate < RATE_END);
+        self.require(rates, "adapt must be a rate below 262,144 for each set of weights")?;
         let size = |value: usize| (1..=MAX_SIZE).contains(&value);
         self.require(size(self.width) && size(self.ff), "width and ff must be 1 to 2,048")?;
         self.require((1..=MAX_LAYERS).contains(&self.layers), "layers must be 1 to 64")?;
@@ -397,6 +417,7 @@ mod tests {
         config.orders = vec![1, 4];
         config.ngrams = vec![(2, 14)];
         config.copy = true;
+        config.set_adapt(vec![3000]);
         config.latent = Some(Latent { symbols: 16, max: 4, layers: 1, ff: 64, steer: true, experts: 1 });
         let config = with_shifts(config);
         let json = serde_json::to_string(&config).unwrap();
@@ -411,7 +432,12 @@ mod tests {
         let good = || with_shifts(Config::new("m", 96, 2, 300));
         let breaks: &[fn(&mut Config)] = &[
             |c| c.format = "other".into(),
+            |c| c.numerics = 0,
             |c| c.numerics = 2,
+            |c| c.numerics = 3,
+            |c| c.adapt = vec![1],
+            |c| (c.numerics, c.adapt) = (2, vec![1, 1]),
+            |c| (c.numerics, c.adapt) = (2, vec![1 << 18]),
             |c| c.name = "a/b".into(),
             |c| c.name = String::new(),
             |c| c.width = 0,

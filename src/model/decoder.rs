@@ -53,6 +53,8 @@ pub struct Decoder<'m> {
     /// Those of c, by layer, then lane; and the length of each lane's c.
     cross: Vec<Vec<KeyValues>>,
     latent_len: Vec<usize>,
+    /// What each lane's bias has learned, if the model has one: as many numbers as the vocabulary, padded.
+    learned: Vec<Buffer<i32>>,
     /// What c changes in each lane, if the model is steered.
     steering: Vec<Steering>,
     /// Rows of the tables that make up each row's input.
@@ -70,6 +72,7 @@ impl<'m> Decoder<'m> {
         let config = model.config();
         let caches = || vec![vec![KeyValues::default(); lanes]; config.layers];
         let gates = padded(config.slots().max(1));
+        let learned = vec![Buffer::zeroed(config.vocab); lanes];
         let steered = config.latent.as_ref().is_some_and(|latent| latent.steer);
         Self {
             model,
@@ -80,6 +83,7 @@ impl<'m> Decoder<'m> {
             caches: caches(),
             cross: if config.crosses() { caches() } else { vec![] },
             latent_len: vec![0; lanes],
+            learned: if config.adapt.is_empty() { vec![] } else { learned },
             steering: if steered { vec![Steering::new(config); lanes] } else { vec![] },
             inputs: vec![Inputs::default(); rows],
             at: Vec::with_capacity(rows),
@@ -119,6 +123,9 @@ impl<'m> Decoder<'m> {
             layer[lane].reserve(config.kv_heads, config.head_size, reach);
         }
         self.latent_len[lane] = if self.cross.is_empty() { 0 } else { latent.len() };
+        if let Some(learned) = self.learned.get_mut(lane) {
+            learned.fill(0);
+        }
         if let Some(steering) = self.steering.get_mut(lane) {
             steering.set(self.model, latent);
         }
@@ -190,7 +197,8 @@ impl<'m> Decoder<'m> {
         &self.logits[row * padded(vocab)..][..vocab]
     }
 
-    /// Slots of row `row` after `forward`; `found` is what the match input found there.
+    /// Slots of row `row` after `forward`; `found` is what the match input found there. Rows of a lane are asked for
+    /// in order, each after `learn` was told the symbol of the one before.
     pub fn slots(&mut self, row: usize, found: &[Slot]) -> &Slots {
         let vocab = self.model.config().vocab;
         let stride = padded(vocab);
@@ -210,7 +218,18 @@ impl<'m> Decoder<'m> {
                 }
             }
         }
+        if let (Some(learned), true) = (self.learned.get(self.at[row].cache), self.set.adapt > 0) {
+            self.scratch.backend.add_bias(z, learned);
+        }
         self.scratch.backend.slots(z, &mut self.slots);
         &self.slots
+    }
+
+    /// Tells the lane of row `row`, for which `slots` was asked last, which symbol came.
+    pub fn learn(&mut self, row: usize, symbol: u16) {
+        let rate = self.set.adapt;
+        if let (Some(learned), true) = (self.learned.get_mut(self.at[row].cache), rate > 0) {
+            self.scratch.backend.learn(&self.slots, symbol.into(), rate, learned);
+        }
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Set {
     pub layers: Vec<Layer>,
     pub head: Product,
     pub copy: Option<Copy>,
+    /// Rate of the bias that learns within a chunk; 0 for none.
+    pub adapt: u32,
 }
 
 /// One layer of the decoder or of the latent encoder.
@@ -197,7 +199,12 @@ impl Reader<'_> {
         let matches = matches.collect::<Result<_>>()?;
         let ngrams = (0..config.ngrams.len()).map(|n| self.table(&format!("embed.ngram.{n}")));
         let ngrams = ngrams.collect::<Result<_>>()?;
-        let sets = config.sets().iter().map(|set| self.set(set)).collect::<Result<_>>()?;
+        let sets = config
+            .sets()
+            .iter()
+            .enumerate()
+            .map(|(number, set)| self.set(number, set))
+            .collect::<Result<_>>()?;
         let model = Model {
             vocabulary,
             fingerprint: [0; 32],
@@ -292,8 +299,8 @@ impl Reader<'_> {
         Ok((values, shape[1]))
     }
 
-    /// The weights whose names begin with `set`.
-    fn set(&mut self, set: &str) -> Result<Set> {
+    /// The set of weights of this number, whose names begin with `set`.
+    fn set(&mut self, number: usize, set: &str) -> Result<Set> {
         let config = self.config;
         let reach = if config.window == 0 { MAX_WINDOW } else { config.window };
         let stack = format!("{set}decoder");
@@ -303,6 +310,7 @@ impl Reader<'_> {
             layers: layers.collect::<Result<_>>()?,
             head: self.product(&format!("{set}head"))?,
             copy: if config.copy { Some(self.copy(set)?) } else { None },
+            adapt: config.adapt.get(number).copied().unwrap_or(0),
         })
     }
 

@@ -10,6 +10,7 @@ use super::net::{Batch, Net, NetConfig};
 use super::ops::compose;
 use super::quantise::{AttentionUnits, LOGIT_UNIT, NORMALISED, Quantiser, hidden_unit, residual_unit};
 use crate::error::Result;
+use crate::kernels::RATE_END;
 use crate::model::GAIN_ONE;
 use crate::model::config::{Activation, Config, Latent};
 use crate::model::tokens::Vocabulary;
@@ -231,6 +232,11 @@ fn header(name: &str, head: &Head) -> Config {
         steer: c.rows,
         experts: c.experts,
     });
+    if c.adapt > 0.0 {
+        let unit = 256.0 * LOGIT_UNIT;
+        let rate = (f64::from(c.adapt) * unit).round().min(f64::from(RATE_END - 1)) as u32;
+        config.set_adapt(vec![rate; config.sets().len()]);
+    }
     config.training = head.record();
     config
 }

@@ -13,7 +13,7 @@ use candle_core::{Device, Tensor};
 use std::f64::consts::LN_2;
 use std::sync::Arc;
 
-const TEXT: &[u8] = include_bytes!("export.rs");
+const TEXT: &[u8] = include_bytes!("../../LICENSE-APACHE");
 
 /// A network with weights that make everything count.
 fn network(steering: Steering, vocab: usize) -> Net {
@@ -30,7 +30,7 @@ fn network(steering: Steering, vocab: usize) -> Net {
         seconds: vec![],
         ngrams: vec![(2, 8)],
         copy: true,
-        adapt: 0.0,
+        adapt: 0.1,
         steering: Some(steering),
     };
     let net = Net::new(config, 5, &Device::Cpu).unwrap();
@@ -52,6 +52,7 @@ fn bits(steering: Steering, cs: &[Vec<u16>]) -> Vec<(f64, f64)> {
     let batch = Featuriser::whole(&net.config, &vocabulary, chunk).unwrap();
     let samples: Vec<_> = cs.iter().map(|c| (batch.clone(), vec![c.clone()])).collect();
     let head = Head {
+        weights: Default::default(),
         net: net.config.clone(),
         optimiser: Default::default(),
         step: 0,

@@ -77,7 +77,10 @@ impl NetConfig {
             seconds: c.seconds.clone(),
             ngrams: c.ngrams.clone(),
             copy: c.copy,
-            adapt: 0.0,
+            adapt: c
+                .adapt
+                .first()
+                .map_or(0.0, |&rate| rate as f32 / (256.0 * super::quantise::LOGIT_UNIT as f32)),
             steering: c.latent.as_ref().map(|l| Steering {
                 symbols: l.symbols,
                 max: l.max,

@@ -15,7 +15,7 @@ use std::arch::x86_64::*;
 pub use attention::attend;
 pub use linear::linear;
 pub use peak::peak;
-pub use rows::{add_residual, embed, gain, quantise, queries, relu, relu2, slots, store};
+pub use rows::{add_bias, add_residual, embed, gain, learn, quantise, queries, relu, relu2, slots, store};
 
 /// Proof that this CPU has AVX2. Holding one makes the kernels safe to call.
 #[derive(Clone, Copy, Debug)]

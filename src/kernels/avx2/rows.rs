@@ -6,7 +6,7 @@ use super::{Avx2, exp2neg, load, load_wide, max_element, pack_i16, put, sum_elem
 use crate::kernels::buffer::padded;
 use crate::kernels::cache::{KV_MAX, KeyValues};
 use crate::kernels::pack::Activations;
-use crate::kernels::slots::{SUM_SPAN, Slots};
+use crate::kernels::slots::{BIAS_MAX, RateShare, SUM_SPAN, Slots};
 use crate::kernels::{H_MAX, scalar};
 
 /// Rows are padded, so they consist of whole vectors.
@@ -42,6 +42,8 @@ kernel!(embed = embed_row(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]));
 kernel!(queries = queries_row(x: &[i32], out: &mut [i16]));
 kernel!(store = store_row(kv: &mut KeyValues, position: usize, keys: &[i32], values: &[i32]));
 kernel!(slots = slots_row(z: &[i32], out: &mut Slots));
+kernel!(add_bias = add_bias_row(z: &mut [i32], bias: &[i32]));
+kernel!(learn = learn_row(slots: &Slots, rate: RateShare, bias: &mut [i32]));
 
 #[target_feature(enable = "avx2")]
 fn quantise_rows(x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
@@ -187,5 +189,31 @@ fn slots_row(z: &[i32], out: &mut Slots) {
             *sum += *slot;
         }
         out.total += u64::from(*sum);
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn add_bias_row(z: &mut [i32], bias: &[i32]) {
+    scalar::add_bias(z, bias);
+}
+
+#[target_feature(enable = "avx2")]
+fn learn_row(slots: &Slots, rate: RateShare, bias: &mut [i32]) {
+    let slots = slots.slots();
+    let least = _mm256_set1_epi32(-BIAS_MAX);
+    let (factor, shift) = (_mm256_set1_epi32(rate.factor as i32), _mm_cvtsi32_si128(rate.shift as i32));
+    let (whole, rest) = bias.as_chunks_mut::<8>();
+    let (slots, of_rest) = slots.as_chunks::<8>();
+    for (b, slot) in whole.iter_mut().zip(slots) {
+        // SAFETY: the arrays are 32 bytes; loads and stores need no alignment.
+        unsafe {
+            let slot = _mm256_loadu_si256(slot.as_ptr().cast());
+            let part = _mm256_srl_epi32(_mm256_mullo_epi32(_mm256_srli_epi32::<7>(slot), factor), shift);
+            let left = _mm256_sub_epi32(_mm256_loadu_si256(b.as_ptr().cast()), part);
+            _mm256_storeu_si256(b.as_mut_ptr().cast(), _mm256_max_epi32(left, least));
+        }
+    }
+    for (b, &slot) in rest.iter_mut().zip(of_rest) {
+        *b = (*b - (((slot >> 7) * rate.factor) >> rate.shift) as i32).max(-BIAS_MAX);
     }
 }

@@ -20,7 +20,7 @@ pub use linear::linear;
 pub use peak::peak;
 pub use quantise::quantise;
 pub use rows::{add_residual, embed, gain, relu, relu2};
-pub use slots::slots;
+pub use slots::{add_bias, learn, slots};
 pub use store::{queries, store};
 
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL and VNNI. Holding one makes the kernels safe to call.

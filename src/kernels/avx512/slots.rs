@@ -1,14 +1,45 @@
-//! Slots of all symbols.
+//! Slots of all symbols, and the bias that learns from them.
 
 use std::arch::x86_64::*;
 
 use super::{Avx512, exp2neg_fraction, load};
 use crate::kernels::scalar;
-use crate::kernels::slots::{SUM_SPAN, Slots};
+use crate::kernels::slots::{BIAS_MAX, RateShare, SUM_SPAN, Slots};
 
 pub fn slots(_: Avx512, z: &[i32], slots: &mut Slots) {
     // SAFETY: the proof says that the CPU has the instructions.
     unsafe { all(z, slots) }
+}
+
+pub fn add_bias(_: Avx512, z: &mut [i32], bias: &[i32]) {
+    // SAFETY: the proof says that the CPU has the instructions.
+    unsafe { add(z, bias) }
+}
+
+pub fn learn(_: Avx512, slots: &Slots, rate: RateShare, bias: &mut [i32]) {
+    // SAFETY: the proof says that the CPU has the instructions.
+    unsafe { learn_from(slots.slots(), rate, bias) }
+}
+
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn add(z: &mut [i32], bias: &[i32]) {
+    scalar::add_bias(z, bias);
+}
+
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn learn_from(slots: &[u32], rate: RateShare, bias: &mut [i32]) {
+    let least = _mm512_set1_epi32(-BIAS_MAX);
+    let (factor, shift) = (_mm512_set1_epi32(rate.factor as i32), _mm_cvtsi32_si128(rate.shift as i32));
+    for (b, slot) in bias.chunks_mut(16).zip(slots.chunks(16)) {
+        let mask = u16::MAX >> (16 - b.len());
+        // SAFETY: masked loads and stores touch what is in the slices only, which are equally long.
+        unsafe {
+            let slot = _mm512_maskz_loadu_epi32(mask, slot.as_ptr().cast());
+            let part = _mm512_srl_epi32(_mm512_mullo_epi32(_mm512_srli_epi32::<7>(slot), factor), shift);
+            let left = _mm512_sub_epi32(_mm512_maskz_loadu_epi32(mask, b.as_ptr()), part);
+            _mm512_mask_storeu_epi32(b.as_mut_ptr(), mask, _mm512_max_epi32(left, least));
+        }
+    }
 }
 
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]

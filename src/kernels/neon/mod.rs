@@ -9,7 +9,7 @@ mod linear;
 use super::cache::KeyValues;
 use super::pack::Activations;
 use super::scalar;
-use super::slots::Slots;
+use super::slots::{RateShare, Slots};
 
 pub use super::scalar::peak;
 pub use attention::attend;
@@ -34,6 +34,8 @@ scalar! {
     store(kv: &mut KeyValues, position: usize, keys: &[i32], values: &[i32]);
     queries(x: &[i32], out: &mut [i16]);
     slots(z: &[i32], slots: &mut Slots);
+    add_bias(z: &mut [i32], bias: &[i32]);
+    learn(slots: &Slots, rate: RateShare, bias: &mut [i32]);
 }
 
 /// Proof that this CPU has NEON, and whether it has dot products of bytes.

@@ -89,7 +89,7 @@ impl Writer {
             }
             None => numbers.extend([0; 5]),
         }
-        numbers.extend([0; 3]);
+        numbers.extend([set.adapt, 0, 0]);
         for layer in &set.layers {
             numbers.extend(self.layer(layer, config)?);
         }

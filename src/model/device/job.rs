@@ -46,7 +46,7 @@ pub enum Status {
 pub struct Memory {
     /// Written by the host: payload, history, known tokens, what c changes.
     pub input: usize,
-    /// Match tables, which begin as ones.
+    /// Match tables, and the complement of what a bias has learned: they begin as ones.
     pub tables: usize,
     /// Second followers, the history array, keys and values: anything at first.
     pub scratch: usize,
@@ -62,6 +62,7 @@ struct Parts {
     steer: usize,
     cross: usize,
     tables: usize,
+    learned: usize,
     followers: usize,
     elements: usize,
     keys: usize,
@@ -112,6 +113,7 @@ impl Request<'_> {
                 0
             },
             tables: up(4 * entries),
+            learned: if config.adapt.is_empty() { 0 } else { up(4 * config.vocab) },
             followers: if config.seconds.is_empty() { 0 } else { up(2 * entries) },
             elements: up(2 * (self.history.len() + self.tokens() + 1)),
             keys: up(kv(config.kv_heads, own)),
@@ -126,7 +128,7 @@ impl Request<'_> {
         let output = if self.known.is_some() { 16 * self.tokens() } else { 2 * self.raw_len };
         Memory {
             input: parts.payload + parts.history + parts.known + parts.steer + parts.cross,
-            tables: parts.tables,
+            tables: parts.tables + parts.learned,
             scratch: parts.followers + parts.elements + parts.keys,
             output: output.next_multiple_of(ALIGN),
         }
@@ -145,7 +147,7 @@ pub struct Job([u8; Self::LEN]);
 
 impl Job {
     /// Its bytes on the device.
-    pub const LEN: usize = 152;
+    pub const LEN: usize = 160;
 
     /// The record of `request`, whose parts lie in the regions at `at`; what the host writes is appended to
     /// `input`.
@@ -201,8 +203,9 @@ impl Job {
             shares,
             request.code,
             request.range,
+            tables + parts.tables as u64,
         ];
-        LittleEndian::write_u64_into(&places, &mut job.0[..96]);
+        LittleEndian::write_u64_into(&places, &mut job.0[..104]);
         // All lengths are below 2^32: they are parts of a chunk, whose capacity is below 2^24.
         let lengths = [
             request.payload.len() as u32,
@@ -214,7 +217,7 @@ impl Job {
             u32::from(parts.steer > 0),
             request.known.as_ref().map_or(UNKNOWN, |known| known.len() as u32),
         ];
-        LittleEndian::write_u32_into(&lengths, &mut job.0[96..128]);
+        LittleEndian::write_u32_into(&lengths, &mut job.0[104..136]);
         job
     }
 
@@ -228,12 +231,12 @@ impl Job {
 
     /// Tokens so far.
     pub fn position(&self) -> usize {
-        LittleEndian::read_u32(&self.0[140..]) as usize
+        LittleEndian::read_u32(&self.0[148..]) as usize
     }
 
     /// `None` for what no kernel writes.
     pub fn status(&self) -> Option<Status> {
-        match LittleEndian::read_u32(&self.0[144..]) {
+        match LittleEndian::read_u32(&self.0[152..]) {
             0 => Some(Status::Running),
             1 => Some(Status::Done),
             2 => Some(Status::Damaged),

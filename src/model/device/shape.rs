@@ -3,7 +3,7 @@
 use crate::model::config::{Activation, Config, MAX_WINDOW};
 
 /// Bytes that each lane has in a block besides its rows.
-const FIXED_BYTES: usize = 640;
+const FIXED_BYTES: usize = 656;
 /// Shared memory of a block that the device keeps for itself.
 const RESERVED: usize = 1 << 10;
 /// Threads of a multiprocessor with which each has 64 registers.
@@ -73,6 +73,7 @@ impl Shape {
             ("SQUARED", flag(config.activation == Activation::Relu2)),
             ("COPY", flag(config.copy)),
             ("CROSS", flag(config.crosses())),
+            ("ADAPT", flag(!config.adapt.is_empty())),
             ("STEER", flag(latent.is_some_and(|latent| latent.steer))),
             ("TILE", tile),
             ("BLOCKS", (THREADS / (32 * tile)).max(1)),

@@ -30,6 +30,36 @@ S3A_DEVICE void adjust(const Block &block, Lane &lane, int *z) {
     __syncwarp();
 }
 
+// The bias that learns within a chunk (section 7).
+#define BIAS_MAX (1 << 28)
+
+// Adds what the bias has learned to the scores.
+S3A_DEVICE void add_bias(const Block &block, const Lane &lane, int *z) {
+    if (!S3A_ADAPT || block.set->adapt == 0) return;
+    const int *learned = (const int *)lane.job.learned;
+    for (u32 v = thread_of_warp(); v < VOCAB; v += 32) z[v] += ~learned[v] >> 8;
+    __syncwarp();
+}
+
+// Lets the bias learn that `symbol` came under these slots.
+S3A_DEVICE void learn(const Block &block, const Lane &lane, const int *slots, u64 total, u32 symbol) {
+    const u32 rate = block.set->adapt;
+    if (!S3A_ADAPT || rate == 0) return;
+    const u32 high = (u32)(total >> 32);
+    const u32 digits = high ? 64 - (u32)__clz((int)high) : 32 - (u32)__clz((int)total);
+    const u32 of_rate = 32 - (u32)__clz((int)rate);
+    const u32 wanted = digits + 7 - of_rate, shift = wanted < 31 ? wanted : 31;
+    const u32 factor = (u32)(((u64)rate << (7 + shift)) / total);
+    int *learned = (int *)lane.job.learned;
+    for (u32 v = thread_of_warp(); v < VOCAB; v += 32) {
+        int b = ~learned[v] - (int)((((u32)slots[v] >> 7) * factor) >> shift);
+        b = b > -BIAS_MAX ? b : -BIAS_MAX;
+        if (v == symbol) b = b + (int)rate < BIAS_MAX ? b + (int)rate : BIAS_MAX;
+        learned[v] = ~b;
+    }
+    __syncwarp();
+}
+
 // Symbols of a thread's part of the alphabet.
 #define PART_LEN ((VOCAB + 31) / 32)
 
@@ -93,6 +123,7 @@ S3A_DEVICE u64 next_byte(Lane &lane, u32 &taken) {
 S3A_DEVICE void code_token(const Block &block, Lane &lane, int *z) {
     const u32 thread = thread_of_warp();
     adjust(block, lane, z);
+    add_bias(block, lane, z);
     const u64 sums = slots_of(z);
     const u64 total = __shfl_sync(S3A_ALL, sums, 31);
     const u32 position = lane.job.position;
@@ -146,6 +177,7 @@ S3A_DEVICE void code_token(const Block &block, Lane &lane, int *z) {
             ((u16 *)lane.job.tokens)[position] = (u16)share.symbol;
         }
     }
+    learn(block, lane, z, total, share.symbol);
     __syncwarp();
     if (thread == 0) {
         lane.job.position = position + 1;

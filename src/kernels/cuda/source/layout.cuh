@@ -43,7 +43,7 @@ struct Layer {
 
 struct Set {
     Linear head, copy;
-    u32 copy_bias, padding[3];
+    u32 copy_bias, adapt, padding[2];
     Layer layers[LAYERS];
 };
 
@@ -58,6 +58,8 @@ struct Job {
     // Tokens: read if they are known, written otherwise. Shares are written where tokens are known.
     u64 tokens, shares;
     u64 code, range;
+    // The complement of what the bias has learned: memory that begins as ones is a bias of zero.
+    u64 learned;
     u32 payload_len, history_len, raw_len, bits;
     // Positions of the ring of keys; symbols of c that the decoder attends to; whether c steers.
     u32 ring, latent_len, steered;
@@ -106,7 +108,7 @@ struct Fixed {
     int m[TILE], e[TILE];
     Lane lanes[TILE];
 };
-static_assert(sizeof(Job) == 152, "the host writes jobs of 152 bytes");
+static_assert(sizeof(Job) == 160, "the host writes jobs of 160 bytes");
 static_assert(sizeof(Fixed) <= S3A_FIXED_BYTES, "the host leaves less room than lanes need");
 
 // Strides of a lane's rows: quantised bytes, the residual stream, and results of products, after which attention
