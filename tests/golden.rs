@@ -56,6 +56,19 @@ fn large_tree(root: &Path) {
     }
 }
 
+/// What takes large blocks: samples of sound, and calls between functions.
+fn block_tree(root: &Path) {
+    let sample = |i: u32| (i % 400).abs_diff(200) as u16 * 90 + (i * 7 % 11) as u16;
+    put(root, b"sound.raw", &(0..20_000).flat_map(|i| sample(i).to_le_bytes()).collect::<Vec<_>>());
+    let call = |i: u32| {
+        let to = (i * i % 61) * 512;
+        [&[0x55, 0x48, 0x89, 0xe5, 0xe8][..], &to.wrapping_sub(i * 12 + 9).to_le_bytes(), &[0x5d, 0xc3, 0x90]]
+            .concat()
+    };
+    put(root, b"code.o", &(0..5000).flat_map(call).collect::<Vec<_>>());
+    put(root, b"noise.bin", &noise(7, 3000));
+}
+
 /// Makes what an archive is to hold.
 type Fill = fn(&Path);
 
@@ -64,6 +77,7 @@ const GOLDENS: &[(&str, Fill, &[&str])] = &[
     ("v1_0_embedded", tree, &["--model", "MODEL", "--embed-model", "--chunk-size", "4k"]),
     ("v1_0_zstd", tree, &["--model", "none", "--chunk-size", "4k"]),
     ("v1_0_large_chunks", tree, &["--model", "none", "--chunk-size", "1m"]),
+    ("v1_0_blocks", block_tree, &["--model", "none", "--read-time", "20"]),
     ("v1_0_dictionary", large_tree, &["-l", "3", "--chunk-size", "4k"]),
 ];
 

@@ -368,6 +368,29 @@ fn cases() -> Vec<(String, Until, Vec<u8>)> {
             g.chunks = vec![(head, vec![0xaa; 50])];
         }),
     );
+    for (name, payload) in [
+        ("an LZMA2 block with an unknown filter", vec![0x7f; 50]),
+        ("an LZMA2 block that is none", vec![0xaa; 50].into_iter().chain([0]).rev().collect()),
+        ("an LZMA2 block that ends early", vec![0; 2]),
+        ("an LZMA2 block that unpacks to more", s3a::codec::lz::encode(&vec![0; 1 << 20]).unwrap().payload),
+    ] {
+        add(
+            name,
+            Verify,
+            group_with(|g| {
+                let coded_len = payload.len() as u32;
+                let head = ChunkHead { codec: Codec::Lz, model: 0, raw_len: 4096, coded_len, refs: vec![] };
+                g.chunks = vec![(head, payload)];
+            }),
+        );
+    }
+    add("a reference to a block", Verify, {
+        let payload = s3a::wire::zstd_raw::compress(&[0; 4096], &[0; 8192]).unwrap();
+        let coded_len = payload.len() as u32;
+        let head = ChunkHead { codec: Codec::Zstd, model: 0, raw_len: 4096, coded_len, refs: vec![1] };
+        let file = file("f", 12_288, &[(0, 0, 12_288)]);
+        Forged::new(vec![ForgedGroup::new(vec![file], vec![stored(8192), (head, payload)])])
+    });
     add(
         "a chunk of zstd that unpacks to more",
         Verify,

@@ -7,6 +7,7 @@ import struct
 import zlib
 
 import neural
+import lz
 import zstd
 from blake3 import hash_bytes
 from errors import Refused, require
@@ -21,7 +22,7 @@ MODELS, MODEL, GROUP, ENTRIES, TABLE, INDEX, DICTIONARY = range(1, 8)
 RECORDS = {MODELS: "MODELS", MODEL: "MODEL", GROUP: "GROUP", ENTRIES: "ENTRIES", TABLE: "TABLE", INDEX: "INDEX",
            DICTIONARY: "DICTIONARY"}
 FOLDER, FILE, SYMLINK, HARDLINK, FIFO, SOCKET, CHARACTER, BLOCK = range(8)
-STORED, ZSTD, NEURAL = range(3)
+STORED, ZSTD, NEURAL, LZ = range(4)
 MIB = 1 << 20
 
 
@@ -175,7 +176,8 @@ class Group:
         self.chunk_size = c.varint(header.chunk_size)
         require(self.chunk_size >= 4096, "%s: the chunk size is too small" % c.what)
         self.chunk_count = c.varint(65536)
-        require(self.chunk_count <= self.raw_len <= self.chunk_count * self.chunk_size,
+        self.most_named = header.chunk_size
+        require(self.chunk_count <= self.raw_len <= self.chunk_count * MIB,
                 "%s: raw length and chunk count disagree" % c.what)
         self.entry_count = c.varint(65536)
         self.dictionary_len, self.body_len = c.varint(), c.varint()
@@ -206,15 +208,15 @@ class Chunk:
         else:
             extension = c.u8()
             self.codec, given, count = extension & 7, extension & 8, extension >> 4
-            require(self.codec <= NEURAL, "%s: its codec is unknown" % self.what)
+            require(self.codec <= LZ, "%s: its codec is unknown" % self.what)
             require(count <= 8, "%s: more than 8 references" % self.what)
             if self.codec == NEURAL:
                 model = c.u8()
             if given:
-                self.raw_len = c.varint(group.chunk_size)
+                self.raw_len = c.varint(MIB if self.codec in (STORED, LZ) else group.chunk_size)
                 require(self.raw_len > 0, "%s: no raw bytes" % self.what)
-                require(self.raw_len < group.chunk_size, "%s: gives the chunk size as its raw length" % self.what)
-            shorter = count <= 4 and model == 0 if self.codec == NEURAL else count == 0
+                require(self.raw_len != group.chunk_size, "%s: gives the chunk size as its raw length" % self.what)
+            shorter = count <= 4 and model == 0 if self.codec == NEURAL else count == 0 and self.codec != LZ
             require(self.raw_len != group.chunk_size or not shorter,
                     "%s: in form 7, though another form says the same" % self.what)
         if self.codec == NEURAL:
@@ -230,6 +232,7 @@ class Chunk:
             require(length == 0 and count == 0, "%s: a stored chunk with a length or references" % self.what)
             length = self.raw_len
         else:
+            require(count == 0 or self.codec != LZ, "%s: a block with references" % self.what)
             require(length < self.raw_len, "%s: its coded length is not below its raw length" % self.what)
         self.payload, self.check = c.take(length), c.take(4)
         covered = struct.pack("<II", group.salt, number) + c.data[start:c.at]
@@ -239,8 +242,11 @@ class Chunk:
     def decode(self, models, raws):
         """The raw bytes, checked; `raws` are those of all chunks before."""
         named = [raws[place] for place in self.references]
+        require(all(len(raw) <= self.group.most_named for raw in named), "%s: refers to a block" % self.what)
         if self.codec == STORED:
             raw = self.payload
+        elif self.codec == LZ:
+            raw = lz.decompress(self.payload, self.raw_len)
         elif self.codec == ZSTD:
             dictionary = None if named else self.group.dictionary
             raw = zstd.decompress(self.payload, self.raw_len, b"".join(named), dictionary)
@@ -360,9 +366,15 @@ class Archive:
         listed = c.u8()
         require(listed < 2, "%s: an unknown form of raw lengths" % table.name)
         full = all(chunk.raw_len == group.chunk_size for chunk in chunks[:-1])
+        full = full and all(chunk.raw_len <= group.chunk_size for chunk in chunks[-1:])
         require(listed == (not full), "%s: raw lengths are listed where they need not be, or lack" % table.name)
         if listed:
-            require([c.varint(group.chunk_size) for _ in chunks] == [chunk.raw_len for chunk in chunks],
+            lengths = []
+            while len(lengths) < len(chunks):
+                run, length = c.varint(len(chunks) - len(lengths)), c.varint(MIB)
+                require(run > 0 and [length] != lengths[-1:], "%s: raw lengths are not in runs" % table.name)
+                lengths += [length] * run
+            require(lengths == [chunk.raw_len for chunk in chunks],
                     "%s: raw lengths differ from the chunks'" % table.name)
         c.finish()
 

@@ -34,7 +34,11 @@ impl<W: Write> Writer<W> {
         })?;
         let before = index.models.len();
         let (models, embed) = number_models(&mut index.models, &options)?;
-        let encoder = ChunkEncoder::new(&WriterOptions { models, ..options.clone() }, header.ref_window);
+        let encoder = ChunkEncoder::new(
+            &WriterOptions { models, ..options.clone() },
+            header.chunk_size,
+            header.ref_window,
+        );
         let mut writer = Self {
             out,
             pool: Workers::new(options.threads)?,

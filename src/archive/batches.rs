@@ -11,6 +11,22 @@ use super::{Archive, ChunkCache, ChunkId};
 use crate::error::{Error, Result};
 
 impl Archive {
+    /// Runs of `ids`: `count` chunks each, or fewer with as many raw bytes where blocks are among them.
+    pub(super) fn batches<'i>(&self, ids: &'i [ChunkId], count: usize) -> Vec<&'i [ChunkId]> {
+        let most = (count as u64).saturating_mul(self.header.chunk_size.into());
+        let (mut batches, mut start, mut bytes) = (Vec::new(), 0, 0);
+        for (at, &id) in ids.iter().enumerate() {
+            let len = self.chunk(id).map_or(0, |chunk| u64::from(chunk.raw_len));
+            if at > start && (at - start >= count || bytes + len > most) {
+                batches.push(&ids[start..at]);
+                (start, bytes) = (at, 0);
+            }
+            bytes += len;
+        }
+        batches.push(&ids[start..]);
+        batches
+    }
+
     /// Decodes `ids` and hands them to `take` in their order, on the caller's thread, each with its bytes or why
     /// there are none. `usual` chunks are decoded together, or as many as a device wants. Ends when `take` fails.
     pub(super) fn read_in_order(
@@ -22,7 +38,8 @@ impl Archive {
     ) -> Result<()> {
         let bulk = self.together(ids.len(), 0);
         let batch = bulk.max(usual).max(1);
-        if ids.len() <= batch {
+        let batches = &self.batches(ids, batch);
+        if let [ids] = batches[..] {
             // There is nothing to be done beside it.
             return ids.iter().zip(self.read_chunks(ids, cache)).try_for_each(|(&id, chunk)| take(id, chunk));
         }
@@ -35,7 +52,7 @@ impl Archive {
                 .map(|lane| {
                     let (send, receive) = sync_channel(ahead);
                     scope.spawn(move || {
-                        for ids in ids.chunks(batch).skip(lane).step_by(lanes) {
+                        for ids in batches.iter().skip(lane).step_by(lanes) {
                             // The other side hangs up when it fails.
                             if send.send(self.read_chunks(ids, cache)).is_err() {
                                 break;
@@ -45,7 +62,7 @@ impl Archive {
                     receive
                 })
                 .collect();
-            for (ids, receive) in ids.chunks(batch).zip(decoded.iter().cycle()) {
+            for (ids, receive) in batches.iter().zip(decoded.iter().cycle()) {
                 let lost = |_| Error::Internal("a batch of chunks was lost");
                 for (&id, chunk) in ids.iter().zip(receive.recv().map_err(lost)?) {
                     take(id, chunk)?;

@@ -144,6 +144,7 @@ impl<'a> Ahead<'a> {
                 let batch = (LOCKSTEP * rayon::current_num_threads()).min(most);
                 let batch = self.archive.together(self.ids.len() - self.done, batch);
                 let ids = &self.ids[self.done..self.ids.len().min(self.done + batch)];
+                let ids = self.archive.batches(ids, batch)[0];
                 // What failed is asked for again, and fails where it is needed.
                 drop(self.archive.read_chunks(ids, &self.cache));
                 observer.advanced(ids.len() as u64 * u64::from(self.archive.header().chunk_size));

@@ -13,6 +13,7 @@ use crate::codec::costs::Work;
 use crate::codec::{self, Codec, DecodeJob, Dictionary, Learned, Models};
 use crate::error::{Error, Result};
 use crate::wire::chunk::{ChunkFrame, ChunkHead, plain_check};
+use crate::wire::header::Header;
 use crate::wire::limits;
 use crate::wire::models::ModelRef;
 
@@ -68,7 +69,7 @@ pub(super) type Done = HashMap<ChunkId, Result<Arc<[u8]>>>;
 pub(super) fn decode_all(
     models: &Models,
     refs: &[ModelRef],
-    ref_depth: u8,
+    bounds: &Header,
     threads: usize,
     mut pending: BTreeMap<ChunkId, Pending>,
     done: &mut Done,
@@ -86,12 +87,12 @@ pub(super) fn decode_all(
             let Some(chunk) = pending.remove(&id) else { continue };
             let deepest = chunk.refs.iter().map(|id| depths.get(id).map_or(1, |depth| depth + 1)).max();
             depths.insert(id, deepest.unwrap_or(0));
-            match history(&chunk, done) {
-                _ if deepest > Some(ref_depth) => {
+            match history(&chunk, done, bounds.chunk_size) {
+                _ if deepest > Some(bounds.ref_depth) => {
                     done.insert(id, Err(bad(id, &chunk, TOO_DEEP)));
                 }
                 None => {
-                    done.insert(id, Err(bad(id, &chunk, "a chunk that it refers to is damaged")));
+                    done.insert(id, Err(bad(id, &chunk, "a chunk that it refers to is damaged, or a block")));
                 }
                 Some(_) if chunk.head.codec == Codec::Neural && models.get(chunk.head.model).is_none() => {
                     done.insert(id, Err(missing(refs, chunk.head.model)));
@@ -120,8 +121,10 @@ fn missing(refs: &[ModelRef], model: u8) -> Error {
     }
 }
 
-fn history(chunk: &Pending, done: &Done) -> Option<Vec<Arc<[u8]>>> {
-    chunk.refs.iter().map(|id| done.get(id)?.as_ref().ok().cloned()).collect()
+/// The chunks that this one refers to; nothing if one is damaged, or a block.
+fn history(chunk: &Pending, done: &Done, chunk_size: u32) -> Option<Vec<Arc<[u8]>>> {
+    let known = |id| done.get(id)?.as_ref().ok().filter(|bytes| bytes.len() <= chunk_size as usize).cloned();
+    chunk.refs.iter().map(known).collect()
 }
 
 type Ready = (ChunkId, Pending, Vec<Arc<[u8]>>);
@@ -300,7 +303,7 @@ impl Archive {
             }
         }
         let put = &mut |id, bytes: &Arc<[u8]>| cache.put(id, bytes);
-        decode_all(&self.models, &self.index.models, self.header.ref_depth, threads, pending, &mut done, put);
+        decode_all(&self.models, &self.index.models, &self.header, threads, pending, &mut done, put);
         ids.iter().map(|id| done.get(id).map_or(Err(Error::Internal("a chunk was lost")), again)).collect()
     }
 }

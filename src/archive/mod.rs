@@ -7,6 +7,7 @@ pub mod alike;
 mod append;
 mod batches;
 mod between;
+pub mod blocks;
 pub mod cache;
 mod catalog;
 mod check;

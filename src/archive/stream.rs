@@ -390,7 +390,7 @@ impl<R: Read> StreamReader<R> {
         decode_all(
             &self.models,
             &self.index.models,
-            self.header.ref_depth,
+            &self.header,
             threads,
             pending,
             &mut done,
@@ -398,14 +398,16 @@ impl<R: Read> StreamReader<R> {
         );
         for id in ids {
             let bytes = done.remove(&id).unwrap_or(Err(Error::Internal("a chunk was lost")))?;
-            if self.header.ref_window > 0 {
+            // Nothing refers to blocks.
+            if self.header.ref_window > 0 && bytes.len() <= self.header.chunk_size as usize {
                 self.recent.push_back((id, Arc::clone(&bytes)));
             }
             let raw_offset = self.next_raw;
             self.next_raw += bytes.len() as u64;
             self.events.push_back(Event::Data { chunk: id, raw_offset, bytes });
         }
-        while self.recent.len() > self.header.ref_window as usize {
+        let out_of_reach = self.next_chunk.saturating_sub(self.header.ref_window);
+        while self.recent.front().is_some_and(|(id, _)| id.0 < out_of_reach) {
             self.recent.pop_front();
         }
         self.current = Some(current);

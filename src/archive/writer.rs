@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+use super::blocks::kind_of;
 use super::encode::{ChunkEncoder, Coded};
 use super::entry::content_hash;
 use super::events::Observer;
@@ -51,6 +52,28 @@ pub(super) struct Gathered {
     entries: Entries,
     /// About how many bytes the entries take.
     metadata: usize,
+}
+
+impl Gathered {
+    /// Where files begin whose bytes are new, in order, and of what kind they are; `base` is the raw stream's
+    /// length before this group.
+    fn files(&self, base: u64) -> Vec<(usize, &[u8])> {
+        let mut end = self.entries.first_raw as usize;
+        let mut files = Vec::new();
+        for entry in &self.entries.entries {
+            let Kind::File { extents, .. } = &entry.kind else { continue };
+            let start = extents.first().and_then(|extent| extent.raw_offset.checked_sub(base));
+            let Some(start) = start.map(|start| start as usize).filter(|&start| start >= end) else {
+                continue;
+            };
+            let len: u64 = extents.iter().map(|extent| extent.len).sum();
+            end = start.saturating_add(len as usize);
+            if start < self.raw.len() {
+                files.push((start, kind_of(&entry.path)));
+            }
+        }
+        files
+    }
 }
 
 pub struct Writer<W: Write> {
@@ -105,7 +128,7 @@ impl<W: Write> Writer<W> {
         let mut writer = Self {
             out,
             pool,
-            encoder: ChunkEncoder::new(&options, ref_window),
+            encoder: ChunkEncoder::new(&options, chunk_size, ref_window),
             observer: options.observer,
             index: Index { models, ..Index::default() },
             stats: Stats::default(),
@@ -268,9 +291,10 @@ impl<W: Write> Writer<W> {
     fn write_group(&mut self, open: bool) -> Result<()> {
         let mut gathered = std::mem::take(&mut self.gathered);
         gathered.entries.open = open && !gathered.entries.entries.is_empty();
-        let chunks: Vec<Arc<[u8]>> =
-            gathered.raw.chunks(self.header.chunk_size as usize).map(Arc::from).collect();
-        let plans = self.encoder.plan(&chunks);
+        let files = gathered.files(self.base.raw);
+        let pieces = self.encoder.cut(&self.pool, &gathered.raw, &files, &*self.observer)?;
+        let chunks: Vec<Arc<[u8]>> = pieces.iter().map(|piece| Arc::clone(&piece.raw)).collect();
+        let plans = self.encoder.plan(&pieces);
         let mut plain = Vec::new();
         gathered.entries.write(self.base, &mut plain);
         let mut salt = [0; 4];
@@ -284,7 +308,7 @@ impl<W: Write> Writer<W> {
                 None => self.previous = None,
             }
         }
-        let (coded, dictionary) = self.encoder.encode(&self.pool, &chunks, &plans, &*self.observer)?;
+        let (coded, dictionary) = self.encoder.encode(&self.pool, pieces, &plans, &*self.observer)?;
 
         let mut models: Vec<u8> =
             coded.iter().filter(|c| c.head.codec == Codec::Neural).map(|c| c.head.model).collect();

@@ -13,6 +13,9 @@ use crate::wire::zstd_raw;
 /// Raw bytes after which a group is written.
 const GROUP_LEN: u32 = 16 << 20;
 
+/// The least length of the longest block.
+const BLOCK_MIN: u32 = 64 << 10;
+
 /// How an archive is written. The bytes depend on everything here but `threads` and `observer`.
 #[derive(Clone)]
 pub struct WriterOptions {
@@ -29,6 +32,8 @@ pub struct WriterOptions {
     pub embed: Vec<(u8, Arc<[u8]>)>,
     /// Decode each neural chunk again before it is accepted.
     pub check: bool,
+    /// Raw bytes of the longest block, at most 1 MiB, for stretches in which chunks take more bytes; 0 for none.
+    pub block_len: u32,
     /// Chooses earlier chunks as history; without, chunks stand alone.
     pub references: Option<Arc<dyn References>>,
     /// zstd's level, 1 to 22, for chunks that no model codes shorter.
@@ -43,6 +48,9 @@ impl WriterOptions {
     pub(super) fn check(&self) -> Result<(), &'static str> {
         if !(1..=22).contains(&self.zstd_level) {
             return Err("zstd's level is not within 1 and 22");
+        }
+        if self.block_len > 0 && !(BLOCK_MIN..=limits::CHUNK_SIZE_MAX).contains(&self.block_len) {
+            return Err("the longest block is not within 64 KiB and 1 MiB");
         }
         if self.dictionary > limits::DICTIONARY_LEN {
             return Err("a dictionary has more than 1 MiB");
@@ -60,6 +68,7 @@ impl Default for WriterOptions {
             models: Models::none(),
             embed: Vec::new(),
             check: true,
+            block_len: 0,
             references: None,
             zstd_level: zstd_raw::LEVEL,
             dictionary: 0,
@@ -111,8 +120,8 @@ pub struct Stats {
     pub file_bytes: u64,
     /// Raw bytes after equal files were merged.
     pub raw_bytes: u64,
-    /// By codec (stored, zstd, neural): chunks, raw bytes, payload bytes.
-    pub codecs: [CodecStats; 3],
+    /// By codec (stored, zstd, neural, LZMA2): chunks, raw bytes, payload bytes.
+    pub codecs: [CodecStats; 4],
     /// Chunk heads, checks, tables, index.
     pub chunk_overhead: u64,
     /// Bytes of the DICTIONARY frames.

@@ -19,7 +19,7 @@ use super::console::Console;
 use super::output::{human_bytes, human_time};
 use super::pack::{BUFFER, name_output};
 use super::take::Take;
-use super::{Outcome, models};
+use super::{Outcome, levels, models};
 use crate::archive::pack::Packer;
 use crate::archive::partial::{Partial, left_by_runs};
 use crate::archive::{Archive, Observer, Similar, WriterOptions};
@@ -52,6 +52,10 @@ pub(crate) struct Args {
     /// Earlier chunks that a chunk may look back on, 0 to 8, if the archive was packed with references
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=8), default_value_t = 0)]
     references: u8,
+    /// Milliseconds that a cold read of a large block may take on a nominal machine; 0 for chunks alone
+    /// [default: 20 with a model, 0 without]
+    #[arg(long, value_name = "MS", env = "S3A_READ_TIME", hide_env_values = true)]
+    read_time: Option<u32>,
     /// Do not decode each chunk again to check it
     #[arg(long)]
     no_check: bool,
@@ -69,11 +73,14 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
 
     let chosen = models::for_appending(args.model.as_deref(), args.embed_model, &archive, &path)?;
     let header = archive.header();
+    // Without a model everything is zstd's, as in levels 1 to 3.
+    let read_time = if chosen.models.is_empty() { 0 } else { levels::level(levels::DEFAULT).read_time };
     let writer = WriterOptions {
         threads: global.threads,
         models: chosen.models,
         embed: chosen.embed,
         check: !args.no_check,
+        block_len: levels::block_len(args.read_time.unwrap_or(read_time)),
         references: Similar::for_options(args.references, header.ref_depth, header.chunk_size),
         observer: Arc::new(console.clone()),
         ..WriterOptions::default()

@@ -62,5 +62,6 @@ fn name(codec: Codec) -> &'static str {
         Codec::Stored => "stored",
         Codec::Zstd => "zstd",
         Codec::Neural => "neural",
+        Codec::Lz => "lz",
     }
 }

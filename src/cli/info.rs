@@ -90,7 +90,15 @@ struct Model {
 struct Codecs {
     stored: Coded,
     zstd: Coded,
+    lz: Coded,
     neural: Coded,
+}
+
+impl Codecs {
+    /// Each with its name.
+    fn all(&self) -> [(&'static str, &Coded); 4] {
+        [("stored", &self.stored), ("zstd", &self.zstd), ("lz", &self.lz), ("neural", &self.neural)]
+    }
 }
 
 #[derive(Default, Serialize)]
@@ -176,8 +184,8 @@ fn gather(archive: &Archive, chunks: bool) -> Result<Info> {
     if chunks {
         let mut bits = Bits { models: names(archive), ..Bits::default() };
         let (codecs, references) = count_codecs(archive, &mut bits)?;
-        let coded = codecs.stored.coded_bytes + codecs.zstd.coded_bytes + codecs.neural.coded_bytes;
-        bits.fallback = 8 * (codecs.stored.coded_bytes + codecs.zstd.coded_bytes);
+        let coded = codecs.all().map(|(_, coded)| coded.coded_bytes).iter().sum::<u64>();
+        bits.fallback = 8 * (coded - codecs.neural.coded_bytes);
         bits.overhead = 8 * info.archive_bytes.saturating_sub(coded);
         (info.codecs, info.references, info.bits) = (Some(codecs), Some(references), Some(bits));
     }
@@ -207,6 +215,7 @@ fn count_codecs(archive: &Archive, bits: &mut Bits) -> Result<(Codecs, Reference
         let coded = match head.codec {
             Codec::Stored => &mut codecs.stored,
             Codec::Zstd => &mut codecs.zstd,
+            Codec::Lz => &mut codecs.lz,
             Codec::Neural => &mut codecs.neural,
         };
         coded.chunks += 1;
@@ -261,7 +270,7 @@ fn print(info: &Info, out: &mut Out) -> Result<()> {
         out.line(format_args!("model         {name}, {place}, {}", model.fingerprint))?;
     }
     let Some(codecs) = &info.codecs else { return Ok(()) };
-    for (name, coded) in [("stored", &codecs.stored), ("zstd", &codecs.zstd), ("neural", &codecs.neural)] {
+    for (name, coded) in codecs.all() {
         let bits = ratio(coded.coded_bytes * 8, coded.raw_bytes, 3);
         let (raw, packed) = (human_bytes(coded.raw_bytes), human_bytes(coded.coded_bytes));
         out.line(format_args!(

@@ -1,5 +1,7 @@
 //! What `-l 1` to `-l 9` stand for. Options that say otherwise go before a level.
 
+use crate::archive::blocks::LZ_BYTES_PER_MS;
+
 /// How an archive is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Level {
@@ -14,6 +16,8 @@ pub(crate) struct Level {
     pub zstd: i32,
     /// Most bytes of a group's dictionary.
     pub dictionary: u32,
+    /// Milliseconds that a cold read may take on the nominal machine: how long blocks are; 0 for no blocks.
+    pub read_time: u32,
     /// Files are looked at first, to bring those that are alike together.
     pub arrange: bool,
 }
@@ -32,13 +36,14 @@ const LEVELS: [Level; 9] = {
         effort: 1,
         zstd: 3,
         dictionary: DICTIONARY,
+        read_time: 0,
         arrange: false,
     };
     let dense = Level { arrange: true, references: 8, depth: 4, zstd: 19, ..fast };
     // Chunks of 8 KiB that look back on others are smaller than ones of 16 KiB that stand alone, and a read
     // decodes hardly more bytes (docs/references.md).
-    let small =
-        Level { models: &["default"], chunk_size: 8 << 10, references: 4, depth: 2, dictionary: 0, ..dense };
+    let small = Level { chunk_size: 8 << 10, references: 4, depth: 2, dictionary: 0, read_time: 20, ..dense };
+    let small = Level { models: &["default"], ..small };
     let large = Level { chunk_size: 32 << 10, references: 8, depth: 4, ..small };
     [
         fast,
@@ -56,6 +61,14 @@ const LEVELS: [Level; 9] = {
 /// What a level from 1 to 9 stands for; beyond them, the nearest.
 pub(crate) fn level(number: u8) -> Level {
     LEVELS[usize::from(number.clamp(1, 9)) - 1]
+}
+
+/// Raw bytes of the longest block that is read in so many milliseconds.
+pub(crate) fn block_len(read_time: u32) -> u32 {
+    match read_time {
+        0 => 0,
+        ms => ms.saturating_mul(LZ_BYTES_PER_MS).clamp(64 << 10, 1 << 20),
+    }
 }
 
 #[cfg(test)]

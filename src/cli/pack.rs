@@ -68,6 +68,9 @@ pub(crate) struct Args {
     /// Do not decode each chunk again to check it
     #[arg(long)]
     no_check: bool,
+    /// Milliseconds that a cold read of a large block may take on a nominal machine; 0 for chunks alone [default: by level]
+    #[arg(long, value_name = "MS", env = "S3A_READ_TIME", hide_env_values = true)]
+    read_time: Option<u32>,
     /// Pack what a tar stream holds, from a file or `-` for standard input
     #[arg(long, value_name = "FILE|-", conflicts_with_all = ["sources", "files_from", "directory", "one_file_system", "no_recursion", "resume"])]
     tar: Option<PathBuf>,
@@ -123,6 +126,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         models: chosen.models,
         embed: chosen.embed,
         check: !args.no_check,
+        block_len: levels::block_len(args.read_time.unwrap_or(level.read_time)),
         references: Similar::for_options(references, depth, chunk_size),
         zstd_level: level.zstd,
         // What a model codes needs none.
@@ -274,10 +278,26 @@ fn default_output(take: &Take, sources: &[PathBuf]) -> Result<PathBuf> {
     Ok(file.into())
 }
 
+/// What became of the data by codec, in a line.
+fn by_codec(stats: &Stats) -> String {
+    let names = ["stored", "zstd", "network", "LZMA2"];
+    let parts = names.iter().zip(&stats.codecs).filter(|(_, codec)| codec.chunks > 0);
+    let parts = parts.map(|(name, codec)| {
+        format!("{name} {} to {}", human_bytes(codec.raw_bytes), human_bytes(codec.payload_bytes))
+    });
+    let mut parts: Vec<String> = parts.collect();
+    let before = stats.file_bytes.saturating_sub(stats.raw_bytes);
+    if before > 0 {
+        parts.push(format!("seen before {}", human_bytes(before)));
+    }
+    parts.join(", ")
+}
+
 fn report(output: &Path, stats: &Stats, start: Instant) -> String {
     let bits = stats.archive_len.saturating_mul(8);
+    let codecs = by_codec(stats);
     format!(
-        "{}: {} entries, {} to {} ({} bits per byte) in {}",
+        "{}: {} entries, {} to {} ({} bits per byte) in {}\n  {codecs}",
         output.display(),
         stats.entries,
         human_bytes(stats.file_bytes),

@@ -7,6 +7,7 @@ pub mod costs;
 #[cfg(feature = "gpu")]
 mod cuda;
 pub mod device;
+pub mod lz;
 mod models;
 pub mod neural;
 #[cfg(test)]
@@ -76,6 +77,7 @@ fn decode_with(
         .iter()
         .map(|job| match job.codec {
             Codec::Stored => stored::decode(job),
+            Codec::Lz => lz::decode(job),
             Codec::Zstd => Err(damaged("it was not unpacked")),
             Codec::Neural => Err(damaged("its model is not loaded")),
         })

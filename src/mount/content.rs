@@ -196,12 +196,13 @@ pub fn storage(view: &View, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Fault> {
         }
         b"chunks" => ranges(shares.keys().copied()),
         b"codecs" => {
-            let mut counts = [("neural", 0u64), ("zstd", 0), ("stored", 0)];
+            let mut counts = [("neural", 0u64), ("lz", 0), ("zstd", 0), ("stored", 0)];
             for &id in shares.keys() {
                 let at = match source.codec(ChunkId(id))? {
                     Codec::Neural => 0,
-                    Codec::Zstd => 1,
-                    Codec::Stored => 2,
+                    Codec::Lz => 1,
+                    Codec::Zstd => 2,
+                    Codec::Stored => 3,
                 };
                 counts[at].1 += 1;
             }

@@ -25,6 +25,15 @@ pub enum Codec {
     Zstd = 1,
     /// The payload is c and the residual under a model (spec/numerics.md).
     Neural = 2,
+    /// The payload is a filter's number and LZMA2 data.
+    Lz = 3,
+}
+
+impl Codec {
+    /// Whether chunks of this codec may be longer than the chunk size, and stand alone.
+    pub fn makes_blocks(self) -> bool {
+        matches!(self, Self::Stored | Self::Lz)
+    }
 }
 
 /// Longest possible head, rounded up.
@@ -106,13 +115,15 @@ impl ChunkHead {
                     0 => Codec::Stored,
                     1 => Codec::Zstd,
                     2 => Codec::Neural,
+                    3 => Codec::Lz,
                     _ => return Err(input.corrupt("a chunk has an unknown codec")),
                 };
                 if codec == Codec::Neural {
                     model = input.u8()?;
                 }
                 if ext & EXT_RAW_LEN != 0 {
-                    raw_len = input.bounded_u32(chunk_size, "a chunk is longer than the chunk size")?;
+                    let most = if codec.makes_blocks() { limits::CHUNK_SIZE_MAX } else { chunk_size };
+                    raw_len = input.bounded_u32(most, "a chunk is longer than the chunk size")?;
                     if raw_len == chunk_size {
                         return Err(input.corrupt("a chunk's head is longer than it need be"));
                     }
@@ -138,8 +149,8 @@ impl ChunkHead {
             _ => len,
         };
         let head = Self { codec, model, raw_len, coded_len, refs };
-        if codec == Codec::Stored && !head.refs.is_empty() {
-            return Err(input.corrupt("a stored chunk has references"));
+        if codec.makes_blocks() && !head.refs.is_empty() {
+            return Err(input.corrupt("a chunk has references that its codec knows nothing of"));
         }
         if codec != Codec::Stored && coded_len >= raw_len || raw_len == 0 {
             return Err(input.corrupt("a chunk is coded with no fewer bytes than it has"));
@@ -240,7 +251,10 @@ mod tests {
             ChunkHead { codec: Codec::Zstd, ..neural.clone() },
             ChunkHead { codec: Codec::Zstd, refs: vec![9], ..neural.clone() },
             ChunkHead { codec: Codec::Stored, coded_len: SIZE, ..neural.clone() },
-            ChunkHead { codec: Codec::Stored, coded_len: 17, raw_len: 17, ..neural },
+            ChunkHead { codec: Codec::Stored, coded_len: 17, raw_len: 17, ..neural.clone() },
+            ChunkHead { codec: Codec::Stored, coded_len: 1 << 20, raw_len: 1 << 20, ..neural.clone() },
+            ChunkHead { codec: Codec::Lz, raw_len: 1 << 20, coded_len: 300_000, ..neural.clone() },
+            ChunkHead { codec: Codec::Lz, ..neural },
         ]
     }
 
@@ -287,7 +301,9 @@ mod tests {
     fn heads_that_break_a_rule_are_refused() {
         let extended = |len: u16, rest: &[u8]| [&(FORM_EXTENDED << 13 | len).to_le_bytes(), rest].concat();
         for bytes in [
-            extended(10, &[3]),                                  // unknown codec
+            extended(10, &[4]),                                  // unknown codec
+            extended(10, &[0x13, 1]),                            // LZMA2 with references
+            extended(10, &[0x0b, 0x81, 0x80, 0x40]),             // longer than the longest block
             extended(10, &[2, 0]),                               // has a short form
             extended(10, &[1]),                                  // has a short form
             extended(0, &[0]),                                   // has a short form

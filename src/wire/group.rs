@@ -13,7 +13,7 @@ pub struct Group {
     /// First 4 bytes of the BLAKE3 of the group's raw bytes: ties its parts together.
     pub salt: u32,
     pub raw_len: u32,
-    /// Raw bytes of a full chunk, as in the header.
+    /// Raw bytes of a full chunk, as in the header; blocks may be longer.
     pub chunk_size: u32,
     pub chunk_count: u32,
     pub entry_count: u32,
@@ -53,8 +53,9 @@ impl Group {
         if chunk_size < limits::CHUNK_SIZE_MIN {
             return Err(input.corrupt("a group's chunk size is below the limit"));
         }
-        // Each chunk has at least one raw byte, and at most a full chunk's.
-        if raw_len < chunk_count || u64::from(raw_len) > u64::from(chunk_count) * u64::from(chunk_size) {
+        // Each chunk has at least one raw byte, and at most those of the longest block.
+        let most = u64::from(chunk_count) * u64::from(limits::CHUNK_SIZE_MAX);
+        if raw_len < chunk_count || u64::from(raw_len) > most {
             return Err(input.corrupt("a group's length does not fit its chunks"));
         }
         // A frame has at least two bytes of head and its checks, and at most its raw bytes more.
@@ -119,7 +120,10 @@ impl Table {
         let listed = Self::full_chunks(&self.group).as_ref() != Some(&self.raw_lens);
         out.push(listed.into());
         if listed {
-            self.raw_lens.iter().for_each(|&len| put_varint(out, len.into()));
+            for run in self.raw_lens.chunk_by(|a, b| a == b) {
+                put_varint(out, run.len() as u64);
+                put_varint(out, run[0].into());
+            }
         }
     }
 
@@ -169,8 +173,15 @@ impl Table {
 
     fn read_raw_lens(input: &mut Cursor<'_>, group: &Group) -> Result<Vec<u32>> {
         let mut lens = Vec::new();
-        for _ in 0..group.chunk_count {
-            lens.push(input.bounded_u32(group.chunk_size, "a chunk is longer than the chunk size")?);
+        while lens.len() < group.chunk_count as usize {
+            let left = group.chunk_count - lens.len() as u32;
+            let count = input.bounded_u32(left, "a table lists more chunks than its group has")?;
+            let len =
+                input.bounded_u32(limits::CHUNK_SIZE_MAX, "a chunk is longer than the longest block")?;
+            if count == 0 || lens.last() == Some(&len) {
+                return Err(input.corrupt("a table's raw lengths are not listed as they are to be"));
+            }
+            lens.extend(std::iter::repeat_n(len, count as usize));
         }
         let sum: u64 = lens.iter().map(|&len| u64::from(len)).sum();
         if sum != u64::from(group.raw_len) || lens.contains(&0) {
@@ -206,6 +217,7 @@ mod tests {
             table(vec![4096, 4096, 100], vec![1000, 1000, 1000]),
             table(vec![4096; 1000], (0..1000).map(|i| 500 + i * 7 % 3000).collect()),
             table(vec![4096, 5, 4096], vec![4106, 16, 10]),
+            table(vec![4096, 4096, 1 << 20, 7, 7, 7], vec![4106, 16, 300_000, 10, 10, 10]),
         ] {
             let mut bytes = Vec::new();
             table.write(&mut bytes);
@@ -225,7 +237,7 @@ mod tests {
             (&[20, 0, 0][..], true),
             (&[0, 5, 0x94, 2, 0], false),
             (&[20, 1, 0, 0], false),
-            (&[20, 0, 1, 0x80, 0x20, 100], false),
+            (&[20, 0, 1, 1, 0x80, 0x20, 1, 100], false),
         ] {
             let mut bytes = Vec::new();
             table.group.write(&mut bytes);
@@ -246,7 +258,7 @@ mod tests {
     fn groups_whose_figures_do_not_fit_are_refused() {
         let good = table(vec![4096, 100], vec![1000, 50]).group;
         for bad in [
-            Group { raw_len: 4096 * 2 + 1, ..good.clone() },
+            Group { raw_len: (2 << 20) + 1, ..good.clone() },
             Group { raw_len: 1, ..good.clone() },
             Group { chunk_count: 0, ..good.clone() },
             Group { chunk_size: 512, ..good.clone() },

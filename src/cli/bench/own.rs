@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::super::args::open_options;
-use super::super::levels::Level;
+use super::super::levels::{self, Level};
 use super::super::models::Chosen;
 use super::tree::{Scratch, Tree};
 use super::{Reads, Row};
@@ -48,6 +48,7 @@ impl Setup {
             models: self.models.clone(),
             references: Similar::for_options(self.level.references, self.level.depth, self.chunk_size),
             zstd_level: self.level.zstd,
+            block_len: levels::block_len(self.level.read_time),
             dictionary: self.dictionary,
             ..WriterOptions::default()
         }
