@@ -147,6 +147,8 @@ fn code_3_what_is_no_archive_or_not_whole_is_told_apart() {
 #[test]
 fn code_3_a_flipped_bit_costs_the_file_it_is_in_and_no_other() {
     let dir = packed();
+    // In a block, the files of a block would be lost together.
+    expect(&s3a(dir.path(), &["pack", "tree", "-f", "--read-time", "0"]), 0);
     let mut bytes = fs::read(dir.path().join("tree.s3a")).unwrap();
     // The incompressible file is stored as it is.
     let place = bytes.windows(64).position(|w| w == &noise(2, 50_000)[40_000..40_064]).unwrap();
@@ -442,4 +444,15 @@ fn salvage_unpacks_what_is_intact() {
     let output = s3a(dir.path(), &["salvage", "cut.s3a", "-C", "saved"]);
     assert!(matches!(output.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(fs::read(dir.path().join("saved/sub/c.txt")).unwrap(), prose(3, 500));
+}
+
+#[test]
+fn a_file_of_a_models_name_is_not_taken_for_the_model() {
+    let dir = packed();
+    put(dir.path(), b"nano", b"planted");
+    expect(&s3a(dir.path(), &["pack", "tree", "-l", "4", "-o", "nano.s3a"]), 0);
+    let info = s3a(dir.path(), &["info", "--json", "nano.s3a"]);
+    let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+    assert_eq!(info["models"][0]["name"], "nano");
+    expect(&s3a(dir.path(), &["pack", "tree", "--model", "./nano", "-o", "file.s3a"]), 2);
 }

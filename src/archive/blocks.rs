@@ -23,8 +23,8 @@ const LEAST: usize = 16 << 10;
 const LONG_FILE: usize = 256 << 10;
 /// Blocks begin at multiples of this within their stretch, so that records keep their places.
 const ALIGN: usize = 4 << 10;
-/// Chunks of a part that are coded to see what a network makes of it.
-const PROBES: usize = 8;
+/// Chunks of a part that are coded to see what a network makes of it: one in eight, within these bounds.
+const PROBES: (usize, usize) = (3, 12);
 /// Bytes that a chunk's head, checks and place in the table take, beside its payload.
 const CHUNK_OVERHEAD: usize = 12;
 
@@ -116,7 +116,7 @@ impl Trial<'_> {
         if count == 0 {
             return None;
         }
-        let step = count.div_ceil(PROBES);
+        let step = (count / (count / 8).clamp(PROBES.0, PROBES.1)).max(1);
         let probes = (first + step / 2..last).step_by(step);
         let jobs: Vec<EncodeJob<'_>> =
             probes.map(|i| EncodeJob { raw: &grid[i], history: history(i) }).collect();
@@ -127,14 +127,14 @@ impl Trial<'_> {
     }
 }
 
-/// Whether bytes are most likely compressed already: zstd gains nothing in any of a few places.
+/// Whether bytes are most likely compressed already: zstd gains nothing in any of a few places, nor in all.
 fn is_noise(raw: &[u8]) -> bool {
     const PLACE: usize = 16 << 10;
     let packs = |place: &[u8]| {
         let packed = zstd_raw::Packer::new(1, None).and_then(|mut packer| packer.pack(place));
         packed.is_ok_and(|packed| packed.len() * 64 < place.len() * 63)
     };
-    !raw.chunks(PLACE).step_by(raw.len().div_ceil(8 * PLACE).max(1)).any(packs)
+    !raw.chunks(PLACE).step_by(raw.len().div_ceil(8 * PLACE).max(1)).any(packs) && !packs(raw)
 }
 
 #[cfg(test)]
@@ -163,5 +163,8 @@ mod tests {
     fn noise_is_known_without_a_model() {
         let noise: Vec<u8> = (0..2000u32).flat_map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).collect();
         assert!(is_noise(&noise) && !is_noise(&[&noise[..], &[0; 20_000]].concat()));
+        // The places that are looked at are noise, what lies between is not.
+        let between: Vec<u8> = (0..8).flat_map(|_| [&noise[..16 << 10], &[0; 112 << 10]].concat()).collect();
+        assert!(!is_noise(&between));
     }
 }

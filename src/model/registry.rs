@@ -136,14 +136,15 @@ pub fn by_fingerprint(fingerprint: &[u8; 32], name: &str, archive: Option<&Path>
     Err(Error::ModelMissing { fingerprint, name: name.into() })
 }
 
-/// The model that a user names: `default`, the path of a file, or the name or the beginning of the
-/// fingerprint (at least 6 digits) of one at hand.
+/// The model that a user names: `default`, the path of a file (with a `/` or ending in `.safetensors`, so that no
+/// file that happens to lie there is taken for a model at hand), or the name or the beginning of the fingerprint
+/// (at least 6 digits) of one at hand.
 pub fn by_name(name: &str) -> Result<Found> {
     if name == "default" {
         return Ok(Found { model: default_model()?, path: None });
     }
     let path = Path::new(name);
-    if path.is_file() {
+    if (name.contains('/') || name.ends_with(".safetensors")) && path.is_file() {
         return Ok(Found { model: load(path)?, path: Some(path.into()) });
     }
     let wanted = |found: &Found| {
@@ -152,7 +153,7 @@ pub fn by_name(name: &str) -> Result<Found> {
     };
     known(None).into_iter().find(wanted).ok_or_else(|| {
         Error::Usage(format!(
-            "model {name:?} is neither a file nor known; `s3a model ls` lists those at hand"
+            "model {name:?} is neither a file (with a `/` or `.safetensors`) nor known; `s3a model ls` lists those at hand"
         ))
     })
 }
@@ -174,8 +175,9 @@ fn candidates(archive: Option<&Path>) -> Vec<PathBuf> {
     if let Some(folder) = archive.and_then(Path::parent) {
         folders.push(if folder.as_os_str().is_empty() { ".".into() } else { folder.into() });
     }
-    let data = env::var_os("XDG_DATA_HOME").filter(|data| !data.is_empty()).map(PathBuf::from);
-    let data = data.or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
+    // A relative directory would depend on where the program was started.
+    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
     folders.extend(data.map(|data| data.join("s3a/models")));
     folders.iter().flat_map(|folder| model_files(folder)).collect()
 }

@@ -114,7 +114,9 @@ pub fn chunk(data: &[u8]) {
     }
     let model = Models::one(Arc::new(Neural::new(tiny_model())));
     let history: Vec<Arc<[u8]>> = vec![b"some text that came before".to_vec().into()];
-    for (codec, raw_len) in [(Codec::Stored, data.len()), (Codec::Zstd, 700), (Codec::Neural, 60)] {
+    for (codec, raw_len) in
+        [(Codec::Stored, data.len()), (Codec::Zstd, 700), (Codec::Neural, 60), (Codec::Lz, 3000)]
+    {
         let job =
             DecodeJob { codec, model: 0, payload: data, raw_len, history: history.clone(), dictionary: None };
         if let Ok(raw) = &s3a::codec::decode(&model, &[job])[0] {

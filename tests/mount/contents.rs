@@ -160,7 +160,7 @@ fn a_damaged_chunk_gives_eio_on_exactly_its_range() {
     }
     let place = Place::packed(
         |root| fs::write(root.join("noise"), noise(3, 400_000)).unwrap(),
-        &["--chunk-size", "8k"],
+        &["--chunk-size", "8k", "--read-time", "0"],
     );
     let archive = s3a::archive::Archive::open(place.archive(), &Default::default()).unwrap();
     let damaged = s3a::archive::ChunkId(20);
