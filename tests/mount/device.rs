@@ -59,6 +59,8 @@ impl Emulated {
             "pack",
             "--chunk-size",
             "4k",
+            "--read-time",
+            "0",
             "--no-check",
             "--embed-model",
             "--device",
