@@ -23,8 +23,10 @@ const LEAST: usize = 16 << 10;
 const LONG_FILE: usize = 256 << 10;
 /// Blocks begin at multiples of this within their stretch, so that records keep their places.
 const ALIGN: usize = 4 << 10;
-/// Chunks of a part that are coded to see what a network makes of it: one in eight, within these bounds.
-const PROBES: (usize, usize) = (3, 12);
+/// Chunks of a part that are coded to see what a network makes of it: one in eight, but at least so many.
+const PROBES: usize = 8;
+/// By how many tenths a sample has to be off the block for it to decide; in between, all chunks are coded.
+const CLEAR: usize = 13;
 /// Bytes that a chunk's head, checks and place in the table take, beside its payload.
 const CHUNK_OVERHEAD: usize = 12;
 
@@ -97,17 +99,22 @@ impl Trial<'_> {
                 used_history: false,
             });
         }
-        let in_chunks = self.in_chunks(from..from + raw.len(), grid, history)?;
         let block = lz::encode(raw)?;
-        let right = !self.check || lz::unpack(&block.payload, raw.len()).as_deref() == Some(raw);
-        (right && block.payload.len() < in_chunks).then_some(block)
+        let part = from..from + raw.len();
+        let sample = self.in_chunks(part.clone(), PROBES, grid, history)?;
+        let (less, more) = (sample.min(block.payload.len()), sample.max(block.payload.len()));
+        let clear = more * 10 > less * CLEAR;
+        let in_chunks = if clear { sample } else { self.in_chunks(part, usize::MAX, grid, history)? };
+        let right = || !self.check || lz::unpack(&block.payload, raw.len()).as_deref() == Some(raw);
+        (block.payload.len() < in_chunks && right()).then_some(block)
     }
 
-    /// About how many bytes a part takes in chunks, by a sample of them; nothing where it is clear that a
-    /// block takes more.
+    /// About how many bytes a part takes in chunks, by one in eight of them, but at least `least`; nothing if
+    /// it has no whole one.
     fn in_chunks(
         &self,
         part: Range<usize>,
+        least: usize,
         grid: &[Arc<[u8]>],
         history: &dyn Fn(usize) -> Vec<Arc<[u8]>>,
     ) -> Option<usize> {
@@ -116,7 +123,7 @@ impl Trial<'_> {
         if count == 0 {
             return None;
         }
-        let step = (count / (count / 8).clamp(PROBES.0, PROBES.1)).max(1);
+        let step = (count / (count / 8).max(least)).max(1);
         let probes = (first + step / 2..last).step_by(step);
         let jobs: Vec<EncodeJob<'_>> =
             probes.map(|i| EncodeJob { raw: &grid[i], history: history(i) }).collect();
