@@ -23,22 +23,33 @@ pub fn learn(_: Avx512, slots: &Slots, rate: RateShare, bias: &mut [i32]) {
 
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn add(z: &mut [i32], bias: &[i32]) {
-    scalar::add_bias(z, bias);
+    let (whole, rest) = z.as_chunks_mut::<16>();
+    let (of_whole, of_rest) = bias.as_chunks::<16>();
+    for (z, b) in whole.iter_mut().zip(of_whole) {
+        let sum = _mm512_add_epi32(load(z), _mm512_srai_epi32::<8>(load(b)));
+        // SAFETY: the array is 64 bytes, and the store needs no alignment.
+        unsafe { _mm512_storeu_si512(z.as_mut_ptr().cast(), sum) };
+    }
+    scalar::add_bias(rest, of_rest);
 }
 
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn learn_from(slots: &[u32], rate: RateShare, bias: &mut [i32]) {
     let least = _mm512_set1_epi32(-BIAS_MAX);
     let (factor, shift) = (_mm512_set1_epi32(rate.factor as i32), _mm_cvtsi32_si128(rate.shift as i32));
-    for (b, slot) in bias.chunks_mut(16).zip(slots.chunks(16)) {
-        let mask = u16::MAX >> (16 - b.len());
-        // SAFETY: masked loads and stores touch what is in the slices only, which are equally long.
+    let (whole, rest) = bias.as_chunks_mut::<16>();
+    let (of_whole, of_rest) = slots.as_chunks::<16>();
+    for (b, slot) in whole.iter_mut().zip(of_whole) {
+        // SAFETY: the arrays are 64 bytes; loads and stores need no alignment.
         unsafe {
-            let slot = _mm512_maskz_loadu_epi32(mask, slot.as_ptr().cast());
-            let part = _mm512_srl_epi32(_mm512_mullo_epi32(_mm512_srli_epi32::<7>(slot), factor), shift);
-            let left = _mm512_sub_epi32(_mm512_maskz_loadu_epi32(mask, b.as_ptr()), part);
-            _mm512_mask_storeu_epi32(b.as_mut_ptr(), mask, _mm512_max_epi32(left, least));
+            let slot = _mm512_srli_epi32::<7>(_mm512_loadu_si512(slot.as_ptr().cast()));
+            let part = _mm512_srl_epi32(_mm512_mullo_epi32(slot, factor), shift);
+            let left = _mm512_sub_epi32(load(b), part);
+            _mm512_storeu_si512(b.as_mut_ptr().cast(), _mm512_max_epi32(left, least));
         }
+    }
+    for (b, &slot) in rest.iter_mut().zip(of_rest) {
+        *b = (*b - (((slot >> 7) * rate.factor) >> rate.shift) as i32).max(-BIAS_MAX);
     }
 }
 
