@@ -10,6 +10,7 @@ s3a=$1 kinds=$2
 shift 2
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+seven=$(command -v 7z || command -v 7zz || true)
 
 squash() {
   command -v mksquashfs >/dev/null || return 0
@@ -18,9 +19,9 @@ squash() {
   stat -c %s "$scratch/sq"
 }
 ppmd() {
-  command -v 7z >/dev/null || return 0
+  [[ -n $seven ]] || return 0
   rm -f "$scratch/p.7z"
-  (cd "$1" && 7z a -m0=ppmd:o=16:mem=256m -ms=on "$scratch/p.7z" . >/dev/null)
+  (cd "$1" && "$seven" a -m0=ppmd:o=16:mem=256m -ms=on "$scratch/p.7z" . >/dev/null)
   stat -c %s "$scratch/p.7z"
 }
 
