@@ -450,7 +450,7 @@ fn salvage_unpacks_what_is_intact() {
 fn a_file_of_a_models_name_is_not_taken_for_the_model() {
     let dir = packed();
     put(dir.path(), b"nano", b"planted");
-    expect(&s3a(dir.path(), &["pack", "tree", "-l", "4", "-o", "nano.s3a"]), 0);
+    expect(&s3a(dir.path(), &["pack", "tree", "--model", "nano", "-o", "nano.s3a"]), 0);
     let info = s3a(dir.path(), &["info", "--json", "nano.s3a"]);
     let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
     assert_eq!(info["models"][0]["name"], "nano");
