@@ -454,5 +454,5 @@ fn a_file_of_a_models_name_is_not_taken_for_the_model() {
     let info = s3a(dir.path(), &["info", "--json", "nano.s3a"]);
     let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
     assert_eq!(info["models"][0]["name"], "nano");
-    expect(&s3a(dir.path(), &["pack", "tree", "--model", "./nano", "-o", "file.s3a"]), 2);
+    expect(&s3a(dir.path(), &["pack", "tree", "--model", "./nano", "-o", "file.s3a"]), 4);
 }
