@@ -217,19 +217,6 @@ pub fn unpack(payload: &[u8], raw_len: usize) -> Option<Vec<u8>> {
     (whole && bytes.len() == raw_len).then(|| filter.undo(bytes))
 }
 
-/// What a filter's number in a payload stands for, in words.
-pub fn filter_name(payload: &[u8]) -> &'static str {
-    match payload.first().and_then(|&number| Filter::from_number(number)) {
-        Some(Filter::None) => "none",
-        Some(Filter::X86) => "x86",
-        Some(Filter::Arm64) => "arm64",
-        Some(Filter::Delta(_)) => "delta",
-        Some(Filter::Planes(_)) => "planes",
-        Some(Filter::WordPlanes(_)) => "word planes",
-        None => "unknown",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -72,7 +72,6 @@ impl<'m> Decoder<'m> {
         let config = model.config();
         let caches = || vec![vec![KeyValues::default(); lanes]; config.layers];
         let gates = padded(config.slots().max(1));
-        let learned = vec![Buffer::zeroed(config.vocab); lanes];
         let steered = config.latent.as_ref().is_some_and(|latent| latent.steer);
         Self {
             model,
@@ -83,7 +82,7 @@ impl<'m> Decoder<'m> {
             caches: caches(),
             cross: if config.crosses() { caches() } else { vec![] },
             latent_len: vec![0; lanes],
-            learned: if config.adapt.is_empty() { vec![] } else { learned },
+            learned: vec![Buffer::zeroed(config.vocab); if config.adapt.is_empty() { 0 } else { lanes }],
             steering: if steered { vec![Steering::new(config); lanes] } else { vec![] },
             inputs: vec![Inputs::default(); rows],
             at: Vec::with_capacity(rows),
