@@ -10,8 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use s3a::codec::neural::{LANES, Neural};
-use s3a::codec::{ChunkModel, Codec, DecodeJob, EncodeJob};
+use s3a::codec::job::{DecodeJob, EncodeJob};
+use s3a::codec::neural::chunk_model::Neural;
+use s3a::codec::neural::lockstep::LANES;
+use s3a::codec::{ChunkModel, Codec};
 use s3a::kernels::Backend;
 use s3a::model::Model;
 use s3a::model::config::Config;

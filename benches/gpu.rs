@@ -18,10 +18,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
-use s3a::codec::costs::Costs;
-use s3a::codec::device::{Found, Offload, devices, open};
-use s3a::codec::neural::{LANES, Neural};
-use s3a::codec::{ChunkModel, Codec, DecodeJob, EncodeJob};
+use s3a::codec::choice::{Found, devices, open};
+use s3a::codec::job::{DecodeJob, EncodeJob};
+use s3a::codec::neural::chunk_model::Neural;
+use s3a::codec::neural::lockstep::LANES;
+use s3a::codec::offload::costs::Costs;
+use s3a::codec::offload::dispatch::Offload;
+use s3a::codec::{ChunkModel, Codec};
 use s3a::kernels::Backend;
 use s3a::model::Model;
 use s3a::model::registry::by_name;
@@ -284,9 +287,10 @@ fn mounted(
     bulk: f64,
     report: &mut Report,
 ) -> Done<()> {
+    use std::io::Read;
+
     use s3a::archive::{Archive, OpenOptions};
     use s3a::mount::{MountOptions, start};
-    use std::io::Read;
 
     if asked.mount_bytes == 0 {
         return Ok(());

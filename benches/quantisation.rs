@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::Device;
-use s3a::codec::neural::Neural;
-use s3a::model::{Model, tokens::Vocabulary};
+use s3a::codec::neural::chunk_model::Neural;
+use s3a::model::Model;
+use s3a::model::tokens::Vocabulary;
+use s3a::train::checkpoint;
 use s3a::train::corpus::{Corpus, Featuriser};
 use s3a::train::net::Net;
-use s3a::train::{checkpoint, run::measure};
+use s3a::train::run::measure;
 
 const CHUNK_LEN: usize = 16 << 10;
 

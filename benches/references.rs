@@ -10,10 +10,11 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use s3a::archive::order::packing_order;
-use s3a::archive::scan::{Options, Tree};
+use s3a::archive::pack::found::Options;
+use s3a::archive::pack::order::packing_order;
+use s3a::archive::pack::scan::Tree;
 use s3a::archive::{References, Similar};
-use s3a::codec::neural::Neural;
+use s3a::codec::neural::chunk_model::Neural;
 use s3a::model::matcher::Matcher;
 use s3a::model::registry::default_model;
 use s3a::wire::zstd_raw;

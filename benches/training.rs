@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use candle_core::Device;
 use rayon::prelude::*;
-use s3a::kernels::sgemm::{Mat, matmul};
+use s3a::kernels::sgemm::mat::Mat;
+use s3a::kernels::sgemm::matmul;
 use s3a::model::tokens::Vocabulary;
 use s3a::train::corpus::{Batches, Corpus, Featuriser};
 use s3a::train::net::{Net, NetConfig};

@@ -5,7 +5,7 @@ mod sample;
 use std::io::Cursor;
 use std::path::Path;
 
-use s3a::archive::verify::verify;
+use s3a::archive::check::verify::verify;
 use s3a::archive::{
     Archive, ChunkId, EntryId, Event, Kind, NoCache, OpenOptions, RecentChunks, StreamReader,
 };

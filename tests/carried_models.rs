@@ -8,8 +8,8 @@ use std::io::Write;
 use std::path::Path;
 
 use forge::{Forged, ForgedGroup, file, stored};
-use s3a::archive::salvage::salvage;
-use s3a::archive::verify::verify;
+use s3a::archive::check::verify::verify;
+use s3a::archive::salvage::recover::salvage;
 use s3a::archive::{Archive, OpenOptions, StreamReader};
 use s3a::error::Result;
 use s3a::wire::frame::{FrameKind, write_frame};

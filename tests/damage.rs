@@ -6,8 +6,8 @@ mod sample;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use s3a::archive::salvage::salvage;
-use s3a::archive::verify::verify;
+use s3a::archive::check::verify::verify;
+use s3a::archive::salvage::recover::salvage;
 use s3a::archive::{Archive, EntryId, Kind, NoCache, OpenOptions, StreamReader};
 use s3a::error::Error;
 use sample::{Sample, SampleWriter, file, models, noise, open, open_file, text};

@@ -4,9 +4,11 @@
 
 use std::sync::Arc;
 
-use s3a::codec::device::{Offload, open};
-use s3a::codec::neural::Neural;
-use s3a::codec::{ChunkModel, Codec, DecodeJob, EncodeJob};
+use s3a::codec::choice::open;
+use s3a::codec::job::{DecodeJob, EncodeJob};
+use s3a::codec::neural::chunk_model::Neural;
+use s3a::codec::offload::dispatch::Offload;
+use s3a::codec::{ChunkModel, Codec};
 use s3a::kernels::Backend;
 use s3a::kernels::cuda::{compile, compiler};
 use s3a::model::config::{Activation, Config, Latent};

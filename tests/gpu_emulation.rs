@@ -223,9 +223,11 @@ fn what_was_found_is_told_and_what_is_missing_is_refused() {
 mod on_the_device {
     use std::sync::Arc;
 
-    use s3a::codec::device::{Offload, open};
-    use s3a::codec::neural::Neural;
-    use s3a::codec::{ChunkModel, Codec, DecodeJob, EncodeJob};
+    use s3a::codec::choice::open;
+    use s3a::codec::job::{DecodeJob, EncodeJob};
+    use s3a::codec::neural::chunk_model::Neural;
+    use s3a::codec::offload::dispatch::Offload;
+    use s3a::codec::{ChunkModel, Codec};
     use s3a::kernels::Backend;
     use s3a::model::Model;
     use s3a::model::config::{Activation, Config, Latent};

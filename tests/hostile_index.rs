@@ -12,12 +12,13 @@ use std::path::Path;
 
 use forge::{Forged, ForgedGroup, entry, file, stored};
 use guard::guarded;
-use s3a::archive::extract::{Options, extract};
+use s3a::archive::check::verify::verify;
+use s3a::archive::extract::from_file::extract;
+use s3a::archive::extract::metadata::Restore;
+use s3a::archive::extract::plan::Options;
 use s3a::archive::merge::{OnClash, merge};
-use s3a::archive::meta::Restore;
-use s3a::archive::salvage::salvage;
-use s3a::archive::select::Selection;
-use s3a::archive::verify::verify;
+use s3a::archive::salvage::recover::salvage;
+use s3a::archive::selection::Selection;
 use s3a::archive::{Archive, EntryId, Kind, OpenOptions, StreamReader};
 use s3a::codec::Codec;
 use s3a::error::Error;

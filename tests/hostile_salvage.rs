@@ -10,7 +10,7 @@ use std::path::Path;
 use forge::{Forged, ForgedGroup, file, stored};
 use guard::guarded;
 use s3a::archive::OpenOptions;
-use s3a::archive::salvage::salvage;
+use s3a::archive::salvage::recover::salvage;
 use s3a::error::{Error, Result};
 use s3a::wire::frame::{FrameKind, MARKER, write_frame};
 use s3a::wire::header::HEADER_LEN;

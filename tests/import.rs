@@ -6,8 +6,9 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use s3a::codec::neural::Neural;
-use s3a::codec::{ChunkModel, Codec, DecodeJob};
+use s3a::codec::job::DecodeJob;
+use s3a::codec::neural::chunk_model::Neural;
+use s3a::codec::{ChunkModel, Codec};
 use s3a::kernels::Backend;
 use s3a::model::Model;
 use s3a::model::tokens::Vocabulary;

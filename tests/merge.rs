@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{assert_same, command, expect, noise, prose, put, s3a, snapshot};
+use s3a::archive::check::verify::verify;
 use s3a::archive::merge::{OnClash, merge};
-use s3a::archive::verify::verify;
 use s3a::archive::{Archive, Entry, EntryId, Event, Kind, NoCache, OpenOptions, StreamReader};
 use sample::{Sample, SampleWriter, file, models, open, text};
 

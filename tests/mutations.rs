@@ -24,8 +24,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use guard::{MEMORY, peak, reset_peak, worked};
-use s3a::archive::salvage::salvage;
-use s3a::archive::verify::verify;
+use s3a::archive::check::verify::verify;
+use s3a::archive::salvage::recover::salvage;
 use s3a::archive::{Archive, EntryId, Event, Kind, NoCache, OpenOptions, StreamReader};
 use s3a::codec::Models;
 use s3a::error::Error;

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use common::{assert_same, expect, noise, prose, put, s3a as run_s3a, snapshot};
 use s3a::archive::Kind;
 use s3a::codec::Models;
-use s3a::codec::neural::Neural;
-use s3a::model::Model;
-use s3a::model::config::{self, Activation, Config, Latent};
+use s3a::codec::neural::chunk_model::Neural;
+use s3a::model::config::{Activation, Config, Latent};
 use s3a::model::sample::{Draw, model_file};
+use s3a::model::{Model, config};
 use s3a::wire::limits;
 use sample::Sample;
 

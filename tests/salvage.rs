@@ -8,10 +8,10 @@ use std::fs;
 use std::path::Path;
 
 use common::{expect, prose, put, s3a, snapshot};
-use s3a::archive::rescue::{Options, Summary, rescue};
-use s3a::archive::salvage::salvage;
-use s3a::archive::select::Selection;
-use s3a::archive::verify::verify;
+use s3a::archive::check::verify::verify;
+use s3a::archive::salvage::recover::salvage;
+use s3a::archive::salvage::repack::{Options, Summary, rescue};
+use s3a::archive::selection::Selection;
 use s3a::archive::{Archive, EntryId, Kind, NoCache, OpenOptions, WriterOptions};
 use s3a::error::Error;
 use sample::{Sample, file, models, open};

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use s3a::Error;
-use s3a::codec::neural::{Compressor as _, Neural};
-use s3a::codec::{ChunkModel, DecodeJob, EncodeJob};
+use s3a::codec::ChunkModel;
+use s3a::codec::job::{DecodeJob, EncodeJob};
+use s3a::codec::neural::chunk_model::Neural;
+use s3a::codec::neural::search::Compressor as _;
 use s3a::model::Model;
-use s3a::train::actor_critic::PairConfig;
-use s3a::train::compressor::{Compressor, CompressorConfig};
+use s3a::train::compressor::Compressor;
 use s3a::train::net::NetConfig;
+use s3a::train::pair_config::{CompressorConfig, PairConfig};
 use s3a::train::{Options, Progress, run};
 
 fn options(folder: &Path, pair: bool) -> Options {
@@ -135,7 +137,7 @@ fn a_trained_pair_codes_chunks_with_its_sequences() {
     assert!((1..=5).contains(&candidates.len()));
     assert_eq!(candidates, compressor.candidates(&tokens, 5));
     // More candidates never make a chunk longer, and all of them decode.
-    let compressor: Arc<dyn s3a::codec::neural::Compressor> = Arc::new(compressor);
+    let compressor: Arc<dyn s3a::codec::neural::search::Compressor> = Arc::new(compressor);
     let mut before = usize::MAX;
     for effort in [0, 1, 8] {
         for compressor in [Some(compressor.clone()), None] {

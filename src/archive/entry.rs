@@ -1,4 +1,3 @@
 //! What an archive knows of one file system object; defined with its bytes in `wire::entry`.
 
 pub use crate::wire::entry::{ChunkId, ContentHash, Entry, EntryId, Extent, Kind, Timestamp};
-pub(super) use crate::wire::entry::{SHORT_DATA, content_hash};

@@ -16,13 +16,17 @@ use rustix::io::Errno;
 
 use super::args::{Global, open_options};
 use super::console::Console;
+use super::destination::{BUFFER, name_output};
+use super::outcome::Outcome;
 use super::output::{human_bytes, human_time};
-use super::pack::{BUFFER, name_output};
 use super::take::Take;
-use super::{Outcome, levels, models};
-use crate::archive::pack::Packer;
-use crate::archive::partial::{Partial, left_by_runs};
-use crate::archive::{Archive, Observer, Similar, WriterOptions};
+use super::{levels, models};
+use crate::archive::observer::Observer;
+use crate::archive::os::partial_file::{Partial, left_by_runs};
+use crate::archive::pack::packer::Packer;
+use crate::archive::read::archive::Archive;
+use crate::archive::write::options::WriterOptions;
+use crate::archive::write::similar::Similar;
 use crate::error::{Error, Result};
 
 /// Names in the partial file's name what it is; nothing goes on with it.

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::archive::OpenOptions;
-use crate::archive::select::Selection;
-use crate::codec::device::Choice;
+use crate::archive::read::options::OpenOptions;
+use crate::archive::selection::Selection;
+use crate::codec::choice::Choice;
 use crate::error::{Error, Result};
 
 /// More threads than any machine has use for.

@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use super::output::Out;
-use crate::archive::{Archive, ChunkId};
+use crate::archive::read::archive::Archive;
 use crate::error::Result;
 use crate::wire::chunk::Codec;
+use crate::wire::entry::ChunkId;
 
 #[derive(Serialize)]
 struct Row {
@@ -23,7 +24,7 @@ struct Row {
 }
 
 /// Prints all chunks, as lines or as a JSON array.
-pub(super) fn list(archive: &Archive, json: bool, out: &mut Out) -> Result<()> {
+pub(crate) fn list(archive: &Archive, json: bool, out: &mut Out) -> Result<()> {
     let mut rows = Vec::new();
     for id in (0..archive.chunk_count()).map(ChunkId) {
         let (head, learned) = archive.learned(id)?;

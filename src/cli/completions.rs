@@ -1,10 +1,9 @@
 //! `s3a completions`: a script that lets a shell complete commands and flags.
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
+use super::outcome::Outcome;
 use super::output::Out;
-use super::{Cli, Outcome};
 use crate::error::Result;
 
 /// Print a script for completing commands and flags in a shell
@@ -14,9 +13,9 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &Args) -> Result<Outcome> {
+pub(crate) fn run(args: &Args, mut cli: clap::Command) -> Result<Outcome> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "s3a", &mut script);
+    clap_complete::generate(args.shell, &mut cli, "s3a", &mut script);
     let mut out = Out::new();
     out.bytes(&script)?;
     out.finish()?;

@@ -13,8 +13,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::{Global, ProgressMode};
 use super::output::{human_bytes, human_time};
-use crate::archive::events::{Observer, Warning};
-use crate::archive::paths::escape;
+use crate::archive::observer::{Observer, Warning};
+use crate::archive::path::escape;
 use crate::error::Error;
 
 /// How often `plain` prints a line.

@@ -23,7 +23,7 @@ const HEIGHT: f64 = 150.0;
 const LEFT: f64 = 70.0;
 
 /// Draws `log` beside itself, as `.svg`.
-pub(super) fn draw(log: &Path) -> Result<()> {
+pub(crate) fn draw(log: &Path) -> Result<()> {
     let text = std::fs::read_to_string(log).map_err(|e| Error::io(log, e))?;
     let path = log.with_extension("svg");
     std::fs::write(&path, plot(&text)).map_err(|e| Error::io(path, e))

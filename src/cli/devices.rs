@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::output::{Out, human_bytes};
 use crate::error::Result;
-use crate::kernels::Backend;
+use crate::kernels::backend::Backend;
 
 #[derive(Serialize)]
 struct Devices {
@@ -70,11 +70,11 @@ fn find() -> Devices {
 
 #[cfg(feature = "gpu")]
 fn gpus() -> (Vec<Gpu>, Option<String>, Option<String>) {
-    let all = match crate::codec::device::devices() {
+    let all = match crate::codec::cuda::decoder::devices() {
         Ok(all) => all,
         Err(why) => return (vec![], Some(why), None),
     };
-    let state = |found: Result<crate::codec::device::Found, String>| match found {
+    let state = |found: Result<crate::codec::cuda::decoder::Found, String>| match found {
         Ok(found) => State::Usable {
             name: found.name,
             arch: format!("sm_{}", found.arch),
@@ -86,7 +86,7 @@ fn gpus() -> (Vec<Gpu>, Option<String>, Option<String>) {
     let gpus = (0..)
         .zip(all)
         .map(|(number, found): (u32, _)| Gpu { device: format!("cuda:{number}"), state: state(found) });
-    let compiler = crate::kernels::cuda::compiler();
+    let compiler = crate::kernels::cuda::compile::compiler();
     let compiler =
         compiler.map_or_else(|fault| fault.to_string(), |(major, minor)| format!("{major}.{minor}"));
     (gpus.collect(), None, Some(compiler))

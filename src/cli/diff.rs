@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::Outcome;
 use super::args::{Patterns, open_options};
 use super::console::Console;
+use super::outcome::Outcome;
 use super::output::{Out, hex};
-use crate::archive::Archive;
-use crate::archive::diff::{Options, What, diff};
-use crate::archive::paths::escape;
+use crate::archive::check::diff::{Options, What, diff};
+use crate::archive::path::escape;
+use crate::archive::read::archive::Archive;
 use crate::error::{Error, Result};
 
 /// Exit code where there are differences, as diff(1) has it.

@@ -7,11 +7,13 @@ use serde::Serialize;
 
 use super::args::open_options;
 use super::console::Console;
+use super::models;
+use super::outcome::Outcome;
 use super::output::{Out, hex, human_bytes, ratio};
-use super::{Outcome, models};
-use crate::archive::{Archive, ChunkId, Kind};
+use crate::archive::read::archive::Archive;
 use crate::error::Result;
 use crate::wire::chunk::Codec;
+use crate::wire::entry::{ChunkId, Kind};
 use crate::wire::limits;
 
 /// Show figures of an archive
@@ -266,7 +268,7 @@ fn print(info: &Info, out: &mut Out) -> Result<()> {
     out.line(format_args!("chunks        {} of {}", info.chunks, human_bytes(info.chunk_size.into())))?;
     for model in &info.models {
         let place = if model.embedded { "in the archive" } else { "not in the archive" };
-        let name = crate::archive::paths::escape(model.name.as_bytes());
+        let name = crate::archive::path::escape(model.name.as_bytes());
         out.line(format_args!("model         {name}, {place}, {}", model.fingerprint))?;
     }
     let Some(codecs) = &info.codecs else { return Ok(()) };
@@ -283,7 +285,7 @@ fn print(info: &Info, out: &mut Out) -> Result<()> {
             let ModelBits { chunks, with_c, symbols, c, residual, .. } = model;
             out.line(format_args!(
                 "bits          {c} for c ({symbols} symbols, {with_c} of {chunks} chunks), {residual} for the rest, with {}",
-                crate::archive::paths::escape(model.name.as_bytes())
+                crate::archive::path::escape(model.name.as_bytes())
             ))?;
         }
         let Bits { fallback, overhead, .. } = bits;

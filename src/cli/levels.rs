@@ -1,6 +1,6 @@
 //! What `-l 1` to `-l 9` stand for. Options that say otherwise go before a level.
 
-use crate::archive::blocks::LZ_BYTES_PER_MS;
+use crate::archive::write::blocks::LZ_BYTES_PER_MS;
 
 /// How an archive is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

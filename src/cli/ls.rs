@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::Outcome;
 use super::args::{Patterns, open_options};
 use super::console::Console;
+use super::entries::{clean, find};
+use super::outcome::Outcome;
 use super::output::{Out, date, hex};
 use super::tree::draw;
-use super::unpack::{clean, find};
-use crate::archive::paths::escape;
-use crate::archive::scan::cmp_paths;
-use crate::archive::{Archive, Entry, Kind};
+use crate::archive::path::{cmp_paths, escape};
+use crate::archive::read::archive::Archive;
 use crate::error::Result;
+use crate::wire::entry::{Entry, Kind};
 
 /// List what an archive holds
 #[derive(Debug, clap::Args)]

@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::CommandFactory;
-
+use super::outcome::Outcome;
 use super::output::Out;
-use super::{Cli, Outcome};
 use crate::error::{Error, Result};
 
 /// Print a manual page, or write all of them to a folder
@@ -19,8 +17,7 @@ pub(crate) struct Args {
     directory: Option<PathBuf>,
 }
 
-pub(crate) fn run(args: &Args) -> Result<Outcome> {
-    let mut cli = Cli::command();
+pub(crate) fn run(args: &Args, mut cli: clap::Command) -> Result<Outcome> {
     cli.build();
     if let Some(folder) = &args.directory {
         clap_mangen::generate_to(cli, folder).map_err(|e| Error::io(folder, e))?;

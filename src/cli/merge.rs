@@ -6,14 +6,15 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::Outcome;
 use super::args::open_options;
 use super::console::Console;
+use super::destination::{BUFFER, name_output, refuse_terminal};
+use super::outcome::Outcome;
 use super::output::human_bytes;
-use super::pack::{BUFFER, name_output, refuse_terminal};
-use crate::archive::Archive;
-use crate::archive::merge::{self, merge};
-use crate::archive::partial::Partial;
+use crate::archive::merge::joiner;
+use crate::archive::merge::joiner::merge;
+use crate::archive::os::partial_file::Partial;
+use crate::archive::read::archive::Archive;
 use crate::error::{Error, Result};
 
 /// Names in the partial file's name what it is; nothing goes on with it.
@@ -49,7 +50,7 @@ enum OnClash {
     Last,
 }
 
-impl From<OnClash> for merge::OnClash {
+impl From<OnClash> for joiner::OnClash {
     fn from(value: OnClash) -> Self {
         match value {
             OnClash::Refuse => Self::Refuse,
@@ -92,7 +93,7 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn write_file(args: &Args, archives: &[Archive], console: &Console) -> Result<merge::Summary> {
+fn write_file(args: &Args, archives: &[Archive], console: &Console) -> Result<joiner::Summary> {
     let (partial, file): (Partial, File) = Partial::create(&args.output, args.force, TAG)?;
     let named = |e| name_output(e, &args.output);
     let out = BufWriter::with_capacity(BUFFER, file);

@@ -12,8 +12,10 @@ mod completions;
 mod console;
 #[cfg(feature = "train")]
 mod curves;
+mod destination;
 mod devices;
 mod diff;
+mod entries;
 mod info;
 mod levels;
 mod ls;
@@ -22,6 +24,7 @@ mod merge;
 mod model;
 mod models;
 mod mount;
+mod outcome;
 mod output;
 mod pack;
 mod salvage;
@@ -35,14 +38,15 @@ mod umount;
 mod unpack;
 mod verify;
 
-use clap::{Parser, Subcommand};
+use args::Global;
+use clap::{CommandFactory, Parser, Subcommand};
+use console::Console;
+use outcome::Outcome;
 
-use self::args::Global;
-use self::console::Console;
-use crate::archive::events::{Observer, Warning};
-use crate::codec::device;
+use crate::archive::observer::{Observer, Warning};
+use crate::codec::choice;
 use crate::error::{Error, Result};
-use crate::kernels::Backend;
+use crate::kernels::backend::Backend;
 
 /// Archives with the size of a strong solid compressor, readable at random.
 #[derive(Debug, Parser)]
@@ -75,7 +79,7 @@ enum Command {
     Umount(umount::Args),
     Train(train::Args),
     Model(model::Args),
-    Bench(bench::Args),
+    Bench(bench::args::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -89,15 +93,6 @@ Exit codes:
     4  the model is missing or differs     130  interrupted
     5  an unsafe entry was refused
     6  a limit was exceeded";
-
-/// How a command ended that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// With code 0, or 1 if there were warnings.
-    Done,
-    /// With a code that the command has already explained.
-    Code(u8),
-}
 
 /// Runs the command that the process was started with, and gives its exit code.
 pub fn run() -> u8 {
@@ -129,7 +124,7 @@ fn dispatch(cli: Cli) -> Result<u8, (Error, Console)> {
     for warning in Backend::warnings() {
         console.warning(Warning::new("kernels", warning));
     }
-    if let Some(warning) = device::chosen().and_then(|offload| offload.warning()) {
+    if let Some(warning) = choice::chosen().and_then(|offload| offload.warning()) {
         console.warning(Warning::new("device", warning));
     }
     match result {
@@ -158,7 +153,7 @@ fn prepare(command: &Command, global: &Global, console: &Console) -> Result<()> 
     if !matches!(command, Command::Train(_)) {
         let choice = global.check_device()?;
         if decodes(command) {
-            device::choose(choice)?;
+            choice::choose(choice)?;
         }
     }
     signals::install(&console.interrupt())?;
@@ -180,17 +175,11 @@ fn command(command: &Command, global: &Global, console: &Console) -> Result<Outc
         Command::Train(args) => train::run(args, global, console),
         Command::Model(args) => model::run(args),
         Command::Bench(args) => bench::run(args, global, console),
-        Command::Completions(args) => completions::run(args),
-        Command::Man(args) => man::run(args),
+        Command::Completions(args) => completions::run(args, Cli::command()),
+        Command::Man(args) => man::run(args, Cli::command()),
         Command::Diff(args) => diff::run(args, console),
         Command::Mount(_) => Err(Error::Internal("mount is dispatched before")),
     }
-}
-
-/// The error of a command whose part was left out of this build.
-#[cfg(not(all(feature = "mount", feature = "train")))]
-fn built_without(feature: &str) -> Error {
-    Error::Usage(format!("this s3a was built without `{feature}`; build it with `--features {feature}`"))
 }
 
 /// Lets a link called `mount.s3a` serve mount(8), which calls it with an archive, a folder and `-o`.
@@ -206,7 +195,6 @@ fn with_mount_link(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::f
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_flags_are_consistent() {

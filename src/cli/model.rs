@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::models;
+use super::outcome::Outcome;
 use super::output::{Out, human_bytes};
-use super::{Outcome, models};
-use crate::archive::paths::escape;
+use crate::archive::path::escape;
 use crate::error::Result;
 use crate::model::config::Config;
 
@@ -152,7 +153,7 @@ fn import(args: &Import, out: &mut Out) -> Result<()> {
     ))?;
     out.line(format_args!("tokens      {tokens}, {added} of them bytes that the tokenizer lacks"))?;
     let Some(text) = text else { return Ok(()) };
-    let report = check::check(&folder, &crate::model::Model::from_bytes(&bytes)?, &text)?;
+    let report = check::check(&folder, &crate::model::weights::Model::from_bytes(&bytes)?, &text)?;
     for (what, a) in [("c empty", report.alone), ("with c", report.with_c)] {
         let more = 100.0 * (a.integer_bits / a.float_bits - 1.0);
         out.line(format_args!(
@@ -165,5 +166,5 @@ fn import(args: &Import, out: &mut Out) -> Result<()> {
 
 #[cfg(not(feature = "train"))]
 fn import(_: &Import, _: &mut Out) -> Result<()> {
-    Err(super::built_without("train"))
+    Err(super::outcome::built_without("train"))
 }

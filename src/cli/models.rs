@@ -7,14 +7,17 @@ use serde::Serialize;
 
 use super::args::open_options;
 use super::output::hex;
-use crate::archive::Archive;
-use crate::archive::paths::escape;
-use crate::codec::neural::{Compressor, Neural, Search};
-use crate::codec::{ChunkModel, Models, device};
+use crate::archive::path::escape;
+use crate::archive::read::archive::Archive;
+use crate::codec::choice;
+use crate::codec::model::{ChunkModel, Models};
+use crate::codec::neural::chunk_model::Neural;
+use crate::codec::neural::search::{Compressor, Search};
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::model::config::Config;
-use crate::model::registry::{self, Found};
+use crate::model::registry;
+use crate::model::registry::Found;
+use crate::model::weights::Model;
 use crate::wire::models::ModelRef;
 
 /// The name that stands for packing without a model.
@@ -49,7 +52,7 @@ pub(crate) fn for_packing(names: &[&str], embed: bool, search: Search) -> Result
     };
     let embed = if embed { vec![(0, registry::file_bytes(&found)?.into())] } else { Vec::new() };
     let compressor = if search.effort > 0 { compressor(&found)? } else { None };
-    let model = Neural::new(found.model).searching(compressor, search).offloading(device::chosen());
+    let model = Neural::new(found.model).searching(compressor, search).offloading(choice::chosen());
     Ok(Chosen { models: Models::one(Arc::new(model)), embed, missing, zstd_alone: false })
 }
 
@@ -115,7 +118,7 @@ pub(crate) fn compressor(_: &Found) -> Result<Option<Arc<dyn Compressor>>> {
 }
 
 fn neural(model: Arc<Model>) -> Arc<dyn ChunkModel> {
-    Arc::new(Neural::new(model).offloading(device::chosen()))
+    Arc::new(Neural::new(model).offloading(choice::chosen()))
 }
 
 /// Opens an archive with its models.

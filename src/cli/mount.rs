@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::Outcome;
 use super::args::Global;
 use super::console::Console;
+use super::outcome::Outcome;
 use crate::error::Result;
 
 /// Mount an archive, in the background unless told otherwise
@@ -32,8 +32,10 @@ pub(crate) struct Args {
 
 #[cfg(feature = "mount")]
 pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
-    use crate::codec::device;
-    use crate::mount::{Launch, MountOptions, launch, mount};
+    use crate::codec::choice;
+    use crate::mount::daemon::{Launch, launch};
+    use crate::mount::mount;
+    use crate::mount::options::MountOptions;
 
     console.about(&args.archive);
     let choice = global.check_device()?;
@@ -45,9 +47,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     };
     global.start_threads()?;
     // After the daemon has left its parent: what a driver holds does not go with it.
-    device::choose(choice)?;
+    choice::choose(choice)?;
     let archive = super::models::open(&args.archive)?;
-    if let Some(offload) = device::chosen() {
+    if let Some(offload) = choice::chosen() {
         // A cold read is for whoever answers it first.
         offload.by_costs();
         archive.prepare_apart(options.worker_count());
@@ -63,5 +65,5 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
 
 #[cfg(not(feature = "mount"))]
 pub(crate) fn run(_: &Args, _: &Global, _: &Console) -> Result<Outcome> {
-    Err(super::built_without("mount"))
+    Err(super::outcome::built_without("mount"))
 }

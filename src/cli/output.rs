@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::archive::Timestamp;
 use crate::error::{Error, Result};
+use crate::wire::entry::Timestamp;
 
 /// What errors on standard output name as their path.
 const STDOUT: &str = "standard output";

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,21 +10,18 @@ use std::time::Instant;
 
 use super::args::{Global, chunk_size, group_size};
 use super::console::Console;
+use super::destination::{BUFFER, name_output, refuse_terminal};
+use super::outcome::Outcome;
 use super::output::{hex, human_bytes, human_time, ratio};
 use super::take::Take;
-use super::{Outcome, levels, models};
-use crate::archive::pack::Packer;
-use crate::archive::partial::{Partial, left_by_runs};
-use crate::archive::resume::Previous;
-use crate::archive::{Similar, Stats, WriterOptions};
-use crate::codec::neural::Search;
+use super::{levels, models};
+use crate::archive::os::partial_file::{Partial, left_by_runs};
+use crate::archive::pack::packer::Packer;
+use crate::archive::write::options::{Stats, WriterOptions};
+use crate::archive::write::resume::Previous;
+use crate::archive::write::similar::Similar;
+use crate::codec::neural::search::Search;
 use crate::error::{Error, Result};
-
-/// Bytes that are collected before they are written.
-pub(super) const BUFFER: usize = 1 << 20;
-
-/// What errors of the writer, which does not know its file, have as their path.
-const WRITER_PATH: &str = "output";
 
 /// Pack folders and files into an archive
 ///
@@ -178,23 +175,6 @@ fn write_plain(packer: Packer, out: impl Write, options: WriterOptions) -> Resul
     let (mut out, stats) = packer.write(BufWriter::with_capacity(BUFFER, out), options, None)?;
     out.flush().map_err(|e| Error::io("archive", e))?;
     Ok(stats)
-}
-
-/// Names the archive in an error of the writer, which does not know what its file is called.
-pub(super) fn name_output(error: Error, output: &Path) -> Error {
-    match error {
-        Error::Io { path, source } if path.as_os_str() == WRITER_PATH => Error::io(output, source),
-        other => other,
-    }
-}
-
-/// Archives are for files and pipes.
-pub(super) fn refuse_terminal() -> Result<()> {
-    if !std::io::stdout().is_terminal() {
-        return Ok(());
-    }
-    let what = "an archive is not written to a terminal; name a file with -o or use a pipe";
-    Err(Error::Usage(what.into()))
 }
 
 /// Tells partial files of commands apart that would write other bytes: a digest of all flags, the

@@ -7,17 +7,20 @@ use std::sync::Arc;
 
 use super::args::{Global, Patterns, open_options};
 use super::console::Console;
+use super::destination::{BUFFER, name_output};
+use super::models;
+use super::outcome::Outcome;
 use super::output::human_bytes;
-use super::pack::{BUFFER, name_output};
 use super::unpack::How;
-use super::{Outcome, models};
-use crate::archive::events::{Observer, Warning};
-use crate::archive::extract::extract;
-use crate::archive::partial::Partial;
-use crate::archive::rescue::{self, rescue};
-use crate::archive::salvage::salvage;
-use crate::archive::{Archive, WriterOptions};
-use crate::codec::Models;
+use crate::archive::extract::from_file::extract;
+use crate::archive::observer::{Observer, Warning};
+use crate::archive::os::partial_file::Partial;
+use crate::archive::read::archive::Archive;
+use crate::archive::salvage::recover::salvage;
+use crate::archive::salvage::repack;
+use crate::archive::salvage::repack::rescue;
+use crate::archive::write::options::WriterOptions;
+use crate::codec::model::Models;
 use crate::error::{Error, Result};
 
 /// Names in the partial file's name what it is; nothing goes on with it.
@@ -119,7 +122,7 @@ fn to_archive(
     console: &Console,
 ) -> Result<Outcome> {
     let limits = args.how.options(&args.patterns, &[], Some(archive.archive_len()))?;
-    let options = rescue::Options { selection: limits.selection, max_bytes: limits.max_bytes };
+    let options = repack::Options { selection: limits.selection, max_bytes: limits.max_bytes };
     let (partial, file) = Partial::create(output, args.how.force, TAG)?;
     let named = |e| name_output(e, output);
     let out = BufWriter::with_capacity(BUFFER, file);

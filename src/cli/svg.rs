@@ -1,34 +1,34 @@
 //! Plots as SVG: texts, lines and dots on a white ground.
 
 /// An SVG file on its way.
-pub(super) struct Canvas {
+pub(crate) struct Canvas {
     width: f64,
     height: f64,
     parts: String,
 }
 
 impl Canvas {
-    pub(super) fn new(width: f64, height: f64, title: &str) -> Self {
+    pub(crate) fn new(width: f64, height: f64, title: &str) -> Self {
         let mut canvas = Self { width, height, parts: String::new() };
         canvas.styled(10.0, 22.0, title, "font-weight=\"bold\"");
         canvas
     }
 
-    pub(super) fn styled(&mut self, x: f64, y: f64, text: &str, style: &str) {
+    pub(crate) fn styled(&mut self, x: f64, y: f64, text: &str, style: &str) {
         let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         self.parts += &format!(
             "<text x=\"{x:.0}\" y=\"{y:.0}\" font-family=\"sans-serif\" font-size=\"13\" {style}>{text}</text>\n"
         );
     }
 
-    pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str) {
+    pub(crate) fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str) {
         self.parts += &format!(
             "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\"/>\n",
             from.0, from.1, to.0, to.1
         );
     }
 
-    pub(super) fn path(&mut self, points: &[(f64, f64)], colour: &str) {
+    pub(crate) fn path(&mut self, points: &[(f64, f64)], colour: &str) {
         let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         self.parts += &format!(
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\n",
@@ -36,17 +36,17 @@ impl Canvas {
         );
     }
 
-    pub(super) fn dot(&mut self, x: f64, y: f64, colour: &str) {
+    pub(crate) fn dot(&mut self, x: f64, y: f64, colour: &str) {
         self.parts += &format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"/>\n");
     }
 
-    pub(super) fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, colour: &str) {
+    pub(crate) fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, colour: &str) {
         self.parts += &format!(
             "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{colour}\"/>\n"
         );
     }
 
-    pub(super) fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         let (w, h) = (self.width, self.height);
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" viewBox=\"0 0 {w} {h}\">\n<rect width=\"{w}\" height=\"{h}\" fill=\"white\"/>\n{}</svg>\n",

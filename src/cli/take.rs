@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::args::Patterns;
-use crate::archive::{pack_tar, scan};
+use crate::archive::pack::from_tar;
 use crate::error::{Error, Result};
 
 /// The sources, and what of them takes part.
@@ -61,8 +61,8 @@ impl Take {
     }
 
     /// What of a tar stream is taken.
-    pub fn tar_options(&self) -> Result<pack_tar::Options> {
-        Ok(pack_tar::Options {
+    pub fn tar_options(&self) -> Result<from_tar::Options> {
+        Ok(from_tar::Options {
             selection: self.patterns.selection()?,
             special: self.special,
             xattrs: !self.no_xattrs,
@@ -72,8 +72,12 @@ impl Take {
     }
 
     /// How they are looked at. `as_given`: a single one keeps its path too.
-    pub fn options(&self, as_given: bool, skip: Vec<(u64, u64)>) -> Result<scan::Options> {
-        Ok(scan::Options {
+    pub fn options(
+        &self,
+        as_given: bool,
+        skip: Vec<(u64, u64)>,
+    ) -> Result<crate::archive::pack::found::Options> {
+        Ok(crate::archive::pack::found::Options {
             selection: self.patterns.selection()?,
             one_file_system: self.one_file_system,
             special: self.special,

@@ -4,16 +4,17 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Seek, Write};
 use std::path::Path;
 
-use super::Outcome;
 use super::console::Console;
+use super::destination::{BUFFER, name_output, refuse_terminal};
+use super::outcome::Outcome;
 use super::output::is_stdout;
-use super::pack::{BUFFER, name_output, refuse_terminal};
 use super::take::Take;
-use crate::archive::extract::Options;
-use crate::archive::extract_tar::{STREAM, extract_tar};
-use crate::archive::pack_tar::{LastOfEach, pack_tar};
-use crate::archive::partial::Partial;
-use crate::archive::{Archive, Stats, WriterOptions};
+use crate::archive::extract::plan::Options;
+use crate::archive::extract::to_tar::{STREAM, extract_tar};
+use crate::archive::os::partial_file::Partial;
+use crate::archive::pack::from_tar::{LastOfEach, pack_tar};
+use crate::archive::read::archive::Archive;
+use crate::archive::write::options::{Stats, WriterOptions};
 use crate::error::{Error, Result};
 
 /// Names in the partial file's name what it is; nothing goes on with it.

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::Outcome;
 use super::args::{Global, size};
 use super::console::Console;
+use super::outcome::Outcome;
 use crate::error::Result;
 
 /// Train a model on files and folders
@@ -150,9 +150,10 @@ pub(crate) struct Args {
 
 #[cfg(feature = "train")]
 pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
-    use crate::train::actor_critic::PairConfig;
-    use crate::train::compressor::CompressorConfig;
-    use crate::train::{Options, net::NetConfig, optimiser::OptimiserConfig};
+    use crate::train::optimiser::OptimiserConfig;
+    use crate::train::pair_config::{CompressorConfig, PairConfig};
+    use crate::train::run::Options;
+    use crate::train::sizes::NetConfig;
 
     let checkpoint = args.checkpoint.clone().unwrap_or_else(|| {
         let mut name = args.output.clone().into_os_string();
@@ -237,5 +238,5 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
 
 #[cfg(not(feature = "train"))]
 pub(crate) fn run(_: &Args, _: &Global, _: &Console) -> Result<Outcome> {
-    Err(super::built_without("train"))
+    Err(super::outcome::built_without("train"))
 }

@@ -1,6 +1,6 @@
 //! Draws paths as a tree, for `s3a ls --tree`.
 
-use crate::archive::paths::escape;
+use crate::archive::path::escape;
 
 /// Lines for paths in the order of a walk, each with what is to follow its name. Folders that are on
 /// the way but not in the list are drawn too.

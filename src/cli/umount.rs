@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::error::Result;
 
 /// Unmount an archive, also one whose daemon has died
@@ -25,5 +25,5 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
 
 #[cfg(not(feature = "mount"))]
 pub(crate) fn run(_: &Args) -> Result<Outcome> {
-    Err(super::built_without("mount"))
+    Err(super::outcome::built_without("mount"))
 }

@@ -1,19 +1,24 @@
 //! `s3a unpack`: an archive to a folder.
 
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::args::{Patterns, open_options, size};
-use super::cat::copy_out;
 use super::console::Console;
+use super::entries::{clean, copy_out, find};
+use super::models;
+use super::outcome::Outcome;
 use super::output::Out;
-use super::{Outcome, models};
-use crate::archive::extract::{Options, extract};
-use crate::archive::extract_stream::extract_stream;
-use crate::archive::meta::Restore;
-use crate::archive::select::is_beneath;
-use crate::archive::{Archive, EntryId, Kind, Observer, RecentChunks, StreamReader};
+use crate::archive::extract::from_file::extract;
+use crate::archive::extract::from_stream::extract_stream;
+use crate::archive::extract::metadata::Restore;
+use crate::archive::extract::plan::Options;
+use crate::archive::observer::Observer;
+use crate::archive::path::is_beneath;
+use crate::archive::read::archive::Archive;
+use crate::archive::read::chunk_cache::RecentChunks;
+use crate::archive::read::stream::StreamReader;
 use crate::error::{Error, Result};
+use crate::wire::entry::{EntryId, Kind};
 
 /// How many bytes of files a byte of the archive may stand for before it is taken for a bomb, and
 /// how much is allowed whatever the archive's length.
@@ -125,19 +130,6 @@ impl How {
     }
 }
 
-/// A path as the user gives it, as archives have it.
-pub(crate) fn clean(path: &Path) -> Vec<u8> {
-    let bytes = path.as_os_str().as_bytes();
-    let mut clean: Vec<u8> = Vec::with_capacity(bytes.len());
-    for part in bytes.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".") {
-        if !clean.is_empty() {
-            clean.push(b'/');
-        }
-        clean.extend_from_slice(part);
-    }
-    clean
-}
-
 pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     console.about(&args.archive);
     if args.archive.as_os_str() == "-" {
@@ -209,12 +201,4 @@ fn to_stdout(archive: &Archive, options: &Options, console: &Console) -> Result<
         }
     }
     out.finish()
-}
-
-/// The entry that the user names.
-pub(crate) fn find(archive: &Archive, path: &Path) -> Result<EntryId> {
-    let name = crate::archive::paths::escape(&clean(path));
-    archive
-        .lookup(&clean(path))
-        .ok_or_else(|| Error::Usage(format!("{name} is not in the archive; `s3a ls` lists what is")))
 }

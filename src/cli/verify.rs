@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::console::Console;
+use super::models;
+use super::outcome::Outcome;
 use super::output::Out;
-use super::{Outcome, models};
-use crate::archive::Archive;
-use crate::archive::paths::escape;
-use crate::archive::verify::{Report, verify};
+use crate::archive::check::verify::{Report, verify};
+use crate::archive::path::escape;
+use crate::archive::read::archive::Archive;
 use crate::error::Result;
 
 /// Exit code for an archive with damage.

@@ -5,8 +5,9 @@
 
 use liblzma::stream::{Action, Filters, LzmaOptions, MatchFinder, Mode, Status, Stream};
 
-use super::{Codec, DecodeJob, Encoded, damaged};
+use super::job::{DecodeJob, Encoded, damaged};
 use crate::error::Result;
+use crate::wire::chunk::Codec;
 
 /// The least dictionary that LZMA2 may have.
 const DICTIONARY_MIN: u32 = 4 << 10;

@@ -1,7 +1,8 @@
 //! The codec that does nothing: every chunk can be coded with it.
 
-use super::{Codec, DecodeJob, EncodeJob, Encoded, damaged};
+use super::job::{DecodeJob, EncodeJob, Encoded, damaged};
 use crate::error::Result;
+use crate::wire::chunk::Codec;
 
 pub fn encode(job: &EncodeJob<'_>) -> Encoded {
     Encoded { codec: Codec::Stored, model: 0, payload: job.raw.to_vec(), used_history: false }

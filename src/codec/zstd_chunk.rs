@@ -2,9 +2,11 @@
 //! one after another, the one named last standing right before the chunk. A chunk without history is
 //! coded with its group's dictionary, if there is one.
 
-use super::{Codec, DecodeJob, EncodeJob, Encoded, damaged};
+use super::job::{DecodeJob, EncodeJob, Encoded, damaged};
 use crate::error::Result;
-use crate::wire::zstd_raw::{self, PackDictionary, Packer};
+use crate::wire::chunk::Codec;
+use crate::wire::zstd_raw;
+use crate::wire::zstd_raw::{PackDictionary, Packer};
 
 /// How zstd packs the chunks of a group.
 #[derive(Clone, Copy)]

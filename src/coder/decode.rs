@@ -1,6 +1,6 @@
 //! The decoding side. Any bytes decode to something or are found damaged; nothing panics.
 
-use super::{MAX_TOTAL, MIN_RANGE, Share};
+use super::share::{MAX_TOTAL, MIN_RANGE, Share};
 
 /// The payload is not what an encoder writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The encoding side: `low` with a carry that runs back into the bytes already written.
 
-use super::{MAX_TOTAL, MIN_RANGE, Share};
+use super::share::{MAX_TOTAL, MIN_RANGE, Share};
 
 /// Writes symbols as a payload.
 #[derive(Clone, Debug)]

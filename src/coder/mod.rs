@@ -5,23 +5,12 @@
 //! totals below `2^39` the quotient `range / total` is never below `2^17`.
 #![deny(clippy::float_arithmetic)]
 
-mod decode;
-mod encode;
+pub(crate) mod decode;
+pub(crate) mod encode;
+pub mod share;
 #[cfg(test)]
 mod tests;
 
 pub use decode::{Damaged, Decoder};
 pub use encode::Encoder;
-
-/// Totals stay below this, so that the smallest slot keeps 17 bits of range.
-pub const MAX_TOTAL: u64 = 1 << 39;
-
-/// Range from which on nothing is shifted out.
-const MIN_RANGE: u64 = 1 << 56;
-
-/// Where a symbol lies among the slots: `cum` is the sum of the slots before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
-    pub cum: u64,
-    pub slot: u64,
-}
+pub use share::{MAX_TOTAL, Share};

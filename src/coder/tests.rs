@@ -1,7 +1,8 @@
 #![allow(clippy::float_arithmetic, reason = "code lengths are compared with entropies")]
 
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 fn share(slots: &[u32], symbol: usize) -> (Share, u64) {
     let sum = |part: &[u32]| part.iter().map(|&slot| u64::from(slot)).sum();

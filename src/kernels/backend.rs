@@ -1,14 +1,18 @@
-//! Which kernels run: found once, asked once per call.
-
-use std::sync::OnceLock;
+//! The sets of kernels, and which of them a CPU can run. A set is dispatched to once per call.
 
 #[cfg(target_arch = "x86_64")]
-use super::avx2::{self, Avx2};
+use super::avx2;
 #[cfg(target_arch = "x86_64")]
-use super::avx512::{self, Avx512};
+use super::avx2::vector::Avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+#[cfg(target_arch = "x86_64")]
+use super::avx512::vector::Avx512;
 use super::cache::{Bias, KeyValues, Next, Reach, Scores};
 #[cfg(target_arch = "aarch64")]
-use super::neon::{self, Neon};
+use super::neon;
+#[cfg(target_arch = "aarch64")]
+use super::neon::proof::Neon;
 use super::pack::{Activations, Product};
 use super::scalar;
 use super::slots::{BIAS_MAX, RATE_END, Slots};
@@ -25,42 +29,6 @@ pub enum Backend {
     Avx512(Avx512),
     #[cfg(target_arch = "aarch64")]
     Neon(Neon),
-}
-
-/// The backend that was chosen, and what there is to say about it.
-#[derive(Debug)]
-struct Choice {
-    backend: Backend,
-    warnings: Vec<String>,
-}
-
-static CHOICE: OnceLock<Choice> = OnceLock::new();
-
-/// The last of `available`, or the one with the name `wanted`. One that `differs` from the scalar kernels
-/// gives way to them: nothing else that this CPU computes is to be trusted more.
-fn choose(
-    available: Vec<Backend>,
-    wanted: Option<&str>,
-    differs: impl Fn(Backend) -> Option<&'static str>,
-) -> Choice {
-    let mut warnings = vec![];
-    let named = wanted.and_then(|wanted| available.iter().find(|backend| backend.name() == wanted));
-    if let (Some(wanted), None) = (wanted, named) {
-        let names: Vec<_> = available.iter().map(|backend| backend.name()).collect();
-        warnings.push(format!(
-            "there are no kernels `{wanted}` as S3A_KERNELS wants; this CPU can run {}",
-            names.join(", ")
-        ));
-    }
-    let mut backend = named.or(available.last()).copied().unwrap_or(Backend::Scalar);
-    if let Some(kernel) = differs(backend) {
-        warnings.push(format!(
-            "the {} kernels fail their self-test ({kernel}); the scalar ones do their work, slowly",
-            backend.name()
-        ));
-        backend = Backend::Scalar;
-    }
-    Choice { backend, warnings }
 }
 
 /// Calls the function of this name in the backend's module.
@@ -92,24 +60,6 @@ impl Backend {
         all
     }
 
-    /// The backend that this process uses: the fastest of this CPU that passes its self-test, or the one that
-    /// the environment names (`S3A_KERNELS=scalar`, `avx2`, ...; `S3A_FORCE_SCALAR=1`).
-    pub fn best() -> Self {
-        CHOICE
-            .get_or_init(|| {
-                let forced = std::env::var_os("S3A_FORCE_SCALAR").is_some_and(|value| value == "1");
-                let wanted = std::env::var("S3A_KERNELS").ok().filter(|name| !name.is_empty());
-                let wanted = if forced { Some(Self::Scalar.name().to_owned()) } else { wanted };
-                choose(Self::available(), wanted.as_deref(), super::check::differs)
-            })
-            .backend
-    }
-
-    /// Why `best` is not what one would expect, once it has been asked: in words, for people.
-    pub fn warnings() -> &'static [String] {
-        CHOICE.get().map_or(&[], |choice| &choice.warnings)
-    }
-
     /// What people call it.
     pub fn name(self) -> &'static str {
         match self {
@@ -139,14 +89,14 @@ impl Backend {
 
     /// `quantise`, or with `normalise` also `normalise`, of each row of `x`; rows are padded.
     pub fn quantise(self, x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
-        assert!(x.len() >= rows * super::padded(act.len()));
+        assert!(x.len() >= rows * super::buffer::padded(act.len()));
         dispatch!(self, quantise(x, rows, normalise, act));
     }
 
     /// `linear` of the first `rows` rows; row `r` of the result starts at `r * padded(outputs)`.
     pub fn linear(self, product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
         assert_eq!(product.cols(), act.len());
-        assert!(out.len() >= rows * super::padded(product.rows()));
+        assert!(out.len() >= rows * super::buffer::padded(product.rows()));
         dispatch!(self, linear(product, act, rows, out));
     }
 
@@ -168,7 +118,10 @@ impl Backend {
 
     /// `gelu(u) * g` of the halves `u` and `g` of each row of `y`; rows are padded.
     pub fn gated_gelu(self, y: &[i32], rows: usize, len: usize, unit: u32, out: &mut [i32]) {
-        assert!(y.len() >= rows * super::padded(2 * len) && out.len() >= rows * super::padded(len));
+        assert!(
+            y.len() >= rows * super::buffer::padded(2 * len)
+                && out.len() >= rows * super::buffer::padded(len)
+        );
         super::gelu::gated(y, rows, len, unit, out);
     }
 
@@ -235,27 +188,5 @@ impl Backend {
         let share = slots.share_of_rate(rate);
         dispatch!(self, learn(slots, share, bias));
         bias[symbol] = (bias[symbol] + rate as i32).min(BIAS_MAX);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_fastest_that_passes_its_self_test_is_chosen() {
-        let all = Backend::available;
-        let fastest = all().last().map_or("", |backend| backend.name());
-        let choice = choose(all(), None, |_| None);
-        assert_eq!((choice.backend.name(), choice.warnings.len()), (fastest, 0));
-        for backend in all() {
-            let choice = choose(all(), Some(backend.name()), |_| None);
-            assert_eq!((choice.backend.name(), choice.warnings.len()), (backend.name(), 0));
-        }
-        let choice = choose(all(), Some("abacus"), |_| None);
-        assert_eq!((choice.backend.name(), choice.warnings.len()), (fastest, 1));
-        let choice = choose(all(), None, |_| Some("linear"));
-        assert_eq!(choice.backend.name(), "scalar");
-        assert!(choice.warnings[0].contains("(linear)"));
     }
 }

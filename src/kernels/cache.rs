@@ -18,8 +18,8 @@ pub struct KeyValues {
     heads: usize,
     size: usize,
     blocks: usize,
-    pub(super) keys: Buffer<i16>,
-    pub(super) values: Buffer<i16>,
+    pub(crate) keys: Buffer<i16>,
+    pub(crate) values: Buffer<i16>,
 }
 
 impl KeyValues {
@@ -49,20 +49,20 @@ impl KeyValues {
 
     /// Blocks of the ring.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "AVX-512 alone asks"))]
-    pub(super) fn blocks(&self) -> usize {
+    pub(crate) fn blocks(&self) -> usize {
         self.blocks
     }
 
     /// Where the block of a position starts, in keys and in values.
     #[inline]
-    pub(super) fn block(&self, head: usize, position: usize) -> usize {
+    pub(crate) fn block(&self, head: usize, position: usize) -> usize {
         let block = position / POSITIONS % self.blocks;
         (head * self.blocks + block) * (POSITIONS * self.size)
     }
 
     /// The blocks of a head from that of a position on, one after the other around the ring.
     #[inline]
-    pub(super) fn ring(&self, head: usize, position: usize) -> Ring {
+    pub(crate) fn ring(&self, head: usize, position: usize) -> Ring {
         let block = position / POSITIONS % self.blocks;
         Ring { from: head * self.blocks, block, blocks: self.blocks, len: POSITIONS * self.size }
     }
@@ -70,7 +70,7 @@ impl KeyValues {
     /// The `blocks` blocks of a head from that of a position on, of `values` or keys: those up to the ring's
     /// end, and those from its start. They may be one more than there are: the last is the first again.
     #[inline]
-    pub(super) fn parts<'a>(
+    pub(crate) fn parts<'a>(
         &self,
         head: usize,
         position: usize,
@@ -125,7 +125,7 @@ impl KeyValues {
 }
 
 /// A walk over the blocks of one head.
-pub(super) struct Ring {
+pub(crate) struct Ring {
     /// The head's first block, and the next one's place among the head's `blocks`.
     from: usize,
     block: usize,
@@ -175,7 +175,7 @@ impl Bias {
 
     /// A head's entries from position `from` on, seen from `t`.
     #[inline]
-    pub(super) fn from(&self, head: usize, t: usize, from: usize) -> &[i32] {
+    pub(crate) fn from(&self, head: usize, t: usize, from: usize) -> &[i32] {
         let at = head * self.stride + self.center + from - t;
         &self.table[at..(head + 1) * self.stride]
     }
@@ -202,9 +202,9 @@ pub struct Next<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Scores {
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "other kernels take head by head"))]
-    pub(super) stride: usize,
-    pub(super) z: Buffer<i32>,
-    pub(super) p: Buffer<i16>,
+    pub(crate) stride: usize,
+    pub(crate) z: Buffer<i32>,
+    pub(crate) p: Buffer<i16>,
 }
 
 impl Scores {

@@ -3,10 +3,14 @@
 //! the tests' part.
 #![deny(clippy::float_arithmetic)]
 
-use super::*;
+use super::backend::Backend;
+use super::buffer::{Buffer, padded};
+use super::cache::{Bias, KeyValues, Reach, Scores};
+use super::pack::{Activations, Product, Table};
+use super::slots::Slots;
 
 /// The name of the first kernel whose results are not those of the scalar one.
-pub(super) fn differs(backend: Backend) -> Option<&'static str> {
+pub(crate) fn differs(backend: Backend) -> Option<&'static str> {
     first_difference(&results(Backend::Scalar), &results(backend))
 }
 

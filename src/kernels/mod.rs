@@ -4,24 +4,26 @@
 //! being a layer's work for many rows. Rows are padded with zeros to `PAD` elements. This is the only home
 //! of `unsafe`; a backend is a proof that the CPU has its instructions.
 
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
-mod backend;
-mod buffer;
-mod cache;
-mod check;
+pub(crate) mod avx512;
+pub(crate) mod backend;
+pub(crate) mod buffer;
+pub(crate) mod cache;
+pub(crate) mod check;
+pub(crate) mod choice;
 #[cfg(feature = "gpu")]
 pub mod cuda;
-mod gelu;
+pub(crate) mod gelu;
 #[cfg(target_arch = "aarch64")]
-mod neon;
-mod pack;
+pub(crate) mod neon;
+pub(crate) mod pack;
+#[cfg(target_arch = "x86_64")]
+pub mod prefetch;
 pub mod scalar;
 #[cfg(feature = "train")]
 pub mod sgemm;
-mod slots;
+pub(crate) mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -30,20 +32,6 @@ pub use buffer::{Buffer, PAD, padded};
 pub use cache::{Bias, KV_MAX, KeyValues, Next, Reach, Scores};
 pub use gelu::SHARE as GELU_SHARE;
 pub use pack::{Activations, Product, Table};
+pub use prefetch::prefetch;
+pub use scalar::H_MAX;
 pub use slots::{RATE_END, Slots};
-
-/// Largest magnitude in the residual stream.
-pub const H_MAX: i32 = 1 << 29;
-
-/// Asks for the cache line of an element that will be read soon.
-#[inline]
-pub fn prefetch<T>(slice: &[T], index: usize) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if let Some(element) = slice.get(index) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch of a valid address; it has no effect but on speed.
-        unsafe { _mm_prefetch(std::ptr::from_ref(element).cast(), _MM_HINT_T0) };
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = (slice, index);
-}

@@ -17,13 +17,13 @@ pub const QUAD: usize = 4;
 pub struct Product {
     rows: usize,
     cols: usize,
-    pub(super) weights: Buffer<i8>,
+    pub(crate) weights: Buffer<i8>,
     /// Scale of each output, 0 in the padding.
-    pub(super) scale: Buffer<i32>,
+    pub(crate) scale: Buffer<i32>,
     /// For each output -128 times the sum of its weights: where its sum starts if 128 is added to the inputs.
-    pub(super) offset: Buffer<i32>,
-    pub(super) pre: u32,
-    pub(super) shift: u32,
+    pub(crate) offset: Buffer<i32>,
+    pub(crate) pre: u32,
+    pub(crate) shift: u32,
 }
 
 impl Product {
@@ -86,7 +86,7 @@ impl Product {
     }
 
     /// The panels from first to last: their first output, how many they have, and their weights.
-    pub(super) fn panels(&self) -> impl Iterator<Item = (usize, usize, &[i8])> {
+    pub(crate) fn panels(&self) -> impl Iterator<Item = (usize, usize, &[i8])> {
         let (all, stride) = (padded(self.rows), padded(self.cols));
         (0..all).step_by(PANEL).map(move |first| {
             let outputs = PANEL.min(all - first);
@@ -99,14 +99,14 @@ impl Product {
 #[derive(Clone, Debug, Default)]
 pub struct Activations {
     len: usize,
-    pub(super) q: Buffer<i8>,
+    pub(crate) q: Buffer<i8>,
     /// The same elements plus 128, for a backend whose products want them above zero.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "AVX-512 alone reads it"))]
-    pub(super) raised: Buffer<i8>,
-    pub(super) m: Vec<i32>,
-    pub(super) e: Vec<i32>,
+    pub(crate) raised: Buffer<i8>,
+    pub(crate) m: Vec<i32>,
+    pub(crate) e: Vec<i32>,
     /// Whether an element may be below zero.
-    pub(super) signed: Vec<bool>,
+    pub(crate) signed: Vec<bool>,
 }
 
 impl Activations {

@@ -17,13 +17,13 @@ pub fn rshift(a: i32, n: u32) -> i32 {
 }
 
 #[inline]
-pub(super) fn bitlen(a: u32) -> i32 {
+pub(crate) fn bitlen(a: u32) -> i32 {
     (u32::BITS - a.leading_zeros()) as i32
 }
 
 /// `m`, `e` and the multiplier of `quantise` for a largest magnitude above 0.
 #[inline]
-pub(super) fn quantise_scale(amax: i32) -> (i32, i32, i32) {
+pub(crate) fn quantise_scale(amax: i32) -> (i32, i32, i32) {
     let e = bitlen(amax as u32) - 15;
     let m = if e >= 0 { rshift(amax, e as u32) } else { amax << -e };
     (m, e, (127 << 23) / m)
@@ -31,7 +31,7 @@ pub(super) fn quantise_scale(amax: i32) -> (i32, i32, i32) {
 
 /// `m` and `e` of `normalise` for a sum of squares above 0 over `n` elements.
 #[inline]
-pub(super) fn normalise_scale(n: usize, sum: u32) -> (i32, i32) {
+pub(crate) fn normalise_scale(n: usize, sum: u32) -> (i32, i32) {
     let v = (((n as u64) << 32) / u64::from(sum)) as u32;
     // The least k >= 0 with v * 4^k >= 2^28; v has at most 30 digits.
     let k = (29 - bitlen(v)).max(0).unsigned_abs().div_ceil(2);
@@ -153,7 +153,7 @@ pub fn relu(x: &mut [i32]) {
 /// `h = clamp(h + y, -2^29, 2^29)`.
 pub fn add_residual(h: &mut [i32], y: &[i32]) {
     for (h, &y) in h.iter_mut().zip(y) {
-        *h = (*h + y).clamp(-super::H_MAX, super::H_MAX);
+        *h = (*h + y).clamp(-super::scalar::H_MAX, super::scalar::H_MAX);
     }
 }
 
@@ -221,7 +221,7 @@ pub fn attend(
 
 /// `g2` and `R` of the attention weights for a sum of at least 2^15.
 #[inline]
-pub(super) fn softmax_scale(sum: i32) -> (u32, i32) {
+pub(crate) fn softmax_scale(sum: i32) -> (u32, i32) {
     let g = (bitlen(sum as u32) - 15).unsigned_abs();
     (g, (1 << 29) / (sum >> g))
 }
@@ -265,6 +265,9 @@ pub fn peak(rounds: usize) -> u64 {
     }
     1024 * rounds as u64
 }
+
+/// Largest magnitude in the residual stream.
+pub const H_MAX: i32 = 1 << 29;
 
 #[cfg(test)]
 mod tests {

@@ -13,17 +13,17 @@ pub const RATE_END: u32 = 1 << 18;
 /// A rate over the sum of all slots: `slot >> 7` times `factor`, shifted right, is a symbol's part of the rate.
 #[derive(Clone, Copy, Debug)]
 pub struct RateShare {
-    pub(super) factor: u32,
-    pub(super) shift: u32,
+    pub(crate) factor: u32,
+    pub(crate) shift: u32,
 }
 
 /// Slots of all symbols: what the coder codes under.
 #[derive(Clone, Debug, Default)]
 pub struct Slots {
     symbols: usize,
-    pub(super) slots: Buffer<u32>,
-    pub(super) sums: Vec<u32>,
-    pub(super) total: u64,
+    pub(crate) slots: Buffer<u32>,
+    pub(crate) sums: Vec<u32>,
+    pub(crate) total: u64,
 }
 
 impl Slots {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::matcher::{MAX_ORDER, MAX_SLOTS};
 use super::tokens::MAX_TOKENS;
 use crate::error::{Error, Result};
-use crate::kernels::RATE_END;
+use crate::kernels::slots::RATE_END;
 
 /// The newest arithmetic that this build computes: with a bias that learns within a chunk. Models without
 /// one are of version 1.

@@ -11,7 +11,12 @@ use super::matcher::{Matcher, Slot};
 use super::stack::{RowAt, Scratch};
 use super::steer::Steering;
 use super::weights::{Model, Set};
-use crate::kernels::{Backend, Buffer, H_MAX, KeyValues, Reach, Slots, padded, prefetch};
+use crate::kernels::backend::Backend;
+use crate::kernels::buffer::{Buffer, padded};
+use crate::kernels::cache::{KeyValues, Reach};
+use crate::kernels::prefetch::prefetch;
+use crate::kernels::scalar::H_MAX;
+use crate::kernels::slots::Slots;
 
 /// One row to compute: a position of a lane.
 #[derive(Clone, Copy, Debug)]

@@ -3,9 +3,13 @@
 
 use super::stack::{RowAt, Scratch};
 use super::weights::Model;
-use crate::coder::{Damaged, Decoder, Encoder, Share};
+use crate::coder::decode::{Damaged, Decoder};
+use crate::coder::encode::Encoder;
+use crate::coder::share::Share;
 use crate::error::{Error, Result};
-use crate::kernels::{Backend, Buffer, KeyValues, Reach, padded};
+use crate::kernels::backend::Backend;
+use crate::kernels::buffer::{Buffer, padded};
+use crate::kernels::cache::{KeyValues, Reach};
 
 /// Writes c, if the model has one.
 ///
@@ -63,7 +67,7 @@ pub fn decode(model: &Model, decoder: &mut Decoder<'_>) -> Result<Vec<u16>, Dama
 
 /// Keys and values of a lane's c, for each layer of the decoder. c is not empty; without an encoder
 /// there are none.
-pub(super) fn fill(
+pub(crate) fn fill(
     model: &Model,
     backend: Backend,
     latent: &[u16],

@@ -6,7 +6,7 @@
 //! model was trained on are those that it sees.
 
 use crate::error::{Error, Result};
-use crate::kernels::prefetch;
+use crate::kernels::prefetch::prefetch;
 
 /// Most match slots of a model: one per order, and the second candidates of some.
 pub const MAX_SLOTS: usize = 8;
@@ -273,8 +273,9 @@ fn step(hash: u32, element: u16) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::HashMap;
+
+    use super::*;
 
     /// Section 3, word for word, with maps for tables.
     struct Plain {

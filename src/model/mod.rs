@@ -13,13 +13,11 @@ pub mod matcher;
 pub mod registry;
 #[doc(hidden)]
 pub mod sample;
-mod stack;
-mod steer;
+pub(crate) mod stack;
+pub(crate) mod steer;
 pub mod tokens;
-mod weights;
+pub(crate) mod weights;
 pub mod write;
 
 pub use steer::GAIN_ONE;
 pub use weights::{Model, expert};
-#[cfg(feature = "train")]
-pub(crate) use weights::{nibbles, numbers};

@@ -4,13 +4,12 @@
 //! folder (`$XDG_DATA_HOME/s3a/models`, or `~/.local/share/s3a/models`), in this order. A file counts
 //! by its contents: its fingerprint is computed, its name says nothing.
 
-use std::env;
-use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::{env, fs};
 
-use super::Model;
+use super::weights::Model;
 use crate::error::{Error, Result};
 
 /// A model that is part of the binary.

@@ -2,7 +2,10 @@
 
 use super::config::Activation;
 use super::weights::{Cross, Layer, Model};
-use crate::kernels::{Activations, Backend, Buffer, KeyValues, Next, Product, Reach, Scores, padded};
+use crate::kernels::backend::Backend;
+use crate::kernels::buffer::{Buffer, padded};
+use crate::kernels::cache::{KeyValues, Next, Reach, Scores};
+use crate::kernels::pack::{Activations, Product};
 
 /// Where a row's keys and values lie, and what it attends to.
 #[derive(Clone, Copy, Debug)]

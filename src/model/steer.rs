@@ -8,33 +8,16 @@
 use super::config::Config;
 use super::matcher::CLASSES;
 use super::weights::{BIAS_MAX, Model};
-use crate::kernels::scalar::rshift;
-use crate::kernels::{Buffer, Table, padded};
+use crate::kernels::buffer::{Buffer, padded};
 
 /// The gain that changes nothing.
 pub const GAIN_ONE: i32 = 1 << 12;
 /// Largest gain: nearly four.
 pub const GAIN_MAX: i32 = (1 << 14) - 1;
 
-/// One table, a row for each symbol, and the shift of its sums.
-#[derive(Debug)]
-pub(super) struct Part {
-    pub table: Table,
-    pub shift: u32,
-}
-
-/// The tables of a model that is steered.
-#[derive(Debug)]
-pub(super) struct SteerWeights {
-    pub input: Part,
-    pub gains: Vec<Part>,
-    pub head: Part,
-    pub copy: Option<Part>,
-}
-
 /// What c changes for one lane; `active` only if it changes anything.
 #[derive(Clone, Debug)]
-pub(super) struct Steering {
+pub(crate) struct Steering {
     pub active: bool,
     pub input: Buffer<i32>,
     pub gains: Vec<Buffer<i32>>,
@@ -78,19 +61,5 @@ impl Steering {
                 }
             }
         }
-    }
-}
-
-impl Part {
-    /// `rshift` of the sum of the symbols' rows. At most 64 symbols: the sum stays below 2^29.
-    fn sum(&self, c: &[u16], out: &mut [i32]) {
-        out.fill(0);
-        for &symbol in c {
-            let (row, scale) = self.table.row(symbol.into());
-            for (to, &weight) in out.iter_mut().zip(row) {
-                *to += i32::from(weight) * i32::from(scale);
-            }
-        }
-        out.iter_mut().for_each(|sum| *sum = rshift(*sum, self.shift));
     }
 }

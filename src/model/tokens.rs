@@ -222,8 +222,9 @@ fn bad(rule: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn vocabulary(extra: &[&str]) -> Vocabulary {
         let singles = (0..=255u8).map(|byte| vec![byte]);

@@ -10,14 +10,14 @@ use safetensors::tensor::{Dtype, SafeTensors};
 
 use super::config::{Activation, Config, Latent, MAX_WINDOW};
 use super::matcher::CLASSES;
-use super::steer::{Part, SteerWeights};
 use super::tokens::Vocabulary;
-use super::write::{HEADER_KEY, row_bound_holds};
 use crate::error::{Error, Result};
-use crate::kernels::{Bias, Product, Table};
+use crate::kernels::cache::Bias;
+use crate::kernels::pack::{Product, Table};
+use crate::kernels::scalar::rshift;
 
 /// Largest magnitude of a bias.
-pub(super) const BIAS_MAX: i32 = 1 << 20;
+pub(crate) const BIAS_MAX: i32 = 1 << 20;
 /// Most columns of a decoder's bias, and of each side of a latent one's.
 const BIAS_COLUMNS: usize = MAX_WINDOW;
 /// Most bytes that all biases take, laid out.
@@ -29,19 +29,19 @@ pub struct Model {
     config: Config,
     vocabulary: Vocabulary,
     fingerprint: [u8; 32],
-    pub(super) token: Table,
+    pub(crate) token: Table,
     /// Per match order: the table of candidates and that of classes.
-    pub(super) matches: Vec<(Table, Table)>,
-    pub(super) ngrams: Vec<Table>,
-    pub(super) embed_shift: u32,
+    pub(crate) matches: Vec<(Table, Table)>,
+    pub(crate) ngrams: Vec<Table>,
+    pub(crate) embed_shift: u32,
     /// One set, or one for each expert.
-    pub(super) sets: Vec<Set>,
-    pub(super) latent: Option<LatentWeights>,
+    pub(crate) sets: Vec<Set>,
+    pub(crate) latent: Option<LatentWeights>,
 }
 
 /// One set of the decoder's weights.
 #[derive(Debug)]
-pub(super) struct Set {
+pub(crate) struct Set {
     pub layers: Vec<Layer>,
     pub head: Product,
     pub copy: Option<Copy>,
@@ -51,7 +51,7 @@ pub(super) struct Set {
 
 /// One layer of the decoder or of the latent encoder.
 #[derive(Debug)]
-pub(super) struct Layer {
+pub(crate) struct Layer {
     pub qkv: Product,
     pub out: Product,
     pub up: Product,
@@ -66,7 +66,7 @@ pub(super) struct Layer {
 
 /// Attention to c.
 #[derive(Debug)]
-pub(super) struct Cross {
+pub(crate) struct Cross {
     pub q: Product,
     pub kv: Product,
     pub out: Product,
@@ -75,14 +75,14 @@ pub(super) struct Cross {
 
 /// The copy gates.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub(crate) struct Copy {
     pub gates: Product,
     pub bias: Vec<[i32; CLASSES]>,
 }
 
 /// What reads c, and the prior over it.
 #[derive(Debug)]
-pub(super) struct LatentWeights {
+pub(crate) struct LatentWeights {
     pub encoder: Option<LatentEncoder>,
     pub steer: Option<SteerWeights>,
     /// Sums of the slots before each column, and of all at the end; of each row, or of one for all.
@@ -104,7 +104,7 @@ impl LatentWeights {
 
 /// The encoder of c.
 #[derive(Debug)]
-pub(super) struct LatentEncoder {
+pub(crate) struct LatentEncoder {
     pub table: Table,
     pub shift: u32,
     pub layers: Vec<Layer>,
@@ -413,4 +413,42 @@ impl Reader<'_> {
             copy: if self.config.copy { Some(next()?) } else { None },
         })
     }
+}
+
+/// One table, a row for each symbol, and the shift of its sums.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub table: Table,
+    pub shift: u32,
+}
+
+/// The tables of a model that is steered.
+#[derive(Debug)]
+pub(crate) struct SteerWeights {
+    pub input: Part,
+    pub gains: Vec<Part>,
+    pub head: Part,
+    pub copy: Option<Part>,
+}
+
+impl Part {
+    /// `rshift` of the sum of the symbols' rows. At most 64 symbols: the sum stays below 2^29.
+    pub fn sum(&self, c: &[u16], out: &mut [i32]) {
+        out.fill(0);
+        for &symbol in c {
+            let (row, scale) = self.table.row(symbol.into());
+            for (to, &weight) in out.iter_mut().zip(row) {
+                *to += i32::from(weight) * i32::from(scale);
+            }
+        }
+        out.iter_mut().for_each(|sum| *sum = rshift(*sum, self.shift));
+    }
+}
+
+/// Metadata entry that holds the header.
+pub const HEADER_KEY: &str = "s3a";
+
+/// The bound of `linear` for a row whose weights' magnitudes add up to `sum`.
+pub(crate) fn row_bound_holds(sum: u32, pre: u32) -> bool {
+    127 * u64::from(sum) < (1 << (14 + pre)) - (1 << pre)
 }

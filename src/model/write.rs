@@ -9,10 +9,8 @@ use safetensors::tensor::{Dtype, View, serialize};
 
 use super::config::Config;
 use super::tokens::Vocabulary;
+use super::weights::{HEADER_KEY, row_bound_holds};
 use crate::error::{Error, Result};
-
-/// Metadata entry that holds the header.
-pub const HEADER_KEY: &str = "s3a";
 
 /// One tensor of a model file; the vocabulary's two are not passed but made.
 #[derive(Clone, Debug)]
@@ -105,7 +103,7 @@ impl View for &Tensor {
 pub fn write_model(config: &Config, vocabulary: &Vocabulary, tensors: &[Tensor]) -> Result<Vec<u8>> {
     config.check()?;
     let bytes = serialise(config, vocabulary, tensors)?;
-    super::Model::from_bytes(&bytes)?;
+    super::weights::Model::from_bytes(&bytes)?;
     Ok(bytes)
 }
 
@@ -128,11 +126,6 @@ pub fn least_pre(weights: &[i8], cols: usize) -> u8 {
     let rows = weights.chunks_exact(cols);
     let largest = rows.map(|row| row.iter().map(|&w| u32::from(w.unsigned_abs())).sum()).max();
     (0..31).find(|&pre| row_bound_holds(largest.unwrap_or(0), pre)).map_or(31, |pre| pre as u8)
-}
-
-/// The bound of `linear` for a row whose weights' magnitudes add up to `sum`.
-pub(crate) fn row_bound_holds(sum: u32, pre: u32) -> bool {
-    127 * u64::from(sum) < (1 << (14 + pre)) - (1 << pre)
 }
 
 #[cfg(test)]

@@ -22,8 +22,9 @@ use tokio::sync::oneshot;
 
 use super::source::Source;
 use super::sync::{AtomicU64, Mutex, MutexGuard, Ordering, PoisonError};
-use crate::archive::{ChunkCache, ChunkId};
+use crate::archive::read::chunk_cache::ChunkCache;
 use crate::error::Error;
+use crate::wire::entry::ChunkId;
 
 /// The plain bytes of a chunk.
 pub type Plain = Arc<[u8]>;
@@ -32,7 +33,7 @@ pub type Plain = Arc<[u8]>;
 pub type Outcome = Result<Plain, Arc<Error>>;
 
 /// What an entry of the cache takes besides the chunk's bytes: list links, map slot, counters.
-pub(super) const ENTRY_COST: u64 = 96;
+pub(crate) const ENTRY_COST: u64 = 96;
 
 /// Decoded chunks of one archive.
 pub struct Cache {

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::cache::{Cache, ENTRY_COST, Outcome, Slot};
 use super::fake::Fake;
-use crate::archive::{ChunkCache, ChunkId};
+use crate::archive::read::chunk_cache::ChunkCache;
 use crate::error::Error;
+use crate::wire::entry::ChunkId;
 
 /// Reads through the cache on this thread, as the pool does on its own.
 fn read(cache: &Arc<Cache>, id: u32) -> Outcome {

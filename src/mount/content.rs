@@ -11,9 +11,9 @@ use super::cache::Plain;
 use super::fault::Fault;
 use super::source::Source;
 use super::view::{Ino, View};
-use crate::archive::{ChunkId, Extent};
-use crate::codec::Codec;
 use crate::error::Error;
+use crate::wire::chunk::Codec;
+use crate::wire::entry::{ChunkId, Extent};
 
 /// Some consecutive bytes of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,9 +239,9 @@ fn ranges(numbers: impl Iterator<Item = u32>) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::fake::{Fake, file, sparse};
     use super::*;
-    use crate::archive::Entry;
+    use crate::mount::fake::{Fake, file, sparse};
+    use crate::wire::entry::Entry;
 
     fn view(entries: Vec<Entry>) -> (View, Arc<Fake>) {
         let fake = Arc::new(Fake::new(entries, 1000, 64));

@@ -5,11 +5,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::archive::{ChunkCache, ChunkId, ChunkInfo, Entry, Extent, Kind, Timestamp};
-use crate::codec::Codec;
-use crate::error::{Error, Result};
-
 use super::source::Source;
+use crate::archive::read::archive::ChunkInfo;
+use crate::archive::read::chunk_cache::ChunkCache;
+use crate::error::{Error, Result};
+use crate::wire::chunk::Codec;
+use crate::wire::entry::{ChunkId, Entry, Extent, Kind, Timestamp};
 
 /// Chunks of equal length, whose bytes depend on their place in the raw stream.
 pub struct Fake {

@@ -19,12 +19,13 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
-use super::content::{self, Bytes, STORAGE, Seek};
+use super::content;
+use super::content::{Bytes, STORAGE, Seek};
 use super::fault::Fault;
 use super::options::MountOptions;
 use super::view::{Attr, FileKind, Ino};
 use super::volume::Volume;
-use crate::archive::Timestamp;
+use crate::wire::entry::Timestamp;
 
 /// How long the kernel may keep what it was told, in effect for ever.
 const TTL: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -5,25 +5,26 @@
 //! `point` to processes and mount points. A read returns exactly the bytes that were packed or an
 //! error, never fewer: the kernel would take a short answer for the end of the file.
 
-mod cache;
+pub(crate) mod cache;
 #[cfg(test)]
 mod cache_tests;
-mod content;
-mod daemon;
+pub(crate) mod content;
+pub(crate) mod daemon;
 #[cfg(test)]
-mod fake;
-mod fault;
-mod fuse;
-mod names;
-mod options;
-mod point;
-mod pool;
-mod prefetch;
-mod session;
-mod source;
-mod sync;
-mod view;
-mod volume;
+pub(crate) mod fake;
+pub(crate) mod fault;
+pub(crate) mod fuse;
+pub(crate) mod names;
+mod nodes;
+pub(crate) mod options;
+pub(crate) mod point;
+pub(crate) mod pool;
+pub(crate) mod prefetch;
+pub(crate) mod session;
+pub(crate) mod source;
+pub(crate) mod sync;
+pub(crate) mod view;
+pub(crate) mod volume;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub use daemon::{Launch, Ready, launch};
 pub use options::MountOptions;
 pub use session::Mounted;
 
-use crate::archive::Archive;
+use crate::archive::read::archive::Archive;
 use crate::error::Result;
 
 /// Mounts an archive at `target` and serves it until it is unmounted or SIGINT, SIGTERM or SIGHUP

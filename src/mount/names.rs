@@ -7,9 +7,9 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::view::entry_at;
-use crate::archive::{Entry, Kind, Timestamp};
+use super::nodes::{entry_at, folder, last};
 use crate::error::{Error, Result};
+use crate::wire::entry::{Entry, Kind, Timestamp};
 
 /// A slot that holds no node.
 const FREE: u32 = u32::MAX;
@@ -205,14 +205,4 @@ impl<'a> Builder<'a> {
     fn key(&self, node: u32) -> (u32, &[u8]) {
         (self.parents[node as usize], last(&self.entry(node).path))
     }
-}
-
-/// The last component of a path.
-pub fn last(path: &[u8]) -> &[u8] {
-    path.iter().rposition(|&b| b == b'/').map_or(path, |at| &path[at + 1..])
-}
-
-/// A path without its last component.
-fn folder(path: &[u8]) -> &[u8] {
-    path.iter().rposition(|&b| b == b'/').map_or(b"", |at| &path[..at])
 }

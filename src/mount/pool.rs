@@ -11,8 +11,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Semaphore;
 
 use super::cache::{Batch, Cache};
-use crate::archive::ChunkId;
 use crate::error::{Error, Result};
+use crate::wire::entry::ChunkId;
 
 /// Threads that decode chunks.
 pub struct Pool {

@@ -6,9 +6,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::archive::{Archive, ChunkCache, ChunkId, ChunkInfo, Entry};
-use crate::codec::Codec;
+use crate::archive::read::archive::{Archive, ChunkInfo};
+use crate::archive::read::chunk_cache::ChunkCache;
 use crate::error::Result;
+use crate::wire::chunk::Codec;
+use crate::wire::entry::{ChunkId, Entry};
 
 /// Entries, and chunks that can be decoded at random.
 pub trait Source: Send + Sync + 'static {

@@ -11,11 +11,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::fault::Fault;
-use super::names::{self, Names};
-use super::source::Source;
-use crate::archive::{Entry, Extent, Kind, Timestamp};
 use crate::error::{Error, Result};
+use crate::mount::fault::Fault;
+use crate::mount::names;
+use crate::mount::names::Names;
+use crate::mount::nodes::{Node, entry_at};
+use crate::mount::source::Source;
+use crate::wire::entry::{Entry, Extent, Kind, Timestamp};
 
 /// Inode number. The root is 1; others are stable for an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,9 +26,6 @@ pub struct Ino(pub u64);
 impl Ino {
     pub const ROOT: Self = Self(1);
 }
-
-/// Number of a node.
-type Node = u32;
 
 /// Name and value of an extended attribute.
 type Xattr = (Vec<u8>, Vec<u8>);
@@ -283,7 +282,7 @@ impl View {
     }
 
     fn name(&self, node: Node) -> &[u8] {
-        names::last(&self.entry(node).path)
+        crate::mount::nodes::last(&self.entry(node).path)
     }
 
     fn kind(&self, node: Node) -> FileKind {
@@ -297,12 +296,6 @@ impl View {
             Kind::BlockDevice { .. } => FileKind::BlockDevice,
         }
     }
-}
-
-/// The entry of a node.
-pub(super) fn entry_at<'a>(entries: &'a [Entry], implied: &'a [Entry], node: Node) -> &'a Entry {
-    let node = node as usize;
-    entries.get(node).unwrap_or_else(|| &implied[node - entries.len()])
 }
 
 /// Bytes of a file that are not holes.

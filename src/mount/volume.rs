@@ -10,15 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cache::{Cache, Plain, Slot};
-use super::content::{self, Bytes, Piece};
+use super::content;
+use super::content::{Bytes, Piece};
 use super::fault::Fault;
 use super::options::MountOptions;
 use super::pool::Pool;
 use super::prefetch::{Limits, Sequence, Walk};
 use super::source::Source;
 use super::view::{Ino, View};
-use crate::archive::ChunkId;
 use crate::error::{Error, Result};
+use crate::wire::entry::ChunkId;
 
 /// Chunks of the largest window, unless `readahead=` says otherwise.
 const WINDOW: u64 = 64;
@@ -189,8 +190,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::super::fake::{Fake, file};
     use super::*;
+    use crate::mount::fake::{Fake, file};
 
     fn volume(fake: Arc<Fake>, options: &str) -> Arc<Volume> {
         let mut parsed = MountOptions::default();

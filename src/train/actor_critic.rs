@@ -9,71 +9,18 @@
 //! first term does not depend on what the actor does, so the gradient is that of the paper's
 //! `-(cost + L_D)`, with far less variance.
 
-use super::clusters::Clusters;
-use super::compressor::{Adam, Compressor, CompressorConfig, padded};
-use super::net::{Batch, Net};
-use super::prior::Prior;
-use super::random::Random;
-use crate::error::Error;
-use candle_core::{Result, Tensor};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::f64::consts::LN_2;
 use std::sync::Arc;
 
-/// How a pair is trained.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PairConfig {
-    pub compressor: CompressorConfig,
-    /// Sets of D's weights: one for an empty c, the others for the first symbol to choose from.
-    pub experts: usize,
-    /// Whether symbols have rows that steer D.
-    pub rows: bool,
-    /// Layers of D's encoder of c; 0 for none.
-    #[serde(default)]
-    pub encoder_layers: usize,
-    /// Steps of the first and of the second stage.
-    pub reproduce: usize,
-    pub imitate: usize,
-    /// Share of a symbol's bits that a sequence pays in the end: the length of a sequence over that of
-    /// a chunk. The share rises from nothing over the first half of the third stage.
-    pub cost: f64,
-    /// Share of steps in which D learns with c empty.
-    pub empty: f64,
-    pub rate: f64,
-    pub gamma: f64,
-    /// What of the steps after an action counts in its advantage: nothing with 0, as in the paper, all with 1.
-    #[serde(default = "all")]
-    pub lambda: f64,
-    /// Sequences that are drawn for a chunk in the third stage; D learns with the best of them.
-    #[serde(default = "one")]
-    pub draws: usize,
-    /// Weight of the actor's entropy at the start of the third stage; it falls to a tenth.
-    pub entropy: f64,
-}
+use candle_core::{Result, Tensor};
 
-fn one() -> usize {
-    1
-}
-
-fn all() -> f64 {
-    1.0
-}
-
-impl PairConfig {
-    /// Symbols that stand for kinds of text at first, and those that stand for what the kinds leave. Kinds
-    /// that had the same weights would be no kinds.
-    pub fn kinds(&self) -> (usize, usize) {
-        let (symbols, max) = (self.compressor.symbols, self.compressor.max);
-        let kinds = if self.experts > 1 { symbols.min(self.experts - 1) } else { symbols };
-        (kinds, if max > 1 { symbols - kinds } else { 0 })
-    }
-
-    /// Whether C is told what to write in a step.
-    pub fn is_told(&self, step: usize) -> bool {
-        step < self.reproduce + self.imitate
-    }
-}
+use super::clusters::Clusters;
+use super::compressor::{Adam, Compressor, padded};
+use super::net::{Batch, Net};
+use super::pair_config::PairConfig;
+use super::prior::Prior;
+use super::random::Random;
 
 /// What one step tells; what a stage does not have is no number.
 #[derive(Clone, Copy, Debug)]
@@ -450,19 +397,4 @@ fn scalar(t: &Tensor) -> Result<f64> {
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let n = values.len().max(1) as f64;
     values.sum::<f64>() / n
-}
-
-/// What is wrong with a configuration, if anything.
-pub fn check(config: &PairConfig, len: usize) -> crate::Result<()> {
-    let c = &config.compressor;
-    let sizes =
-        (1..=4096).contains(&c.symbols) && (1..=64).contains(&c.max) && (4..=len).contains(&c.excerpt);
-    let experts = (1..=(c.symbols + 1).min(256)).contains(&config.experts)
-        && (config.experts > 1 || config.rows || config.encoder_layers > 0)
-        && config.encoder_layers <= 64;
-    if sizes && experts {
-        return Ok(());
-    }
-    let rule = "a learned sequence has 1 to 4,096 symbols, at most 64 of them, and an excerpt of 4 tokens to a sequence, and 1 to 256 experts, one more than symbols at most";
-    Err(Error::Usage(rule.to_owned()))
 }

@@ -3,15 +3,19 @@
 //! A safetensors file written beside its final name and renamed, so a failed write leaves the last good
 //! one in place.
 
-use super::actor_critic::PairConfig;
-use super::corpus::Weights;
-use super::net::{Net, NetConfig};
-use super::optimiser::{Optimiser, OptimiserConfig};
-use crate::error::{Error, Result};
-use candle_core::{DType, Tensor};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::corpus::Weights;
+use super::net::Net;
+use super::optimiser::{Optimiser, OptimiserConfig};
+use super::pair_config::PairConfig;
+use super::replace::replace;
+use super::sizes::NetConfig;
+use crate::error::{Error, Result};
 
 /// What a checkpoint knows besides tensors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,21 +87,6 @@ pub fn save(
     let meta = HashMap::from([(KEY.to_owned(), json)]);
     let data = safetensors::serialize(&tensors, Some(meta)).map_err(|e| bad(path, e))?;
     replace(path, &data)
-}
-
-/// Writes a file beside its final name and renames it: a failed write leaves what was there.
-pub(super) fn replace(path: &Path, data: &[u8]) -> Result<()> {
-    let partial = path.with_extension("partial");
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&partial)?;
-        std::io::Write::write_all(&mut file, data)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    };
-    write().map_err(|e| {
-        let _ = std::fs::remove_file(&partial);
-        Error::io(path, e)
-    })
 }
 
 /// Reads what a checkpoint knows besides tensors.

@@ -5,81 +5,20 @@
 //! head's part for symbols and end; the part for tokens is used while C learns to reproduce what it
 //! reads. C is float: only the packer runs it, and what it writes is stored.
 
-use super::random::Random;
-use super::t5::{FeedForward, T5, T5Config};
-use crate::error::{Error, Result as CrateResult};
-use candle_core::{D, DType, Device, Result, Tensor, Var};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
 
+use candle_core::{D, DType, Device, Result, Tensor, Var};
+
+use super::pair_config::CompressorConfig;
+use super::random::Random;
+use super::t5::T5;
+use crate::error::{Error, Result as CrateResult};
+
 /// Runs of neighbouring tokens in an excerpt.
 const RUNS: usize = 4;
-/// Size of an attention head.
-const HEAD_SIZE: usize = 32;
 /// Metadata entry of a compressor's file.
 const KEY: &str = "s3a-compressor";
-
-/// Sizes of a compressor.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CompressorConfig {
-    /// Entries of the decompressor's vocabulary.
-    pub vocab: usize,
-    /// Symbols of c, and its longest length.
-    pub symbols: usize,
-    pub max: usize,
-    /// Tokens that are read of a chunk.
-    pub excerpt: usize,
-    pub t5: T5Config,
-    /// Fingerprint of the model whose c it writes, once that is known.
-    #[serde(default)]
-    pub model: Option<String>,
-}
-
-impl CompressorConfig {
-    /// A compressor of this width and these layers.
-    pub fn new(
-        vocab: usize,
-        symbols: usize,
-        max: usize,
-        excerpt: usize,
-        width: usize,
-        layers: usize,
-    ) -> Self {
-        let t5 = T5Config {
-            vocab_size: 0,
-            d_model: width,
-            d_kv: HEAD_SIZE,
-            d_ff: 2 * width,
-            num_layers: layers,
-            num_decoder_layers: Some(1),
-            num_heads: (width / HEAD_SIZE).max(1),
-            relative_attention_num_buckets: 32,
-            relative_attention_max_distance: 128,
-            layer_norm_epsilon: 1e-6,
-            initializer_factor: 0.3,
-            feed_forward_proj: FeedForward::Relu,
-            tie_word_embeddings: true,
-            scale_decoder_outputs: None,
-            pad_token_id: 0,
-            eos_token_id: 0,
-            decoder_start_token_id: None,
-        };
-        let mut config = Self { vocab, symbols, max, excerpt, t5, model: None };
-        config.set_vocab(vocab);
-        config
-    }
-}
-
-impl CompressorConfig {
-    /// Sets the decompressor's vocabulary once it is known.
-    pub fn set_vocab(&mut self, vocab: usize) {
-        let t5 = &mut self.t5;
-        (t5.vocab_size, t5.eos_token_id) = (vocab + self.symbols + 2, (vocab + self.symbols) as u32);
-        t5.pad_token_id = t5.eos_token_id + 1;
-        self.vocab = vocab;
-    }
-}
 
 /// The compressor.
 pub struct Compressor {
@@ -198,7 +137,7 @@ impl Compressor {
         let json = serde_json::to_string(&config).map_err(|e| bad(&e))?;
         let meta = HashMap::from([(KEY.to_owned(), json)]);
         let data = safetensors::serialize(&tensors, Some(meta)).map_err(|e| bad(&e))?;
-        super::checkpoint::replace(path, &data)
+        super::replace::replace(path, &data)
     }
 
     /// Reads the file of a compressor.
@@ -234,7 +173,7 @@ impl Compressor {
     }
 }
 
-impl crate::codec::neural::Compressor for Compressor {
+impl crate::codec::neural::search::Compressor for Compressor {
     /// The most likely c, then some drawn with a seed from the tokens; less if the network fails.
     fn candidates(&self, tokens: &[u16], count: usize) -> Vec<Vec<u16>> {
         let excerpt = self.excerpt(tokens.iter().map(|&token| u32::from(token)));

@@ -6,17 +6,19 @@
 //! network sees windows of it. Some blocks are held out to measure on. Blocks are drawn as often as their
 //! kind of files weighs, where weights are given.
 
-use super::clusters::Clusters;
-use super::net::{Batch, NetConfig, table_row};
-use super::ops::embed::NONE;
-use super::ops::loss::Targets;
-use super::random::Random;
-use crate::error::{Error, Result};
-use crate::model::matcher::Matcher;
-use crate::model::tokens::Vocabulary;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use super::clusters::Clusters;
+use super::net::{Batch, table_row};
+use super::ops::embed::NONE;
+use super::ops::loss::Targets;
+use super::random::Random;
+use super::sizes::NetConfig;
+use crate::error::{Error, Result};
+use crate::model::matcher::Matcher;
+use crate::model::tokens::Vocabulary;
 
 const BLOCK: usize = 64 << 10;
 /// One block in this many is held out; more of a small corpus.

@@ -3,10 +3,13 @@
 //! c is a few symbols long, so what counts is two products a token for each layer: of queries, and of
 //! what was mixed. An empty c adds nothing to what attends to it (spec/numerics.md, sections 6 and 8.1).
 
-use super::net::{Init, NetConfig, Packer, Param, Role, Segment, Steering};
-use super::ops::compose::{normalise, part};
-use candle_core::{D, Device, Result, Tensor};
 use std::collections::BTreeMap;
+
+use candle_core::{D, Device, Result, Tensor};
+
+use super::ops::compose::{normalise, part};
+use super::params::{Init, Packer, Param, Role, Segment};
+use super::sizes::{NetConfig, Steering};
 
 /// The score of what may not be attended to.
 const NEVER: f32 = -1e9;
@@ -42,7 +45,7 @@ pub fn bias_columns(max: usize) -> usize {
 }
 
 /// Names, shapes and segments of the encoder's tensors and of the cross-attention of every set.
-pub(super) fn layout(c: &NetConfig, s: &Steering, out: &mut Vec<(String, Vec<usize>, Vec<Segment>)>) {
+pub(crate) fn layout(c: &NetConfig, s: &Steering, out: &mut Vec<(String, Vec<usize>, Vec<Segment>)>) {
     let (d, inner) = (c.width, c.heads * c.head_size);
     let fan = |n: usize| Init::Normal(1.0 / (n as f32).sqrt());
     let zero = Init::Constant(0.0);

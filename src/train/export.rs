@@ -5,14 +5,15 @@
 
 use super::checkpoint::Head;
 use super::encoder::Extents;
-use super::failed;
-use super::net::{Batch, Net, NetConfig};
+use super::error::failed;
+use super::net::{Batch, Net};
 use super::ops::compose;
 use super::quantise::{AttentionUnits, LOGIT_UNIT, NORMALISED, Quantiser, hidden_unit, residual_unit};
+use super::sizes::NetConfig;
 use crate::error::Result;
-use crate::kernels::RATE_END;
-use crate::model::GAIN_ONE;
+use crate::kernels::slots::RATE_END;
 use crate::model::config::{Activation, Config, Latent};
+use crate::model::steer::GAIN_ONE;
 use crate::model::tokens::Vocabulary;
 use crate::model::write::{Tensor as Part, write_model};
 

@@ -1,17 +1,20 @@
 //! A network of floats and the integers that its export computes code a chunk in nearly as many bits.
 
+use std::f64::consts::LN_2;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
 use super::checkpoint::Head;
 use super::corpus::Featuriser;
 use super::export::export;
-use super::net::{Net, NetConfig, Steering};
+use super::net::Net;
 use super::random::Random;
+use super::sizes::{NetConfig, Steering};
 use super::vocabulary;
-use crate::codec::neural::Neural;
-use crate::model::Model;
+use crate::codec::neural::chunk_model::Neural;
 use crate::model::tokens::Vocabulary;
-use candle_core::{Device, Tensor};
-use std::f64::consts::LN_2;
-use std::sync::Arc;
+use crate::model::weights::Model;
 
 const TEXT: &[u8] = include_bytes!("../../LICENSE-APACHE");
 

@@ -8,16 +8,19 @@
 pub mod check;
 pub mod pieces;
 
-use super::quantise::{AttentionUnits, LOGIT_UNIT, NORMALISED, Quantiser, hidden_unit, residual_unit};
-use super::t5::{FeedForward, T5, T5Config};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use pieces::Pieces;
+
 use crate::error::{Error, Result};
 use crate::model::config::{Activation, Config, Latent, MAX_GELU, MAX_SIZE, MAX_WINDOW};
 use crate::model::tokens::{MAX_TOKENS, Vocabulary};
 use crate::model::write::{Tensor as Part, write_model};
-use candle_core::{Device, Tensor};
-use pieces::Pieces;
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use crate::train::quantise::{AttentionUnits, LOGIT_UNIT, NORMALISED, Quantiser, hidden_unit, residual_unit};
+use crate::train::t5::T5;
+use crate::train::t5::config::{FeedForward, T5Config};
 
 /// Longest c of an imported model.
 const MAX_C: usize = 512;

@@ -4,17 +4,21 @@
 //! (`quantise`): any choice computes the same function. Here they are chosen so that the matrices of a
 //! layer have equal root-mean-square, which is what they tend to in training.
 
-use super::checkpoint;
-use super::net::{Net, NetConfig, Role, layout};
-use crate::error::{Error, Result};
-use crate::model::config::Config;
-use crate::model::{Model, nibbles, numbers};
+use std::collections::HashMap;
+use std::path::Path;
+
 use byteorder::{ByteOrder, LittleEndian};
 use candle_core::Tensor;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
-use std::collections::HashMap;
-use std::path::Path;
+
+use super::checkpoint;
+use super::net::{Net, layout};
+use super::params::Role;
+use super::sizes::NetConfig;
+use crate::error::{Error, Result};
+use crate::model::config::Config;
+use crate::model::weights::{Model, nibbles, numbers};
 
 /// Root-mean-square of the token table that a model file is scaled to.
 const TOKEN_RMS: f64 = 0.4;
@@ -171,7 +175,7 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
     for (name, _) in c.steer_tables() {
         let unit = match name.rsplit('.').next() {
             Some("input") => residual,
-            Some("gain") => f64::from(crate::model::GAIN_ONE),
+            Some("gain") => f64::from(crate::model::steer::GAIN_ONE),
             _ => unit,
         };
         let shift = f64::from(c.plain_shift(&name)?).exp2();

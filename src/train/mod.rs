@@ -11,6 +11,7 @@ pub mod clusters;
 pub mod compressor;
 pub mod corpus;
 pub mod encoder;
+pub mod error;
 pub mod export;
 #[cfg(test)]
 mod export_tests;
@@ -19,17 +20,15 @@ pub mod init;
 pub mod net;
 pub mod ops;
 pub mod optimiser;
+pub mod pair_config;
+pub mod params;
 pub mod prior;
 pub mod quantise;
 pub mod random;
+pub mod replace;
 pub mod run;
-mod sizes;
+pub(crate) mod sizes;
 pub mod t5;
 pub mod vocabulary;
 
 pub use run::{Options, Progress, run};
-
-/// An error of candle, as this crate reports it.
-pub(crate) fn failed(error: candle_core::Error) -> crate::Error {
-    crate::Error::Usage(format!("training failed: {error}"))
-}

@@ -4,60 +4,21 @@
 //! for the optimiser, checkpoints and the export. Normalisation has no gains: the products that follow
 //! absorb them.
 
-use super::encoder::{self, Extents, Memory};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor, Var};
+
+use super::encoder;
+use super::encoder::{Extents, Memory};
 use super::ops::attention::SelfAttention;
 use super::ops::compose;
 use super::ops::embed::{EmbedSum, NONE};
 use super::ops::feed_forward::FeedForward;
 use super::ops::loss::{CLASSES, HeadLoss, Targets};
+use super::params::{Init, Packer, Param, Role, Segment};
 use super::random::Random;
-use candle_core::{Device, Result, Tensor, Var};
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 pub use super::sizes::{NetConfig, Steering};
-
-/// How the optimiser treats a part of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// A hidden matrix.
-    Matrix,
-    /// Rows that are looked up.
-    Embedding,
-    /// The output head.
-    Head,
-    /// Biases and gates.
-    Bias,
-    /// Rows of the symbols of c.
-    Steer,
-}
-
-/// A named matrix within a packed tensor.
-#[derive(Clone, Debug)]
-pub struct Segment {
-    pub name: String,
-    pub offset: usize,
-    pub rows: usize,
-    pub cols: usize,
-    pub role: Role,
-    pub init: Init,
-}
-
-/// Initial values of a segment.
-#[derive(Clone, Copy, Debug)]
-pub enum Init {
-    /// Independent normal values of this standard deviation.
-    Normal(f32),
-    /// This value everywhere.
-    Constant(f32),
-}
-
-/// One packed parameter tensor.
-pub struct Param {
-    pub name: String,
-    pub var: Var,
-    pub segments: Vec<Segment>,
-}
 
 /// One batch: whole sequences of equal length, one after the other.
 #[derive(Clone)]
@@ -161,7 +122,7 @@ impl Net {
     /// The set of weights that a sequence with this c takes.
     pub fn expert(&self, c: &[u16]) -> usize {
         let experts = self.config.steering.map_or(1, |steering| steering.experts);
-        crate::model::expert(experts, c)
+        crate::model::weights::expert(experts, c)
     }
 
     /// The parameters that stand behind all sets: rows that steer, then the encoder's.
@@ -352,7 +313,7 @@ impl Net {
 }
 
 /// Names, shapes and segments of all parameter tensors, in the order of `Net::params`.
-pub(super) fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
+pub(crate) fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
     let tables = c.tables();
     let (d, inner) = (c.width, c.heads * c.head_size);
     let qkv = (c.heads + 2 * c.kv_heads) * c.head_size;
@@ -410,20 +371,6 @@ pub(super) fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
         encoder::layout(c, &steering, &mut out);
     }
     out
-}
-
-/// Segments of one tensor, one behind the other.
-#[derive(Default)]
-pub(super) struct Packer {
-    pub segments: Vec<Segment>,
-    pub len: usize,
-}
-
-impl Packer {
-    pub fn add(&mut self, name: &str, rows: usize, cols: usize, role: Role, init: Init) {
-        self.segments.push(Segment { name: name.to_owned(), offset: self.len, rows, cols, role, init });
-        self.len += rows * cols;
-    }
 }
 
 /// A row number, or `NONE`, as the embedding tensor counts rows.

@@ -3,12 +3,15 @@
 //! Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix by five Newton-Schulz steps;
 //! Adam is Kingma and Ba 2014. Both run on whatever device the parameters are on.
 
-use super::net::{Net, Param, Role, Segment};
+use std::sync::Mutex;
+
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::sync::Mutex;
+
+use super::net::Net;
+use super::params::{Param, Role, Segment};
 
 /// Learning rates and decay constants.
 #[derive(Clone, Debug, Serialize, Deserialize)]

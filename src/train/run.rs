@@ -1,20 +1,25 @@
 //! One training run: vocabulary, steps, measurements, checkpoints, export.
 
-use super::actor_critic::{self, At, Pair, PairConfig, Told};
-use super::clusters::Clusters;
-use super::corpus::{Batches, Corpus, Featuriser, held_out, texts};
-use super::net::{Batch, Net, NetConfig, Steering};
-use super::optimiser::{Optimiser, OptimiserConfig};
-use super::random::Random;
-use super::{checkpoint, export, failed, init, vocabulary};
-use crate::error::{Error, Result};
-use crate::model::tokens::Vocabulary;
-use candle_core::Device;
 use std::f64::consts::LN_2;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
+use candle_core::Device;
+
+use super::actor_critic::{At, Pair, Told};
+use super::clusters::Clusters;
+use super::corpus::{Batches, Corpus, Featuriser, held_out, texts};
+use super::error::failed;
+use super::net::{Batch, Net};
+use super::optimiser::{Optimiser, OptimiserConfig};
+use super::pair_config::PairConfig;
+use super::random::Random;
+use super::sizes::{NetConfig, Steering};
+use super::{checkpoint, export, init, vocabulary};
+use crate::error::{Error, Result};
+use crate::model::tokens::Vocabulary;
 
 /// Windows that the compressor sees in a step in which it is told what to write.
 const MIXED: usize = 8;
@@ -141,7 +146,7 @@ impl Run {
         let mut net = NetConfig { vocab: tokens.len(), steering: None, adapt: options.net.adapt, ..net };
         if let Some(pair) = &mut pair {
             pair.compressor.set_vocab(tokens.len());
-            actor_critic::check(pair, options.len)?;
+            super::pair_config::check(pair, options.len)?;
             let (symbols, max) = (pair.compressor.symbols, pair.compressor.max);
             let (layers, ff) = (pair.encoder_layers, 2 * net.width * pair.encoder_layers.min(1));
             let (experts, rows) = (pair.experts, pair.rows);
@@ -239,7 +244,7 @@ impl Run {
         }
         let prior = self.pair.as_ref().map(|pair| pair.prior.slots());
         let model = export::export(&options.name, &self.head, &self.net, vocabulary, &samples, prior)?;
-        checkpoint::replace(&options.output, &model)?;
+        super::replace::replace(&options.output, &model)?;
         if let Some(pair) = &self.pair {
             let fingerprint = blake3::hash(&model).to_hex().to_string();
             pair.compressor.save(&compressor_path(&options.output), &fingerprint)?;

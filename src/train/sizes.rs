@@ -1,9 +1,10 @@
 //! Sizes of a decompressor, and what follows from them.
 
+use serde::{Deserialize, Serialize};
+
 use super::ops::attention::Dims;
 use super::ops::loss::CLASSES;
 use crate::model::config::{Activation, Config};
-use serde::{Deserialize, Serialize};
 
 /// Sizes of a decompressor (spec/numerics.md, section 11).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,7 +61,7 @@ fn yes() -> bool {
 
 impl NetConfig {
     /// The sizes of a model, if it is one that can be trained here.
-    pub fn of_model(c: &Config) -> crate::Result<Self> {
+    pub fn of_model(c: &Config) -> crate::error::Result<Self> {
         c.require(!c.crosses(), "a model with an encoder cannot be trained on")?;
         c.require(c.activation == Activation::Relu2, "a model of another activation cannot be trained on")?;
         c.require(c.window > 0, "a model without window cannot be trained on")?;

@@ -5,16 +5,17 @@
 //! departs from the original (buckets of the decoder's relative bias, scale of tied logits) this one
 //! follows the original. All sequences of a batch have the same length; there is no padding.
 
-mod config;
+pub mod config;
 #[cfg(test)]
 mod tests;
 
-pub use config::{FeedForward, T5Config};
-
-use super::random::Random;
-use candle_core::{D, DType, Device, Result, Tensor, Var, bail};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
+
+use candle_core::{D, DType, Device, Result, Tensor, Var, bail};
+pub use config::{FeedForward, T5Config};
+
+use crate::train::random::Random;
 
 /// What stands for minus infinity in a mask: far below any score, but harmless in differences.
 const MASKED: f32 = -1e30;

@@ -4,10 +4,12 @@
 //! any bytes can be learned from. Only the resulting byte strings are kept: encoding is greedy
 //! (spec/numerics.md, section 2).
 
-use crate::error::{Error, Result};
 use std::collections::{HashMap, HashSet};
+
 use tokenizers::Trainer;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
+
+use crate::error::{Error, Result};
 
 /// Longest token in bytes.
 const MAX_LEN: usize = 32;

@@ -165,9 +165,9 @@ fn read_hashes(input: &mut Cursor<'_>, entries: &mut [Entry], open: bool) -> Res
 
 #[cfg(test)]
 mod tests {
-    use super::super::entries::{Base, Entries};
-    use super::super::entry::{EntryId, Timestamp};
     use super::*;
+    use crate::wire::entries::{Base, Entries};
+    use crate::wire::entry::{EntryId, Timestamp};
 
     const BASE: Base = Base { entry: 40, raw: 1000 };
 

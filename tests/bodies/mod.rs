@@ -9,16 +9,18 @@ use std::io::{Cursor as Stream, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use s3a::archive::salvage::salvage;
+use s3a::archive::check::verify::verify;
+use s3a::archive::salvage::recover::salvage;
 use s3a::archive::tar::TarReader;
-use s3a::archive::verify::verify;
 use s3a::archive::{
     Archive, ChunkId, Content, Entry, EntryId, Kind, NoCache, OpenOptions, Similar, StreamReader, Timestamp,
-    Writer, WriterOptions, paths,
+    Writer, WriterOptions, path,
 };
-use s3a::codec::neural::Neural;
-use s3a::codec::{Codec, DecodeJob, Models};
-use s3a::coder::{Decoder, Encoder, Share};
+use s3a::codec::job::DecodeJob;
+use s3a::codec::neural::chunk_model::Neural;
+use s3a::codec::{Codec, Models};
+use s3a::coder::share::Share;
+use s3a::coder::{Decoder, Encoder};
 use s3a::model::Model;
 use s3a::wire::chunk::{ChunkFrame, ChunkHead, Place};
 use s3a::wire::cursor::Cursor;
@@ -210,7 +212,7 @@ fn use_archive(archive: &Archive) {
     let mut buf = vec![0; 10_000];
     for (id, entry) in (0..).map(EntryId).zip(archive.entries()).take(200) {
         assert_eq!(archive.lookup(&entry.path), Some(id));
-        assert!(paths::check(&entry.path).is_ok());
+        assert!(path::check(&entry.path).is_ok());
         if let Kind::File { size, .. } = entry.kind {
             for offset in [0, size / 2, size.saturating_sub(5), u64::MAX] {
                 let read = archive.read_at(id, offset, &mut buf, &NoCache);
@@ -224,22 +226,22 @@ fn use_archive(archive: &Archive) {
 
 /// Paths are refused or lead nowhere else; what is shown of them cannot steer a terminal.
 pub fn path(data: &[u8]) {
-    let shown = paths::escape(data);
+    let shown = path::escape(data);
     assert!(!shown.chars().any(char::is_control));
-    let (folder, name) = paths::split(data);
+    let (folder, name) = path::split(data);
     assert!(!name.contains(&b'/'));
-    if paths::check(data).is_ok() && !data.is_empty() {
-        assert_eq!(paths::join(folder, name), data);
+    if path::check(data).is_ok() && !data.is_empty() {
+        assert_eq!(path::join(folder, name), data);
         let path = Path::new(std::ffi::OsStr::from_bytes(data));
         assert!(path.components().all(|part| matches!(part, std::path::Component::Normal(_))));
-        assert!(data.split(|&b| b == b'/').all(|name| paths::check_name(name).is_ok()));
+        assert!(data.split(|&b| b == b'/').all(|name| path::check_name(name).is_ok()));
     }
     if let Some((first, rest)) = data.split_first() {
         let cut = usize::from(*first).min(rest.len());
         let (a, b) = rest.split_at(cut);
-        assert_eq!(s3a::archive::scan::cmp_paths(a, b), s3a::archive::scan::cmp_paths(b, a).reverse());
+        assert_eq!(s3a::archive::path::cmp_paths(a, b), s3a::archive::path::cmp_paths(b, a).reverse());
         let pattern = String::from_utf8_lossy(a).into_owned();
-        if let Ok(selection) = s3a::archive::select::Selection::new(&[], &[pattern]) {
+        if let Ok(selection) = s3a::archive::selection::Selection::new(&[], &[pattern]) {
             let _ = selection.takes(b, false);
         }
     }
@@ -379,7 +381,7 @@ fn index_seeds() -> Vec<Vec<u8>> {
 fn chunk_seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for raw in [b"some text that came before, and then some more of the text".to_vec(), vec![7; 700]] {
-        let job = s3a::codec::EncodeJob { raw: &raw, history: vec![] };
+        let job = s3a::codec::job::EncodeJob { raw: &raw, history: vec![] };
         let models = Models::one(Arc::new(Neural::new(tiny_model())));
         for models in [Models::none(), models] {
             seeds.extend(

@@ -10,7 +10,8 @@ use s3a::archive::{
     Archive, Content, ContentWarning, Earlier, Entry, EntryId, Kind, OpenOptions, References, Stats,
     Timestamp, Writer, WriterOptions,
 };
-use s3a::codec::{ChunkModel, DecodeJob, EncodeJob, Models};
+use s3a::codec::job::{DecodeJob, EncodeJob};
+use s3a::codec::{ChunkModel, Models};
 use s3a::error::{Error, Result};
 
 /// Codes bytes that count upwards as the first of them.

@@ -1,7 +1,7 @@
 //! Numbers in tar headers: octal digits, or big-endian bytes where those do not reach; and the
 //! decimals and names of pax records.
 
-use crate::archive::entry::Timestamp;
+use crate::wire::entry::Timestamp;
 
 /// A header's number; `None` where it is none. An empty field is zero.
 pub fn read(field: &[u8]) -> Option<i64> {

@@ -2,9 +2,10 @@
 
 use std::io::{self, Error, ErrorKind, Read};
 
-use super::sparse::{self, Map};
-use super::{BLOCK, checksums, field, number};
-use crate::archive::entry::Timestamp;
+use super::header::{BLOCK, checksums, field};
+use super::sparse::Map;
+use super::{number, sparse};
+use crate::wire::entry::Timestamp;
 
 /// Bytes of an extended header, which is held.
 const EXTENDED_MAX: u64 = 16 << 20;

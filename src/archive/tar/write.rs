@@ -2,8 +2,9 @@
 
 use std::io::{self, Write};
 
+use super::header::{BLOCK, checksums, field};
 use super::read::{Member, MemberKind};
-use super::{BLOCK, checksums, field, number, sparse};
+use super::{number, sparse};
 
 /// Streams are filled up to a multiple of this, as tape drives once wanted it.
 const RECORD: u64 = 20 * BLOCK as u64;

@@ -6,14 +6,16 @@ use std::path::Path;
 
 use sha1::{Digest, Sha1};
 
-use super::super::args::Global;
-use super::super::console::Console;
-use super::super::output::{Out, hex};
-use super::super::{Outcome, levels, models};
-use super::own::{self, Setup};
+use super::own;
+use super::own::Setup;
 use super::report::{quoted, save};
 use super::tree::{Scratch, Tree};
-use crate::archive::events::Observer;
+use crate::archive::observer::Observer;
+use crate::cli::args::Global;
+use crate::cli::console::Console;
+use crate::cli::outcome::Outcome;
+use crate::cli::output::{Out, hex};
+use crate::cli::{levels, models};
 use crate::error::{Error, Result};
 use crate::model::registry;
 
@@ -29,14 +31,19 @@ const ENWIK8: Known = Known { len: 100_000_000, sha1: "57b8363b814821dc9d47aa4d4
 const PAPER: [(&str, u64); 4] =
     [("NNCP", 14_915_298), ("Seq2Seq2Seq (the paper)", 24_141_013), ("XZ", 24_865_244), ("GZIP", 36_445_248)];
 
-pub(super) fn run(path: &Path, args: &super::Args, global: &Global, console: &Console) -> Result<Outcome> {
+pub(crate) fn run(
+    path: &Path,
+    args: &super::args::Args,
+    global: &Global,
+    console: &Console,
+) -> Result<Outcome> {
     console.phase("checking the file", Some(ENWIK8.len));
     check(path, console, &ENWIK8)?;
     table(path, args, global, console)
 }
 
 /// Packs the file with each model, reads it again, and puts its size beside those that the paper reports.
-fn table(path: &Path, args: &super::Args, global: &Global, console: &Console) -> Result<Outcome> {
+fn table(path: &Path, args: &super::args::Args, global: &Global, console: &Console) -> Result<Outcome> {
     let tree = Tree::scan(path, console)?;
     let len = tree.bytes as f64;
     let scratch = Scratch::new(args.scratch.as_deref())?;
@@ -51,7 +58,7 @@ fn table(path: &Path, args: &super::Args, global: &Global, console: &Console) ->
     };
     let mut rows: Vec<(String, u64)> = PAPER.map(|(name, bytes)| (name.into(), bytes)).to_vec();
     for names in named {
-        super::stop_if(console)?;
+        super::args::stop_if(console)?;
         let chosen = models::for_packing(&names, false, usize::from(level.effort).into())?;
         let setup = Setup::new(levels::DEFAULT, level, &chosen, level.chunk_size, global.threads);
         console.phase(&format!("packing and reading with {}", setup.name), None);
@@ -92,7 +99,7 @@ fn check(path: &Path, console: &Console, known: &Known) -> Result<()> {
     loop {
         let got = file.read(&mut block).map_err(|e| Error::io(path, e))?;
         let Some(part) = block.get(..got).filter(|part| !part.is_empty()) else { break };
-        super::stop_if(console)?;
+        super::args::stop_if(console)?;
         console.advanced(got as u64);
         hash.update(part);
     }

@@ -6,23 +6,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::super::args::open_options;
-use super::super::levels::{self, Level};
-use super::super::models::Chosen;
+use super::row::{Reads, Row};
 use super::tree::{Scratch, Tree};
-use super::{Reads, Row};
-use crate::archive::pack::Packer;
-use crate::archive::{
-    Archive, ChunkCache, ChunkId, EntryId, Kind, Similar, StreamReader, WriterOptions, scan,
-};
-use crate::codec::Models;
+use crate::archive::pack::packer::Packer;
+use crate::archive::read::archive::Archive;
+use crate::archive::read::chunk_cache::ChunkCache;
+use crate::archive::read::stream::StreamReader;
+use crate::archive::write::options::WriterOptions;
+use crate::archive::write::similar::Similar;
+use crate::cli::args::open_options;
+use crate::cli::levels;
+use crate::cli::levels::Level;
+use crate::cli::models::Chosen;
+use crate::codec::model::Models;
 use crate::error::{Error, Result};
+use crate::wire::entry::{ChunkId, EntryId, Kind};
 
 /// Bytes of a random read.
 const READ: usize = 4096;
 
 /// One way to pack.
-pub(super) struct Setup {
+pub(crate) struct Setup {
     pub name: String,
     pub chunk_size: u32,
     level: Level,
@@ -56,7 +60,7 @@ impl Setup {
 }
 
 /// Packs the tree, unpacks it to nowhere and reads from it.
-pub(super) fn measure(
+pub(crate) fn measure(
     setup: &Setup,
     tree: &Tree,
     scratch: &Scratch,
@@ -65,7 +69,12 @@ pub(super) fn measure(
     let path = scratch.path("packed.s3a");
     let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
     let start = Instant::now();
-    let mut packer = Packer::scan(std::slice::from_ref(&tree.path), None, &scan::Options::default(), &())?;
+    let mut packer = Packer::scan(
+        std::slice::from_ref(&tree.path),
+        None,
+        &crate::archive::pack::found::Options::default(),
+        &(),
+    )?;
     if setup.level.arrange {
         packer.arrange(&())?;
     }
@@ -95,7 +104,7 @@ pub(super) fn measure(
 }
 
 /// Megabytes a second.
-pub(super) fn speed(bytes: u64, time: Duration) -> f64 {
+pub(crate) fn speed(bytes: u64, time: Duration) -> f64 {
     bytes as f64 / 1e6 / time.as_secs_f64().max(1e-9)
 }
 

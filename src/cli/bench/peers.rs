@@ -10,8 +10,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::own::speed;
+use super::report;
+use super::row::Row;
 use super::tree::{Scratch, Tree};
-use super::{Row, report};
 use crate::error::{Error, Result};
 use crate::wire::zstd_raw::{Dictionary, PackDictionary, Packer, train, unpack};
 
@@ -25,7 +26,7 @@ const UNPACKED: usize = 64 << 20;
 
 /// A program, and how it packs and unpacks. In the arguments, `TAR` stands for the tar of the tree,
 /// `TREE` for the tree, `OUT` for what is packed and `DIR` for a new folder.
-pub(super) struct Peer {
+pub(crate) struct Peer {
     pub name: &'static str,
     access: Option<u64>,
     pack: &'static [&'static str],
@@ -91,7 +92,7 @@ impl Peer {
 }
 
 /// Refuses names that are no program's.
-pub(super) fn check(names: &[String]) -> Result<()> {
+pub(crate) fn check(names: &[String]) -> Result<()> {
     let known = |name: &str| {
         ["all", "none", BLOCKS].contains(&name) || PEERS.iter().any(|peer| peer.program() == name)
     };
@@ -109,17 +110,17 @@ fn wants(names: &[String], program: &str) -> bool {
     names.iter().any(|name| name == "all" || name == program)
 }
 
-pub(super) fn wants_blocks(names: &[String]) -> bool {
+pub(crate) fn wants_blocks(names: &[String]) -> bool {
     wants(names, BLOCKS)
 }
 
-pub(super) fn chosen(names: &[String]) -> impl Iterator<Item = Peer> {
+pub(crate) fn chosen(names: &[String]) -> impl Iterator<Item = Peer> {
     let names = names.to_vec();
     PEERS.into_iter().filter(move |peer| wants(&names, peer.program()))
 }
 
 /// Runs a program; nothing if it, or the tar that it needs, is not installed.
-pub(super) fn measure(peer: &Peer, tree: &Tree, scratch: &Scratch) -> Result<Option<Row>> {
+pub(crate) fn measure(peer: &Peer, tree: &Tree, scratch: &Scratch) -> Result<Option<Row>> {
     let (tar, out, dir) = (scratch.path("tree.tar"), scratch.path("peer.out"), scratch.path("peer.dir"));
     if peer.pack.contains(&"TAR") && !tar.exists() && !make_tar(&tree.path, &tar)? {
         return Ok(None);
@@ -192,7 +193,7 @@ fn run(args: &[OsString], to: Option<&Path>) -> Result<Option<Duration>> {
 }
 
 /// zstd -19 on blocks with their own dictionary, as the library does it.
-pub(super) fn zstd_blocks(tree: &Tree, len: usize) -> Result<Option<Row>> {
+pub(crate) fn zstd_blocks(tree: &Tree, len: usize) -> Result<Option<Row>> {
     let start = Instant::now();
     let step = (tree.bytes / SAMPLES as u64 + 1) as usize;
     let (mut samples, mut lens, mut nth) = (Vec::new(), Vec::new(), 0);

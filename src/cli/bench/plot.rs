@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::super::svg::Canvas;
 use super::report::{access, save};
-use super::{Reads, Row};
+use super::row::{Reads, Row};
+use crate::cli::svg::Canvas;
 use crate::error::Result;
 
 const OWN: &str = "#c0392b";
@@ -14,7 +14,7 @@ const BLOCKS: &str = "#5b7fa6";
 const SOLID: &str = "#999999";
 const LINES: [&str; 6] = ["#c0392b", "#2c7a4b", "#5b3fa6", "#c07d2b", "#2b8ec0", "#777777"];
 
-pub(super) fn write(folder: &Path, rows: &[Row], reads: &[Reads]) -> Result<()> {
+pub(crate) fn write(folder: &Path, rows: &[Row], reads: &[Reads]) -> Result<()> {
     save(folder, "sizes.svg", &sizes(rows))?;
     save(folder, "speed.svg", &speed(rows))?;
     save(folder, "access.svg", &by_access(rows))?;
@@ -212,13 +212,13 @@ fn cold_reads(reads: &[Reads]) -> String {
 }
 
 /// A line through points.
-pub(super) struct Curve {
+pub(crate) struct Curve {
     pub name: String,
     pub points: Vec<(f64, f64)>,
 }
 
 /// Curves over a logarithmic axis with the marks that are given, and their names beside them.
-pub(super) fn curves(title: &str, curves: &[Curve], marks: &[(f64, String)], log: bool) -> String {
+pub(crate) fn curves(title: &str, curves: &[Curve], marks: &[(f64, String)], log: bool) -> String {
     let all = || curves.iter().flat_map(|curve| &curve.points);
     let x = Axis::around(all().map(|point| point.0), 70.0, 590.0, true);
     let y = Axis::around(all().map(|point| point.1), 480.0, 40.0, log);

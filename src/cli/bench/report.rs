@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::super::output::{Out, human_bytes};
+use super::row::{Reads, Row};
 use super::tree::Tree;
-use super::{Reads, Row};
-use crate::archive::paths::escape;
+use crate::archive::path::escape;
+use crate::cli::output::{Out, human_bytes};
 use crate::error::{Error, Result};
 
 /// A size as a chunk or block has it, in whole KiB or MiB where it is.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     match bytes {
         _ if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
         _ if bytes.is_multiple_of(1 << 10) => format!("{} KiB", bytes >> 10),
@@ -17,7 +17,7 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-pub(super) fn access(row: &Row) -> String {
+pub(crate) fn access(row: &Row) -> String {
     row.access.map_or_else(|| "solid".into(), size)
 }
 
@@ -31,11 +31,11 @@ fn speed(mbs: f64) -> String {
 }
 
 /// The value below which so many percent of the sorted ones are.
-pub(super) fn percentile(sorted: &[u64], percent: usize) -> u64 {
+pub(crate) fn percentile(sorted: &[u64], percent: usize) -> u64 {
     sorted.get(sorted.len().saturating_sub(1) * percent / 100).copied().unwrap_or(0)
 }
 
-pub(super) fn print(tree: &Tree, rows: &[Row], reads: &[Reads], absent: &[&str]) -> Result<()> {
+pub(crate) fn print(tree: &Tree, rows: &[Row], reads: &[Reads], absent: &[&str]) -> Result<()> {
     let mut out = Out::new();
     let path = escape(tree.path.as_os_str().as_encoded_bytes());
     out.line(format_args!(
@@ -87,7 +87,7 @@ pub(super) fn print(tree: &Tree, rows: &[Row], reads: &[Reads], absent: &[&str])
     out.finish()
 }
 
-pub(super) fn write(folder: &Path, rows: &[Row], reads: &[Reads]) -> Result<()> {
+pub(crate) fn write(folder: &Path, rows: &[Row], reads: &[Reads]) -> Result<()> {
     let mut sizes = String::from("program,access,bytes,bits_per_byte,pack_mb_per_s,read_mb_per_s\n");
     for row in rows {
         sizes += &format!(
@@ -118,11 +118,11 @@ pub(super) fn write(folder: &Path, rows: &[Row], reads: &[Reads]) -> Result<()> 
     save(folder, "bench_reads.csv", &cold)
 }
 
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
 }
 
-pub(super) fn save(folder: &Path, name: &str, text: &str) -> Result<()> {
+pub(crate) fn save(folder: &Path, name: &str, text: &str) -> Result<()> {
     let path = folder.join(name);
     std::fs::write(&path, text).map_err(|e| Error::io(path, e))
 }

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::archive::events::Observer;
-use crate::archive::order::packing_order;
-use crate::archive::{Kind, scan};
+use crate::archive::observer::Observer;
+use crate::archive::pack::order::packing_order;
+use crate::archive::pack::scan;
 use crate::error::{Error, Result};
+use crate::wire::entry::Kind;
 
 /// The files to measure on.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     /// As the user named it, made absolute.
     pub path: PathBuf,
     /// Bytes of all files.
@@ -22,7 +23,12 @@ pub(super) struct Tree {
 impl Tree {
     pub fn scan(path: &Path, observer: &dyn Observer) -> Result<Self> {
         let path = std::fs::canonicalize(path).map_err(|e| Error::io(path, e))?;
-        let tree = scan::Tree::scan(std::slice::from_ref(&path), None, &scan::Options::default(), observer)?;
+        let tree = scan::Tree::scan(
+            std::slice::from_ref(&path),
+            None,
+            &crate::archive::pack::found::Options::default(),
+            observer,
+        )?;
         let sizes = tree.entries.iter().filter_map(|found| match found.entry.kind {
             Kind::File { size, .. } => Some(size),
             _ => None,
@@ -62,7 +68,7 @@ impl Tree {
 }
 
 /// A folder that goes away again.
-pub(super) struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new(parent: Option<&Path>) -> Result<Self> {

@@ -1,9 +1,9 @@
 //! Which chunks are on the device together: those that fit, in tiles of one set of weights.
 
-use crate::model::device::{Job, Memory};
+use crate::model::device::job::{Job, Memory};
 
 /// How many of the chunks fit into `room` bytes, each with `more`; one at least.
-pub(super) fn fitting(memory: &[Memory], room: usize, more: usize) -> usize {
+pub(crate) fn fitting(memory: &[Memory], room: usize, more: usize) -> usize {
     let mut taken = 0usize;
     let fits = memory.iter().take_while(|memory| {
         taken = taken.saturating_add(memory.total() + more);
@@ -13,7 +13,7 @@ pub(super) fn fitting(memory: &[Memory], room: usize, more: usize) -> usize {
 }
 
 /// A chunk that has not ended.
-pub(super) struct Running {
+pub(crate) struct Running {
     /// Its place in the batch, and its set of weights.
     pub number: usize,
     pub set: usize,
@@ -22,7 +22,7 @@ pub(super) struct Running {
 
 /// The chunks of a block, as the kernel takes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tile {
+pub(crate) struct Tile {
     first: u32,
     count: u32,
     set: u32,
@@ -41,7 +41,7 @@ impl Tile {
 }
 
 /// Runs of at most `size` chunks of one set.
-pub(super) fn tiles_of(running: &[Running], size: usize) -> Vec<Tile> {
+pub(crate) fn tiles_of(running: &[Running], size: usize) -> Vec<Tile> {
     let mut tiles: Vec<Tile> = Vec::new();
     for (i, chunk) in (0..).zip(running) {
         let set = chunk.set as u32;

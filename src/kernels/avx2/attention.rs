@@ -2,9 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, exp2neg, load, max_element, pack_i16, put, store_i16, sum_elements};
+use super::vector::{Avx2, exp2neg, load, max_element, pack_i16, put, store_i16, sum_elements};
 use crate::kernels::cache::{Bias, KeyValues, Next, POSITIONS, Reach, Scores};
-use crate::kernels::{prefetch, scalar};
+use crate::kernels::prefetch::prefetch;
+use crate::kernels::scalar;
 
 /// A score that leaves no attention weight: it is at least 2^28 below any other, whose magnitude is at
 /// most 2^29 + 2^20, and the difference to any other fits an i32.

@@ -9,10 +9,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, load, put};
+use super::vector::{Avx2, load, put};
 use crate::kernels::buffer::padded;
 use crate::kernels::pack::{Activations, PANEL, Product, QUAD};
-use crate::kernels::prefetch;
+use crate::kernels::prefetch::prefetch;
 
 /// Outputs of one vector.
 const BLOCK: usize = 8;

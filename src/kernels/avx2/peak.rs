@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::{Avx2, sum_elements};
+use super::vector::{Avx2, sum_elements};
 
 /// Independent sums, enough to hide the latency of both instructions.
 const SUMS: usize = 12;

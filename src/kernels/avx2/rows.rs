@@ -2,12 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, exp2neg, load, load_wide, max_element, pack_i16, put, sum_elements};
+use super::vector::{Avx2, exp2neg, load, load_wide, max_element, pack_i16, put, sum_elements};
 use crate::kernels::buffer::padded;
 use crate::kernels::cache::{KV_MAX, KeyValues};
 use crate::kernels::pack::Activations;
+use crate::kernels::scalar;
+use crate::kernels::scalar::H_MAX;
 use crate::kernels::slots::{BIAS_MAX, RateShare, SUM_SPAN, Slots};
-use crate::kernels::{H_MAX, scalar};
 
 /// Rows are padded, so they consist of whole vectors.
 fn vectors(x: &[i32]) -> &[[i32; 8]] {
@@ -96,7 +97,7 @@ fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
 
 #[target_feature(enable = "avx2")]
 fn gain_row(x: &mut [i32], gains: &[i32]) {
-    super::super::scalar::gain(x, gains);
+    crate::kernels::scalar::gain(x, gains);
 }
 
 #[target_feature(enable = "avx2")]

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx512, exp2neg_fraction, load, put};
+use super::vector::{Avx512, exp2neg_fraction, load, put};
 use crate::kernels::cache::{Bias, KeyValues, Next, POSITIONS, Reach, Scores};
 use crate::kernels::scalar;
 

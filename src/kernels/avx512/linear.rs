@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx512, load, put};
+use super::vector::{Avx512, load, put};
 use crate::kernels::buffer::padded;
 use crate::kernels::pack::{Activations, Product, QUAD};
 

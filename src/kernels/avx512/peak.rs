@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::Avx512;
+use super::vector::Avx512;
 
 /// Sums of one operand: with the next one's, enough to hide the latency of the instruction.
 const SUMS: usize = 6;

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx512, load};
+use super::vector::{Avx512, load};
 use crate::kernels::buffer::padded;
 use crate::kernels::pack::Activations;
 use crate::kernels::scalar;

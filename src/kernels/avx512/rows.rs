@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx512, load, put};
-use crate::kernels::H_MAX;
+use super::vector::{Avx512, load, put};
+use crate::kernels::scalar::H_MAX;
 
 /// Rows are padded, so they consist of whole vectors.
 fn vectors(x: &[i32]) -> &[[i32; 16]] {

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx512, exp2neg_fraction, load};
+use super::vector::{Avx512, exp2neg_fraction, load};
 use crate::kernels::scalar;
 use crate::kernels::slots::{BIAS_MAX, RateShare, SUM_SPAN, Slots};
 

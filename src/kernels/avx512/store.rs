@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Avx512;
+use super::vector::Avx512;
 use crate::kernels::cache::{KV_MAX, KeyValues, POSITIONS};
 
 pub fn queries(_: Avx512, x: &[i32], out: &mut [i16]) {

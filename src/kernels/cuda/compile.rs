@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::fault::Fault;
 use super::library::{Nvrtc, nvrtc};
-use super::{Fault, SOURCE};
 
 /// A compiled kernel.
 #[derive(Clone, Debug)]
@@ -150,3 +150,15 @@ impl Drop for Program {
         unsafe { (self.nvrtc.destroy)(&raw mut self.handle) };
     }
 }
+
+/// The kernel's source, in the order in which its parts need each other.
+pub(crate) const SOURCE: &[&str] = &[
+    include_str!("source/device.cuh"),
+    include_str!("source/arith.cuh"),
+    include_str!("source/layout.cuh"),
+    include_str!("source/rows.cuh"),
+    include_str!("source/attention.cuh"),
+    include_str!("source/matcher.cuh"),
+    include_str!("source/coder.cuh"),
+    include_str!("source/decode.cu"),
+];

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::Arc;
 
-use super::Fault;
+use super::fault::Fault;
 use super::library::{Driver, driver, error_text};
 
 /// Attributes of a device.

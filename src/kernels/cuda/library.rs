@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use libloading::Library;
 
-use super::Fault;
+use super::fault::Fault;
 
 const DRIVER_NAMES: &[&str] = &["libcuda.so.1", "libcuda.so"];
 const NVRTC_NAMES: &[&str] = &["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2"];

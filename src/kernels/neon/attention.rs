@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::Neon;
+use super::proof::Neon;
 use crate::kernels::cache::{Bias, KeyValues, Next, POSITIONS, Reach, Scores};
 use crate::kernels::scalar::{exp2neg, rshift, softmax_scale};
 

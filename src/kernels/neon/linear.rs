@@ -7,7 +7,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Neon;
+use super::proof::Neon;
 use crate::kernels::buffer::padded;
 use crate::kernels::pack::{Activations, Product, QUAD};
 use crate::kernels::scalar::rshift;

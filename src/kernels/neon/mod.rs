@@ -3,17 +3,19 @@
 
 #![deny(clippy::float_arithmetic)]
 
-mod attention;
-mod linear;
+pub mod attention;
+pub mod linear;
+pub mod proof;
 
-use super::cache::KeyValues;
-use super::pack::Activations;
-use super::scalar;
-use super::slots::{RateShare, Slots};
-
-pub use super::scalar::peak;
 pub use attention::attend;
 pub use linear::linear;
+use proof::Neon;
+
+use crate::kernels::cache::KeyValues;
+use crate::kernels::pack::Activations;
+use crate::kernels::scalar;
+pub use crate::kernels::scalar::peak;
+use crate::kernels::slots::{RateShare, Slots};
 
 /// Leaves a kernel to `scalar`.
 macro_rules! scalar {
@@ -36,23 +38,4 @@ scalar! {
     slots(z: &[i32], slots: &mut Slots);
     add_bias(z: &mut [i32], bias: &[i32]);
     learn(slots: &Slots, rate: RateShare, bias: &mut [i32]);
-}
-
-/// Proof that this CPU has NEON, and whether it has dot products of bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Neon {
-    dot: bool,
-}
-
-impl Neon {
-    /// Without dot products first.
-    pub fn detect() -> impl Iterator<Item = Self> {
-        let neon = std::arch::is_aarch64_feature_detected!("neon");
-        let dot = neon && std::arch::is_aarch64_feature_detected!("dotprod");
-        [neon.then_some(Self { dot: false }), dot.then_some(Self { dot: true })].into_iter().flatten()
-    }
-
-    pub fn name(self) -> &'static str {
-        if self.dot { "neon-dot" } else { "neon" }
-    }
 }

@@ -4,11 +4,12 @@
 //! line is a row of the left or a column of the right operand. Results differ from single precision in the
 //! third digit, as is usual in training.
 
-use super::Mat;
 use core::arch::asm;
 use core::arch::x86_64::*;
 use std::cell::RefCell;
 use std::sync::OnceLock;
+
+use super::mat::Mat;
 
 /// Lines of a tile, and pairs of elements in each.
 const SIDE: usize = 16;
@@ -88,7 +89,7 @@ static CONFIG: TileConfig = {
 };
 
 /// `dst = keep * dst + scale * (lhs x rhs)`, as `sgemm::matmul` has it, whose checks have been made.
-pub(super) fn matmul(
+pub(crate) fn matmul(
     amx: Amx,
     dst: &mut [f32],
     stride: usize,

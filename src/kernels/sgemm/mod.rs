@@ -5,9 +5,12 @@
 //! `allow_bfloat16` was called and the CPU has tiles for them (`amx`).
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub mod amx;
+pub mod mat;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use mat::{Mat, spans};
 
 static BFLOAT16: AtomicBool = AtomicBool::new(false);
 
@@ -19,38 +22,6 @@ pub fn allow_bfloat16(allow: bool) -> bool {
     let allow = false && allow;
     BFLOAT16.store(allow, Ordering::Relaxed);
     allow
-}
-
-/// A matrix in a slice: element `(r, c)` is `data[r * row_stride + c * col_stride]`.
-#[derive(Clone, Copy, Debug)]
-pub struct Mat<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
-}
-
-impl<'a> Mat<'a> {
-    /// A row-major matrix whose rows are `stride` elements apart.
-    ///
-    /// # Panics
-    /// If an element would lie outside `data`.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
-        assert!(spans(data.len(), rows, cols, stride), "matrix reaches outside its slice");
-        Self { data, rows, cols, row_stride: stride, col_stride: 1 }
-    }
-
-    /// The transpose, without moving anything.
-    pub fn t(self) -> Self {
-        Self {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
-    }
 }
 
 /// Least size, in each direction, of a product that is worth packing into tiles.
@@ -98,10 +69,6 @@ pub fn matmul(dst: &mut [f32], stride: usize, keep: f32, lhs: Mat<'_>, rhs: Mat<
             gemm::Parallelism::None,
         );
     }
-}
-
-fn spans(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
-    rows == 0 || cols == 0 || ((rows == 1 || cols <= stride) && (rows - 1) * stride + cols <= len)
 }
 
 #[cfg(test)]

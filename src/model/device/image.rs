@@ -1,7 +1,10 @@
 //! The weights as one run of bytes, places in it counted from its start.
 
 use super::shape::reach;
-use crate::kernels::{Bias, GELU_SHARE, Product, Table, padded};
+use crate::kernels::buffer::padded;
+use crate::kernels::cache::Bias;
+use crate::kernels::gelu::SHARE as GELU_SHARE;
+use crate::kernels::pack::{Product, Table};
 use crate::model::config::{Config, MAX_WINDOW};
 use crate::model::matcher::MAX_SLOTS;
 use crate::model::weights::{Layer, Model, Set};

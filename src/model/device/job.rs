@@ -4,9 +4,11 @@
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::shape::{key_values, ring};
-use crate::kernels::{Backend, KeyValues};
+use crate::kernels::backend::Backend;
+use crate::kernels::cache::KeyValues;
 use crate::model::config::{Config, MAX_WINDOW};
-use crate::model::matcher::{self, CLASSES};
+use crate::model::matcher;
+use crate::model::matcher::CLASSES;
 use crate::model::steer::Steering;
 use crate::model::weights::Model;
 
@@ -268,7 +270,7 @@ fn cross_bytes(model: &Model, backend: Backend, request: &Request<'_>) -> Vec<u8
         return vec![];
     }
     let mut caches = vec![vec![KeyValues::default()]; config.layers];
-    super::super::latent::fill(model, backend, &request.c, 0, &mut caches);
+    crate::model::latent::fill(model, backend, &request.c, 0, &mut caches);
     let (size, len) = (config.head_size, request.c.len());
     let (keys, values) = key_values(ring(len), size);
     let (steps, strips) = (size.div_ceil(32), size.div_ceil(16));

@@ -128,17 +128,17 @@ pub fn supports(config: &Config) -> Result<(), &'static str> {
 }
 
 /// Positions of the ring of keys and values that reaches `positions`: whole blocks of the tensor cores.
-pub(super) fn ring(positions: usize) -> usize {
+pub(crate) fn ring(positions: usize) -> usize {
     positions.max(1).next_multiple_of(32)
 }
 
 /// Bytes of a head's keys and values in such a ring: each number in two bytes, elements padded to blocks.
-pub(super) fn key_values(ring: usize, head_size: usize) -> (usize, usize) {
+pub(crate) fn key_values(ring: usize, head_size: usize) -> (usize, usize) {
     (2 * ring * head_size.next_multiple_of(32), 2 * ring * head_size.next_multiple_of(16))
 }
 
 /// Most positions that attention reaches, in the chunk or in c, as a ring has them.
-pub(super) fn reach(config: &Config) -> usize {
+pub(crate) fn reach(config: &Config) -> usize {
     let own = if config.window == 0 { MAX_WINDOW } else { config.window };
     ring(own.max(config.latent.as_ref().filter(|_| config.crosses()).map_or(0, |latent| latent.max)))
 }

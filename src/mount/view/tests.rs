@@ -1,8 +1,8 @@
 //! The tree, built from entries that a test makes up.
 
 use super::*;
-use crate::archive::EntryId;
 use crate::mount::fake::{Fake, entry, file, sparse};
+use crate::wire::entry::EntryId;
 
 fn view(entries: Vec<Entry>) -> Result<View> {
     View::new(Arc::new(Fake::new(entries, 1000, 100)))

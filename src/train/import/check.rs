@@ -3,16 +3,17 @@
 //! Three things are compared on a text: this crate's float T5, the integer engine, and the T5 of
 //! candle-transformers as far as that one computes the original.
 
-use super::{Folder, failed};
-use crate::error::{Error, Result};
-use crate::kernels::Backend;
-use crate::model::Model;
-use crate::model::decoder::{Decoder, Row};
-use crate::model::matcher::Matcher;
-use crate::train::t5::T5;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::t5 as oracle;
+
+use super::{Folder, failed};
+use crate::error::{Error, Result};
+use crate::kernels::backend::Backend;
+use crate::model::decoder::{Decoder, Row};
+use crate::model::matcher::Matcher;
+use crate::model::weights::Model;
+use crate::train::t5::T5;
 
 /// Tokens that are compared, and those whose ids serve as c.
 const TOKENS: usize = 1024;

@@ -5,9 +5,11 @@
 //! vocabulary cannot hold (spec/numerics.md section 2); every single byte that is missing is added, with
 //! the rows of the unknown token.
 
-use crate::model::tokens::MAX_TOKEN_LEN;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use serde_json::Value;
+
+use crate::model::tokens::MAX_TOKEN_LEN;
 
 /// Token strings, and which of the tokenizer's ids each stands for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -182,8 +184,9 @@ fn character_byte(c: char) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     fn token<'a>(pieces: &'a Pieces, text: &[u8]) -> Option<&'a u32> {
         pieces.tokens.iter().position(|token| token == text).map(|at| &pieces.ids[at])

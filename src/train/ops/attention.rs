@@ -5,11 +5,13 @@
 //! Scores are formed for blocks of queries against the keys in their window; nothing of the size of
 //! the sequence squared exists. The backward pass forms them again from the kept normaliser.
 
-use super::{GROUPS, Kept, floats, keep, take, values, vector};
-use crate::kernels::sgemm::{Mat, matmul};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use pulp::Arch;
 use rayon::prelude::*;
+
+use super::{GROUPS, Kept, floats, keep, take, values, vector};
+use crate::kernels::sgemm::mat::Mat;
+use crate::kernels::sgemm::matmul;
 
 /// Queries per block.
 const BLOCK: usize = 64;

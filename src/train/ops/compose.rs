@@ -2,10 +2,11 @@
 //!
 //! Slower on a CPU, but the definition that the fused operations are tested against.
 
+use candle_core::{D, DType, Result, Tensor};
+
 use super::attention::Dims;
 use super::embed::NONE;
 use super::loss::{CLASSES, Targets};
-use candle_core::{D, DType, Result, Tensor};
 
 /// Root-mean-square normalisation of rows, without a gain.
 pub fn normalise(x: &Tensor) -> Result<Tensor> {

@@ -2,10 +2,12 @@
 //!
 //! All embedding tables of a network stand in one tensor, so one operation makes the decoder's input.
 
-use super::floats;
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
-use std::sync::Arc;
+
+use super::floats;
 
 /// A place in the row list that adds nothing.
 pub const NONE: u32 = u32::MAX;

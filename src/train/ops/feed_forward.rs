@@ -3,11 +3,13 @@
 //! Packed parameters: `up [ff][d]`, `down [d][ff]`. Gains are those of a sequence, `[sequences][ff]`;
 //! without them all are 1.
 
-use super::{GROUPS, Kept, floats, keep, take, values, vector};
-use crate::kernels::sgemm::{Mat, matmul};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use pulp::Arch;
 use rayon::prelude::*;
+
+use super::{GROUPS, Kept, floats, keep, take, values, vector};
+use crate::kernels::sgemm::mat::Mat;
+use crate::kernels::sgemm::matmul;
 
 /// Rows that a thread works on at once: their hidden values stay in the cache.
 const ROWS: usize = 256;

@@ -9,12 +9,15 @@
 //! from position to position: after a token with probabilities `p` it loses `adapt * p` and gains `adapt`
 //! at the token. Gradients treat it as a constant.
 
-use super::{GROUPS, Kept, floats, keep, take, vector};
-use crate::kernels::sgemm::{Mat, matmul};
+use std::sync::{Arc, Mutex};
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use pulp::Arch;
 use rayon::prelude::*;
-use std::sync::{Arc, Mutex};
+
+use super::{GROUPS, Kept, floats, keep, take, vector};
+use crate::kernels::sgemm::mat::Mat;
+use crate::kernels::sgemm::matmul;
 
 /// Classes of a match slot (spec/numerics.md, section 3).
 pub const CLASSES: usize = 17;

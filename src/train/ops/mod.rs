@@ -16,8 +16,9 @@ pub mod vector;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 use std::sync::Mutex;
+
+use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 
 /// Groups over which weight gradients are summed apart.
 pub const GROUPS: usize = 4;

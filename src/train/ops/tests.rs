@@ -1,12 +1,15 @@
 //! Fused operations against the same sublayers composed of candle's own, values and gradients.
 
-use super::compose;
-use super::loss::{CLASSES, HeadLoss, Targets};
-use crate::train::net::{Batch, Net, NetConfig, Steering};
-use crate::train::ops::embed::NONE;
-use crate::train::random::Random;
-use candle_core::{Device, Tensor, Var};
 use std::sync::Arc;
+
+use candle_core::{Device, Tensor, Var};
+
+use super::compose;
+use super::embed::NONE;
+use super::loss::{CLASSES, HeadLoss, Targets};
+use crate::train::net::{Batch, Net};
+use crate::train::random::Random;
+use crate::train::sizes::{NetConfig, Steering};
 
 fn config() -> NetConfig {
     NetConfig {

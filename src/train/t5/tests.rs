@@ -1,9 +1,10 @@
 //! T5 beside candle-transformers' T5, and its derivatives beside differences.
 
-use super::*;
 use candle_core::Shape;
 use candle_nn::VarBuilder;
 use candle_transformers::models::t5 as oracle;
+
+use super::*;
 
 const D: usize = 32;
 

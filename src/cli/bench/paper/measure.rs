@@ -4,16 +4,18 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::super::report::percentile;
 use super::sample::{Length, Piece, spread};
-use crate::codec::neural::Neural;
-use crate::codec::{ChunkModel, Codec, DecodeJob, EncodeJob};
+use crate::cli::bench::report::percentile;
+use crate::codec::job::{DecodeJob, EncodeJob};
+use crate::codec::model::ChunkModel;
+use crate::codec::neural::chunk_model::Neural;
 use crate::error::{Error, Result};
+use crate::wire::chunk::Codec;
 
 /// Bytes that say how long a chunk's payload is.
 const LENGTH_BYTES: u64 = 2;
 /// Chunks that programs of other authors get of a length, each a process of its own.
-pub(super) const SAMPLED: usize = 100;
+pub(crate) const SAMPLED: usize = 100;
 /// Chunks that are read alone.
 const ALONE: usize = 25;
 /// Most chunks that a worker takes at once: several times what it decodes in lockstep.
@@ -21,7 +23,7 @@ const SHARE: usize = 240;
 
 /// How small the chunks become.
 #[derive(Clone, Debug)]
-pub(super) struct Sizes {
+pub(crate) struct Sizes {
     pub program: String,
     /// None where everything is one stream.
     pub length: Option<Length>,
@@ -51,7 +53,7 @@ impl Sizes {
 
 /// How long chunks take.
 #[derive(Clone, Debug)]
-pub(super) struct Speed {
+pub(crate) struct Speed {
     pub model: String,
     pub length: Length,
     pub chunks: usize,
@@ -68,7 +70,7 @@ pub(super) struct Speed {
 }
 
 /// Packs all chunks; nothing if the model takes none so long.
-pub(super) fn pack(
+pub(crate) fn pack(
     program: String,
     coder: &Neural,
     length: Length,
@@ -107,7 +109,7 @@ pub(super) fn pack(
 }
 
 /// Reads chunks back, some alone and then all, and checks that they are what they were.
-pub(super) fn unpack(
+pub(crate) fn unpack(
     model: &str,
     coder: &Neural,
     length: Length,

@@ -2,45 +2,33 @@
 //! against the length of a chunk, which are the paper's Table 1 and Figures 4 to 6, on any bytes.
 
 mod measure;
+mod measured;
 mod peers;
 mod report;
 mod sample;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::super::args::size;
-use super::super::console::Console;
-use super::super::{Outcome, models};
-use super::tree::Scratch;
-use crate::archive::events::Observer;
-use crate::archive::paths::escape;
-use crate::codec::neural::Neural;
-use crate::error::{Error, Result};
-use crate::model::registry;
-use measure::{Sizes, Speed};
+use measured::Measured;
 use sample::{Length, Sample};
 
-/// What the paper measures.
-#[derive(Debug, clap::Args)]
-pub(super) struct Setting {
-    /// Measure short independent chunks, as the paper does, on a folder or file
-    #[arg(long, value_name = "PATH", conflicts_with = "path")]
-    pub paper: Option<PathBuf>,
-    /// Most bytes to measure them on, in stretches of 16 KiB spread evenly
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1m")]
-    pub sample: u64,
-    /// Pack the file enwik8, after a check that it is, and compare with the paper's table
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["path", "paper"])]
-    pub enwik8: Option<PathBuf>,
-}
+use crate::archive::observer::Observer;
+use crate::archive::path::escape;
+use crate::cli::bench::tree::Scratch;
+use crate::cli::console::Console;
+use crate::cli::models;
+use crate::cli::outcome::Outcome;
+use crate::codec::neural::chunk_model::Neural;
+use crate::error::{Error, Result};
+use crate::model::registry;
 
 /// How c is found: what it is called, and the candidates beside the empty one.
 const WAYS: [(&str, usize); 3] = [("c empty", 0), ("greedy c", 1), ("best c of 8", 8)];
 /// The way whose chunks are read back: what `s3a pack` does if not told otherwise.
 const USUAL: usize = 1;
 
-pub(super) fn run(path: &Path, args: &super::Args, console: &Console) -> Result<Outcome> {
-    super::peers::check(&args.peers)?;
+pub(crate) fn run(path: &Path, args: &crate::cli::bench::args::Args, console: &Console) -> Result<Outcome> {
+    crate::cli::bench::peers::check(&args.peers)?;
     let sample = Sample::read(path, args.setting.sample, console)?;
     if sample.bytes.is_empty() {
         return Err(Error::Usage(format!("{} holds no bytes to measure", path.display())));
@@ -61,7 +49,7 @@ pub(super) fn run(path: &Path, args: &super::Args, console: &Console) -> Result<
         if !vocabularies.contains(&parts) {
             let whose = if vocabularies.is_empty() { None } else { Some(shown(&model)) };
             for length in Length::ALL {
-                super::stop_if(console)?;
+                crate::cli::bench::args::stop_if(console)?;
                 console.phase(&format!("other programs on chunks of {length}"), None);
                 let pieces = sample.cut(vocabulary, length);
                 let rows = peers::chunks(&args.peers, length, &pieces, whose.as_deref(), &scratch)?;
@@ -80,13 +68,6 @@ pub(super) fn run(path: &Path, args: &super::Args, console: &Console) -> Result<
     Ok(Outcome::Done)
 }
 
-/// All that comes of it.
-#[derive(Default)]
-struct Measured {
-    sizes: Vec<Sizes>,
-    speeds: Vec<Speed>,
-}
-
 /// A model on chunks of every length, with c found in every way.
 fn measure_model(name: &str, sample: &Sample, console: &Console, result: &mut Measured) -> Result<Neural> {
     let found = registry::by_name(name)?;
@@ -102,7 +83,7 @@ fn measure_model(name: &str, sample: &Sample, console: &Console, result: &mut Me
         let pieces = sample.cut(found.model.vocabulary(), length);
         let mut usual = None;
         for &(way, effort) in ways {
-            super::stop_if(console)?;
+            crate::cli::bench::args::stop_if(console)?;
             console.phase(&format!("{shown}, {way}, chunks of {length}"), None);
             let program = if learns { format!("{shown}, {way}") } else { shown.clone() };
             let coder = plain.clone().searching(compressor.clone(), effort);
@@ -116,7 +97,7 @@ fn measure_model(name: &str, sample: &Sample, console: &Console, result: &mut Me
             result.sizes.push(row);
         }
         if let Some((pack, payloads)) = usual {
-            super::stop_if(console)?;
+            crate::cli::bench::args::stop_if(console)?;
             console.phase(&format!("{shown}, reading chunks of {length}"), None);
             result.speeds.push(measure::unpack(&shown, &plain, length, &pieces, &payloads, pack)?);
         }

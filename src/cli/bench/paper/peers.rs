@@ -4,9 +4,9 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::super::tree::Scratch;
 use super::measure::{SAMPLED, Sizes};
 use super::sample::{Length, Piece, spread};
+use crate::cli::bench::tree::Scratch;
 use crate::error::{Error, Result};
 use crate::wire::zstd_raw::compress_at;
 
@@ -36,7 +36,7 @@ fn chosen(names: &[String]) -> impl Iterator<Item = &'static Peer> {
 
 /// Programs on chunks; a process each gets a sample of them, zstd's library all. `whose` vocabulary
 /// the chunks were cut with is said where there are several.
-pub(super) fn chunks(
+pub(crate) fn chunks(
     names: &[String],
     length: Length,
     pieces: &[Piece<'_>],
@@ -74,7 +74,7 @@ pub(super) fn chunks(
 }
 
 /// Programs on everything at once.
-pub(super) fn solid(names: &[String], bytes: &[u8], scratch: &Scratch) -> Result<Vec<Sizes>> {
+pub(crate) fn solid(names: &[String], bytes: &[u8], scratch: &Scratch) -> Result<Vec<Sizes>> {
     let all = [Piece { raw: bytes, tokens: 0 }];
     let mut rows = Vec::new();
     for peer in chosen(names) {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::super::super::output::Out;
-use super::super::plot::{Curve, curves};
-use super::super::report::{quoted, save};
-use super::Measured;
 use super::measure::Sizes;
+use super::measured::Measured;
 use super::sample::{Length, Sample};
-use crate::archive::paths::escape;
+use crate::archive::path::escape;
+use crate::cli::bench::plot::{Curve, curves};
+use crate::cli::bench::report::{quoted, save};
+use crate::cli::output::Out;
 use crate::error::Result;
 
 /// The paper's best: 64 tokens a chunk, batched, on a GPU.
@@ -35,7 +35,7 @@ fn programs(sizes: &[Sizes]) -> Vec<&str> {
     names
 }
 
-pub(super) fn print(path: &Path, sample: &Sample, result: &Measured) -> Result<()> {
+pub(crate) fn print(path: &Path, sample: &Sample, result: &Measured) -> Result<()> {
     let mut out = Out::new();
     let shown = escape(path.as_os_str().as_encoded_bytes());
     out.line(format_args!("{shown}: {} bytes of {}", sample.bytes.len(), sample.of))?;
@@ -79,7 +79,7 @@ pub(super) fn print(path: &Path, sample: &Sample, result: &Measured) -> Result<(
     out.finish()
 }
 
-pub(super) fn write(folder: &Path, result: &Measured) -> Result<()> {
+pub(crate) fn write(folder: &Path, result: &Measured) -> Result<()> {
     let mut sizes = String::from(
         "program,chunk,chunks,mean_tokens,raw_bytes,bytes,bits_per_byte,ratio,sampled_bits_per_byte,\
          c_bits_per_byte,pack_tokens_per_s\n",
@@ -154,7 +154,7 @@ fn figure4(result: &Measured) -> String {
 }
 
 /// What a way to measure is called, and its figure.
-type Way = (&'static str, fn(&super::Speed) -> f64);
+type Way = (&'static str, fn(&super::measure::Speed) -> f64);
 
 /// One curve for each model and way to measure.
 fn by_model(result: &Measured, ways: &[Way]) -> Vec<Curve> {

@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::super::report;
-use crate::archive::events::Observer;
-use crate::archive::scan::{self, cmp_paths};
+use crate::archive::observer::Observer;
+use crate::archive::pack::scan;
+use crate::archive::path::cmp_paths;
+use crate::cli::bench::report;
 use crate::error::{Error, Result};
 use crate::model::tokens::Vocabulary;
 
@@ -16,7 +17,7 @@ const STRETCH: usize = 16 << 10;
 
 /// How long a chunk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Length {
+pub(crate) enum Length {
     Tokens(usize),
     Bytes(usize),
 }
@@ -45,13 +46,13 @@ impl fmt::Display for Length {
 
 /// One chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Piece<'a> {
+pub(crate) struct Piece<'a> {
     pub raw: &'a [u8],
     pub tokens: usize,
 }
 
 /// What is measured on.
-pub(super) struct Sample {
+pub(crate) struct Sample {
     pub bytes: Vec<u8>,
     /// Bytes of all files that it was taken from.
     pub of: u64,
@@ -62,14 +63,19 @@ impl Sample {
     /// stretch at least), in stretches spread evenly.
     pub fn read(path: &Path, most: u64, observer: &dyn Observer) -> Result<Self> {
         let path = std::fs::canonicalize(path).map_err(|e| Error::io(path, e))?;
-        let tree = scan::Tree::scan(std::slice::from_ref(&path), None, &scan::Options::default(), observer)?;
+        let tree = scan::Tree::scan(
+            std::slice::from_ref(&path),
+            None,
+            &crate::archive::pack::found::Options::default(),
+            observer,
+        )?;
         let of = tree.bytes();
         let mut taker = Taker::new(of, most);
-        let mut files: Vec<&scan::Found> = tree.entries.iter().collect();
+        let mut files: Vec<&crate::archive::pack::found::Found> = tree.entries.iter().collect();
         files.sort_by(|a, b| cmp_paths(&a.entry.path, &b.entry.path));
         let mut block = vec![0; 256 << 10];
         for found in files {
-            if !matches!(found.entry.kind, crate::archive::Kind::File { .. }) {
+            if !matches!(found.entry.kind, crate::wire::entry::Kind::File { .. }) {
                 continue;
             }
             // What cannot be read is left out by everyone.
@@ -141,7 +147,7 @@ impl Taker {
 }
 
 /// At most `most` numbers below `count`, spread evenly.
-pub(super) fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
     let chosen = count.min(most);
     (0..chosen).map(move |nth| nth * count / chosen)
 }

@@ -1,0 +1,121 @@
+//! What is unpacked: the entries that are wanted, and which of them are links to others.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use super::admission::Checker;
+use super::metadata::Restore;
+use super::target::Target;
+use crate::archive::observer::{Observer, Warning};
+use crate::archive::read::archive::Archive;
+use crate::archive::selection::Selection;
+use crate::error::{Error, Result};
+use crate::wire::entry::{ChunkId, Entry, EntryId, Kind};
+
+/// What is unpacked, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub selection: Selection,
+    /// Leading components that are taken off each path; what has no more is left out.
+    pub strip: usize,
+    /// Replace files that are in the way. Folders with something in them never are.
+    pub replace: bool,
+    pub restore: Restore,
+    /// Unpack devices, which otherwise are refused.
+    pub devices: bool,
+    /// Most bytes that all files together may hold between their holes.
+    pub max_bytes: u64,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub files: u64,
+    pub entries: u64,
+}
+
+/// An entry that is to be unpacked.
+pub(crate) struct Item<'a> {
+    pub entry: &'a Entry,
+    pub path: Cow<'a, [u8]>,
+    /// For a hardlink: the item that has the content.
+    pub link: Option<usize>,
+}
+
+impl Options {
+    /// What becomes of an entry's path; `None` leaves it out.
+    pub(crate) fn path<'a>(&self, entry: &'a Entry) -> Option<&'a [u8]> {
+        if !self.selection.takes(&entry.path, entry.kind == Kind::Directory) {
+            return None;
+        }
+        let mut path = entry.path.as_slice();
+        for _ in 0..self.strip {
+            path = &path[path.iter().position(|&b| b == b'/')? + 1..];
+        }
+        Some(path)
+    }
+}
+
+/// Checks everything that is to be unpacked. A hardlink whose file is left out brings the content.
+pub(crate) fn plan<'a>(archive: &'a Archive, options: &Options) -> Result<Vec<Item<'a>>> {
+    let mut checker = Checker::new(options.devices, options.max_bytes);
+    let mut items: Vec<Item<'a>> = Vec::new();
+    let mut first: HashMap<EntryId, usize> = HashMap::new();
+    for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {
+        let Some(path) = options.path(entry) else { continue };
+        checker.admit(id, entry, path)?;
+        let content = if let Kind::Hardlink { target } = entry.kind { target } else { id };
+        let mut item = Item { entry, path: Cow::Borrowed(path), link: None };
+        if matches!(entry.kind, Kind::File { .. } | Kind::Hardlink { .. }) {
+            item.link = first.get(&content).copied();
+            if item.link.is_none() {
+                first.insert(content, items.len());
+                item.entry = archive
+                    .entry(content)
+                    .filter(|e| matches!(e.kind, Kind::File { .. }))
+                    .ok_or_else(|| Error::UnsafeEntry {
+                        path: crate::archive::path::escape(&entry.path),
+                        rule: "it links to what is no file",
+                    })?;
+            }
+        }
+        items.push(item);
+    }
+    Ok(items)
+}
+
+/// The chunks that hold the data of all items, in order.
+pub(crate) fn wanted(archive: &Archive, items: &[Item<'_>]) -> Vec<ChunkId> {
+    let mut ranges = Vec::new();
+    for item in items.iter().filter(|item| item.link.is_none()) {
+        let Kind::File { extents, .. } = &item.entry.kind else { continue };
+        ranges.extend(extents.iter().filter(|e| e.len > 0).map(|e| archive.chunks_of(e.raw_offset, e.len)));
+    }
+    ranges.sort_unstable_by_key(|range| range.start);
+    let (mut ids, mut next) = (Vec::new(), 0);
+    for range in ranges {
+        ids.extend((range.start.max(next)..range.end).map(ChunkId));
+        next = next.max(range.end);
+    }
+    ids
+}
+
+pub(crate) const LINK_LOST: &str = "not unpacked: the file that it is a name of was not";
+
+/// Makes a hardlink; a file system that has none costs a warning.
+pub(crate) fn link(
+    target: &mut Target<'_>,
+    path: &[u8],
+    first: &[u8],
+    entry: &Entry,
+    observer: &dyn Observer,
+) -> Result<()> {
+    match target.make_link(path, first) {
+        Err(Error::Io { source, .. }) if source.kind() != std::io::ErrorKind::StorageFull => {
+            observer.warning(Warning::new(&entry.path[..], format_args!("not linked: {source}")));
+        }
+        made => made?,
+    }
+    observer.entry(&entry.path);
+    Ok(())
+}

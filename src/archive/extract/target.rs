@@ -1,0 +1,303 @@
+//! The folder that is unpacked into, and the making of objects in it.
+//!
+//! Every name is resolved beneath the folder and through no symlink. Files are written under a
+//! temporary name and renamed. Folders get their modes and times when everything is in them.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::metadata::Restore;
+use crate::archive::observer::{Observer, Warning};
+use crate::archive::os::beneath::Beneath;
+use crate::archive::os::partial_file::{rename_new, umask};
+use crate::archive::path::{cmp_paths, join, split};
+use crate::error::{Error, Result};
+use crate::wire::entry::{Entry, Kind};
+
+/// An open target folder.
+pub(crate) struct Target<'a> {
+    folder: Beneath,
+    /// It was made for this archive, so it is empty and gets the root's metadata.
+    pub fresh: bool,
+    replace: bool,
+    restore: Restore,
+    observer: &'a dyn Observer,
+    /// The folder used last, which the next object most likely goes to as well.
+    last: Option<(Vec<u8>, OwnedFd)>,
+    /// Folders whose metadata is still to be set.
+    folders: Vec<(Vec<u8>, Entry)>,
+    /// Makes temporary names differ.
+    serial: u64,
+}
+
+/// A file under its temporary name.
+#[derive(Debug)]
+pub(crate) struct Temp {
+    folder: Vec<u8>,
+    name: Vec<u8>,
+}
+
+impl<'a> Target<'a> {
+    /// Opens the folder at `path`, or makes it, with the folders above it.
+    pub fn open(path: &Path, replace: bool, restore: Restore, observer: &'a dyn Observer) -> Result<Self> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let fresh = match std::fs::metadata(path) {
+            Ok(found) if found.is_dir() => false,
+            Ok(_) => return Err(Error::Usage(format!("{} is not a folder", path.display()))),
+            Err(_) => {
+                std::fs::create_dir_all(path).map_err(|e| Error::io(path, e))?;
+                true
+            }
+        };
+        let folder = Beneath::open_root(path).map_err(|e| Error::io(path, e))?;
+        let serial = u64::from(std::process::id()) << 32;
+        Ok(Self { folder, fresh, replace, restore, observer, last: None, folders: Vec::new(), serial })
+    }
+
+    /// Fails if something is in the way of an entry that is no folder.
+    pub fn check_free(&mut self, path: &[u8]) -> Result<()> {
+        let (folder, name) = split(path);
+        let at = match self.folder.folder(folder) {
+            Ok(at) => at,
+            // Nothing is there yet; or something that is no folder, of which making it will tell.
+            Err(_) => return Ok(()),
+        };
+        match fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(_) => Ok(()),
+            Ok(found) if self.replace && FileType::from_raw_mode(found.st_mode) != FileType::Directory => {
+                Ok(())
+            }
+            Ok(_) => Err(Error::Exists(self.display(path))),
+        }
+    }
+
+    /// Makes a folder, or takes one that is there.
+    pub fn make_folder(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
+        if path.is_empty() {
+            if self.fresh {
+                self.folders.push((Vec::new(), entry.clone()));
+            }
+            return Ok(());
+        }
+        self.make_folder_at(path, Mode::RWXU)?;
+        let meta = Entry { kind: Kind::Directory, ..entry.clone() };
+        self.folders.push((path.to_vec(), meta));
+        Ok(())
+    }
+
+    fn make_folder_at(&mut self, path: &[u8], mode: Mode) -> Result<()> {
+        let (at, name) = self.parent(path)?;
+        match fs::mkdirat(&at, name, mode) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                let found = fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.io(path, e))?;
+                let is_folder = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+                if !is_folder && self.replace {
+                    fs::unlinkat(&at, name, AtFlags::empty()).map_err(|e| self.io(path, e))?;
+                    fs::mkdirat(&at, name, mode).map_err(|e| self.io(path, e))?;
+                } else if !is_folder {
+                    return Err(Error::Exists(self.display(path)));
+                }
+            }
+            Err(e) => return Err(self.io(path, e)),
+        }
+        self.keep(path, at);
+        Ok(())
+    }
+
+    /// Makes a symlink, FIFO, socket or device.
+    pub fn make_other(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
+        let (at, name) = self.parent(path)?;
+        let make = |name: &[u8]| match &entry.kind {
+            Kind::Symlink { target } => fs::symlinkat(&target[..], &at, name),
+            Kind::Fifo => fs::mknodat(&at, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0),
+            Kind::Socket => fs::mknodat(&at, name, FileType::Socket, Mode::RUSR | Mode::WUSR, 0),
+            Kind::CharDevice { major, minor } => fs::mknodat(
+                &at,
+                name,
+                FileType::CharacterDevice,
+                Mode::RUSR | Mode::WUSR,
+                fs::makedev(*major, *minor),
+            ),
+            Kind::BlockDevice { major, minor } => fs::mknodat(
+                &at,
+                name,
+                FileType::BlockDevice,
+                Mode::RUSR | Mode::WUSR,
+                fs::makedev(*major, *minor),
+            ),
+            Kind::Directory | Kind::File { .. } | Kind::Hardlink { .. } => Err(Errno::INVAL),
+        };
+        match self.make_new(path, &at, name, make) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                self.observer.warning(Warning::new(&entry.path[..], format_args!("not unpacked: {source}")));
+            }
+            made => {
+                made?;
+                let is_symlink = matches!(entry.kind, Kind::Symlink { .. });
+                self.restore.on_name(&at, name, entry, is_symlink, self.observer);
+            }
+        }
+        self.keep(path, at);
+        Ok(())
+    }
+
+    /// Makes `path` another name of the file that was unpacked as `target`.
+    pub fn make_link(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
+        let (from, old) = split(target);
+        let from = self.folder.folder(from).map_err(|e| self.io(target, e))?;
+        let (at, name) = self.parent(path)?;
+        self.make_new(path, &at, name, |name| fs::linkat(&from, old, &at, name, AtFlags::empty()))?;
+        self.keep(path, at);
+        Ok(())
+    }
+
+    /// Makes something under a name that nothing has yet, or that may be taken over; what has it stays until the
+    /// new thing is there.
+    fn make_new(
+        &mut self,
+        path: &[u8],
+        at: &OwnedFd,
+        name: &[u8],
+        make: impl Fn(&[u8]) -> rustix::io::Result<()>,
+    ) -> Result<()> {
+        match make(name) {
+            Err(Errno::EXIST) if self.replace => {
+                let temp = loop {
+                    let temp = self.temp_name();
+                    match make(&temp) {
+                        Ok(()) => break temp,
+                        Err(Errno::EXIST) => {}
+                        Err(e) => return Err(self.io(path, e)),
+                    }
+                };
+                let renamed = fs::renameat(at, &temp, at, name);
+                // It is still there if that failed, or if both are names of one file.
+                let _ = fs::unlinkat(at, &temp, AtFlags::empty());
+                match renamed {
+                    Err(Errno::ISDIR) => Err(Error::Exists(self.display(path))),
+                    renamed => renamed.map_err(|e| self.io(path, e)),
+                }
+            }
+            Err(Errno::EXIST) => Err(Error::Exists(self.display(path))),
+            made => made.map_err(|e| self.io(path, e)),
+        }
+    }
+
+    fn temp_name(&mut self) -> Vec<u8> {
+        self.serial = self.serial.wrapping_add(1);
+        format!(".s3a-unpack-{:x}", self.serial).into_bytes()
+    }
+
+    /// Begins a file that is to become `path`.
+    pub fn begin_file(&mut self, path: &[u8]) -> Result<(Temp, File)> {
+        let (at, _) = self.parent(path)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        loop {
+            let name = self.temp_name();
+            match fs::openat(&at, &name, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(fd) => {
+                    self.keep(path, at);
+                    return Ok((Temp { folder: split(path).0.to_vec(), name }, File::from(fd)));
+                }
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(self.io(path, e)),
+            }
+        }
+    }
+
+    /// Opens a file again that was begun and closed meanwhile.
+    pub fn reopen(&self, temp: &Temp) -> Result<File> {
+        let path = join(&temp.folder, &temp.name);
+        self.folder.open(&path, OFlags::RDWR, Mode::empty()).map(File::from).map_err(|e| self.io(&path, e))
+    }
+
+    /// Opens a file that was unpacked, to read it.
+    pub fn open_file(&self, path: &[u8]) -> Result<File> {
+        let file = self.folder.open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
+        file.map(File::from).map_err(|e| self.io(path, e))
+    }
+
+    /// Gives a complete file its metadata and its name.
+    pub fn commit_file(&mut self, temp: &Temp, file: File, path: &[u8], entry: &Entry) -> Result<()> {
+        let fd = OwnedFd::from(file);
+        self.restore.on_open(&fd, entry, self.observer);
+        let (at, name) = self.parent(path)?;
+        let renamed = if self.replace {
+            fs::renameat(&at, &temp.name, &at, name)
+        } else {
+            rename_new(&at, &temp.name, &at, name)
+        };
+        match renamed {
+            Ok(()) => {}
+            Err(Errno::EXIST | Errno::ISDIR) => return Err(Error::Exists(self.display(path))),
+            Err(e) => return Err(self.io(path, e)),
+        }
+        self.keep(path, at);
+        Ok(())
+    }
+
+    /// Removes a file that will not be completed.
+    pub fn discard(&self, temp: &Temp) {
+        if let Ok(at) = self.folder.folder(&temp.folder) {
+            let _ = fs::unlinkat(&at, &temp.name, AtFlags::empty());
+        }
+    }
+
+    /// Sets modes and times of the folders, the deepest first.
+    pub fn finish(mut self) {
+        self.folders.sort_by(|a, b| cmp_paths(&a.0, &b.0));
+        while let Some((path, entry)) = self.folders.pop() {
+            match self.folder.open(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
+                Ok(fd) => self.restore.on_open(&fd, &entry, self.observer),
+                Err(e) => {
+                    let e = std::io::Error::from(e);
+                    self.observer
+                        .warning(Warning::new(path, format_args!("its mode and time are not restored: {e}")));
+                }
+            }
+        }
+    }
+
+    /// The open folder that `path` lies in, and the name in it. Folders that no entry brought are
+    /// made as any program makes them.
+    fn parent<'p>(&mut self, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8])> {
+        let (folder, name) = split(path);
+        if let Some((_, fd)) = self.last.take_if(|(last, _)| last == folder) {
+            return Ok((fd, name));
+        }
+        match self.folder.folder(folder) {
+            Ok(fd) => Ok((fd, name)),
+            Err(Errno::NOENT) => {
+                let ends = folder.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+                for end in ends.chain([folder.len()]) {
+                    if self.folder.folder(&folder[..end]).is_err() {
+                        self.make_folder_at(&folder[..end], Mode::from_raw_mode(0o777 & !umask()))?;
+                    }
+                }
+                let fd = self.folder.folder(folder).map_err(|e| self.io(path, e))?;
+                Ok((fd, name))
+            }
+            Err(Errno::LOOP | Errno::NOTDIR) => Err(Error::Exists(self.display(folder))),
+            Err(e) => Err(self.io(path, e)),
+        }
+    }
+
+    fn keep(&mut self, path: &[u8], fd: OwnedFd) {
+        self.last = Some((split(path).0.to_vec(), fd));
+    }
+
+    /// The path of an object in the target, for messages.
+    pub fn display(&self, path: &[u8]) -> PathBuf {
+        self.folder.path().join(std::ffi::OsStr::from_bytes(path))
+    }
+
+    fn io(&self, path: &[u8], errno: Errno) -> Error {
+        Error::io(self.display(path), errno.into())
+    }
+}

@@ -1,0 +1,291 @@
+//! From folders to an archive: scan, order, read, write.
+//!
+//! The bytes written depend on the tree and the options alone. A file that cannot be opened is
+//! left out with a warning; one that changes while it is read is packed as it was read, with a
+//! warning too. Sources are only ever read.
+//!
+//! The same goes for what is added to an archive (`append`).
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, fstat};
+
+use super::found::Found;
+use super::order::{extension, is_compressed, packing_order};
+use super::scan::Tree;
+use super::source_file::{Hashing, SegmentReader, Sizes, hash, segments};
+use super::{found, similar_order};
+use crate::archive::observer::{Observer, Warning};
+use crate::archive::path::{escape, split};
+use crate::archive::path_set::{Clash, Paths};
+use crate::archive::read::archive::Archive;
+use crate::archive::write::content::{Content, ContentWarning};
+use crate::archive::write::options::{Stats, WriterOptions};
+use crate::archive::write::resume::Previous;
+use crate::archive::write::writer::Writer;
+use crate::error::{Error, Result};
+use crate::wire::entry::{ContentHash, EntryId, Kind, SHORT_DATA, Timestamp};
+
+/// A tree that was looked at and can be written.
+pub struct Packer {
+    tree: Tree,
+    order: Vec<u32>,
+    latest_mtime: Option<i64>,
+}
+
+/// What is known of the files that were written so far.
+#[derive(Default)]
+struct Written {
+    by_inode: HashMap<(u64, u64), EntryId>,
+    by_content: HashMap<(u64, [u8; 32]), EntryId>,
+    /// Files of earlier generations, of which the archive has half a hash. Those with a short one are left
+    /// out: two contents with the same can be made.
+    earlier: HashMap<(u64, ContentHash), EntryId>,
+    earlier_sizes: HashSet<u64>,
+}
+
+impl Written {
+    /// A file with this content.
+    fn find(&self, size: u64, digest: [u8; 32]) -> Option<EntryId> {
+        let mut half = [0; 16];
+        half.copy_from_slice(&digest[..16]);
+        self.by_content.get(&(size, digest)).or_else(|| self.earlier.get(&(size, half))).copied()
+    }
+}
+
+impl Packer {
+    /// Looks at the sources; see `Tree::scan` for how they are named in the archive.
+    pub fn scan(
+        sources: &[PathBuf],
+        base: Option<&Path>,
+        options: &found::Options,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        observer.phase("scanning", None);
+        let tree = Tree::scan(sources, base, options, observer)?;
+        let order = packing_order(&tree.entries);
+        Ok(Self { tree, order, latest_mtime: options.latest_mtime })
+    }
+
+    /// Brings files that are alike closer together, for which their beginnings are read.
+    pub fn arrange(&mut self, observer: &dyn Observer) -> Result<()> {
+        observer.phase("comparing", Some(self.bytes()));
+        let (tree, entries) = (&self.tree, &self.tree.entries);
+        let entry = |at: u32| entries.get(at as usize);
+        let size = |at: u32| entry(at).map_or(0, |found| size_of(&found.entry.kind));
+        // What has no content stands first, what is compressed already last; neither gains.
+        let start = self.order.partition_point(|&at| size(at) == 0);
+        let packed = |at: u32| entry(at).is_some_and(|found| is_compressed(split(&found.entry.path).1));
+        let len = self.order[start..].partition_point(|&at| !packed(at));
+        let open = |at: u32| entry(at).and_then(|found| tree.open(found).ok()).map(File::from);
+        let kind = |at: u32| entry(at).map(|found| extension(split(&found.entry.path).1));
+        let same = |a: u32, b: u32| match (kind(a), kind(b)) {
+            (Some(a), Some(b)) => a.eq_ignore_ascii_case(b),
+            _ => false,
+        };
+        similar_order::arrange(&mut self.order[start..start + len], size, same, open, observer)
+    }
+
+    /// Number of objects that were found.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Sum of the sizes of all files.
+    pub fn bytes(&self) -> u64 {
+        let entries = self.order.iter().filter_map(|&at| self.tree.entries.get(at as usize));
+        entries.map(|found| size_of(&found.entry.kind)).sum()
+    }
+
+    /// Leaves out what `archive` has already: folders, and with `skip` everything else too, of
+    /// which the number is told. Without, a path that is there is an error.
+    pub fn only_new(&mut self, archive: &Archive, skip: bool) -> Result<u64> {
+        let mut paths = Paths::default();
+        for entry in archive.entries() {
+            paths.take(&entry.path, entry.kind == Kind::Directory);
+        }
+        let (mut order, mut skipped) = (Vec::new(), 0);
+        for &at in &self.order {
+            let Some(Found { entry, .. }) = self.tree.entries.get(at as usize) else { continue };
+            match paths.clash(&entry.path, entry.kind == Kind::Directory) {
+                Clash::None => order.push(at),
+                Clash::SameFolder => {}
+                Clash::Taken if skip => skipped += 1,
+                Clash::Taken => {
+                    return Err(Error::Usage(format!(
+                        "{} is in the archive already, or stands in the way there; --skip-existing leaves out what is there",
+                        escape(&entry.path)
+                    )));
+                }
+            }
+        }
+        self.order = order;
+        Ok(skipped)
+    }
+
+    /// Writes an archive to `out`, which is given back for syncing. What `previous` holds of the
+    /// same archive is not coded again.
+    pub fn write<W: Write>(
+        self,
+        out: W,
+        options: WriterOptions,
+        previous: Option<Previous>,
+    ) -> Result<(W, Stats)> {
+        let observer = options.observer.clone();
+        self.write_all(Writer::resume(out, options, previous)?, Written::default(), &*observer)
+    }
+
+    /// Writes a generation of `archive` to `out`, which appends to its bytes. Files whose size and
+    /// content hash a file of the archive has get the data of that.
+    pub fn append<W: Write>(self, archive: &Archive, out: W, options: WriterOptions) -> Result<(W, Stats)> {
+        let observer = options.observer.clone();
+        let mut written = Written::default();
+        for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {
+            match &entry.kind {
+                Kind::File { size: size @ 1.., extents, hash } => {
+                    let whole = extents.iter().map(|extent| extent.len).sum::<u64>() == *size;
+                    if whole && *size >= SHORT_DATA {
+                        written.earlier.insert((*size, *hash), id);
+                        written.earlier_sizes.insert(*size);
+                    }
+                }
+                _ => continue,
+            }
+        }
+        self.write_all(Writer::append(out, archive, options)?, written, &*observer)
+    }
+
+    fn write_all<W: Write>(
+        mut self,
+        mut writer: Writer<W>,
+        mut written: Written,
+        observer: &dyn Observer,
+    ) -> Result<(W, Stats)> {
+        observer.phase("packing", Some(self.bytes()));
+        let sizes = Sizes::of(&self.tree.entries);
+        for at in std::mem::take(&mut self.order) {
+            if observer.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            let Some(found) = self.tree.entries.get(at as usize) else { continue };
+            match found.entry.kind {
+                Kind::File { size, .. } => {
+                    let repeats = sizes.repeats(size) || written.earlier_sizes.contains(&size);
+                    self.write_file(&mut writer, found, &mut written, repeats, observer)?
+                }
+                _ => {
+                    writer.add(found.entry.clone(), Content::None)?;
+                }
+            }
+            observer.entry(&found.entry.path);
+            // Paths of a million entries need not be held twice, here and in the writer.
+            if let Some(found) = self.tree.entries.get_mut(at as usize) {
+                found.entry.path = Vec::new();
+                found.entry.xattrs = Vec::new();
+            }
+        }
+        writer.finish()
+    }
+
+    fn write_file<W: Write>(
+        &self,
+        writer: &mut Writer<W>,
+        found: &Found,
+        written: &mut Written,
+        repeats: bool,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let mut entry = found.entry.clone();
+        let path = entry.path.clone();
+        if let Some(&target) = found.inode().and_then(|inode| written.by_inode.get(&inode)) {
+            entry.kind = Kind::Hardlink { target };
+            writer.add(entry, Content::None)?;
+            return Ok(());
+        }
+        let left_out = |e: std::io::Error| {
+            observer.warning(Warning::new(&path[..], format_args!("left out: {e}")));
+            Ok(())
+        };
+        let mut file = match self.tree.open(found) {
+            Ok(fd) => File::from(fd),
+            Err(e) => return left_out(e),
+        };
+        let before = match fstat(&file) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => stat,
+            Ok(_) => return left_out(std::io::Error::other("it is no longer a file")),
+            Err(e) => return left_out(e.into()),
+        };
+        // It may have changed since the scan; what is packed is what there is now.
+        let size = u64::try_from(before.st_size).unwrap_or(0);
+        entry.kind = Kind::File { size, extents: Vec::new(), hash: [0; 16] };
+        entry.mode = (before.st_mode & 0o7777) as u16;
+        let mtime =
+            Timestamp { secs: before.st_mtime, nanos: u32::try_from(before.st_mtime_nsec).unwrap_or(0) };
+        let late = self.latest_mtime.filter(|&latest| mtime.secs >= latest);
+        entry.mtime = late.map_or(mtime, |secs| Timestamp { secs, nanos: 0 });
+        let mut digest = None;
+        let added = if size == 0 {
+            writer.add(entry, Content::None)?
+        } else if let Some(segments) = found.sparse.then(|| segments(&file, size)).flatten() {
+            let mut data = SegmentReader::new(&file, segments.clone());
+            writer.add(entry, Content::Sparse { segments, data: &mut data })?
+        } else if repeats {
+            let known = match hash(&mut file, size) {
+                Ok(digest) => written.find(size, digest),
+                Err(e) => return left_out(e),
+            };
+            if let Some(same) = known {
+                writer.add(entry, Content::SameAs(same))?
+            } else {
+                // Hashed again while it is written: only what was written may stand for others.
+                let mut data = Hashing::new(&mut file);
+                let added = writer.add(entry, Content::Data(&mut data))?;
+                digest = added.warning.is_none().then(|| *data.hasher.finalize().as_bytes());
+                added
+            }
+        } else {
+            writer.add(entry, Content::Data(&mut file))?
+        };
+        if let Some(digest) = digest {
+            written.by_content.insert((size, digest), added.id);
+        }
+        if let Some(inode) = found.inode() {
+            written.by_inode.insert(inode, added.id);
+        }
+        let after = fstat(&file).ok();
+        let changed = after.is_none_or(|after| {
+            (after.st_size, after.st_mtime, after.st_mtime_nsec)
+                != (before.st_size, before.st_mtime, before.st_mtime_nsec)
+        });
+        if let Some(what) = describe(added.warning.as_ref(), changed) {
+            observer.warning(Warning::new(path, what));
+        }
+        Ok(())
+    }
+}
+
+fn size_of(kind: &Kind) -> u64 {
+    if let Kind::File { size, .. } = kind { *size } else { 0 }
+}
+
+pub(crate) fn describe(warning: Option<&ContentWarning>, changed: bool) -> Option<String> {
+    match warning {
+        Some(ContentWarning::Shrunk { missing }) => {
+            Some(format!("became shorter while it was read; {missing} zero bytes stand for its end"))
+        }
+        Some(ContentWarning::Grown) => Some("grew while it was read; what came late is not packed".into()),
+        Some(ContentWarning::Failed { missing, source }) => {
+            Some(format!("could not be read to its end ({source}); {missing} zero bytes stand for the rest"))
+        }
+        None if changed => Some("changed while it was read".into()),
+        None => None,
+    }
+}

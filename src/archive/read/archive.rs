@@ -1,0 +1,301 @@
+//! Reads an archive at random, with pread.
+//!
+//! Opening reads header, trailer, index and all entries; tables are read when first needed. What
+//! was opened keeps every rule of the format that can be told without decoding.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+
+use super::budget::Budget;
+use super::catalog::{Catalog, by_path};
+use super::chunk_cache::ChunkCache;
+use super::dictionary::Dictionaries;
+use super::file::ArchiveFile;
+use super::layout::{GroupAt, Layout};
+use super::options::OpenOptions;
+use super::pending::Pending;
+use super::records::{check_model, read_head, read_index};
+use crate::codec::model::Models;
+use crate::error::{Error, Result};
+use crate::wire::chunk::{ChunkFrame, ChunkHead};
+use crate::wire::entries::Base;
+use crate::wire::entry::{ChunkId, Entry, EntryId, Kind};
+use crate::wire::frame::FrameKind;
+use crate::wire::header::{HEADER_LEN, Header};
+use crate::wire::index::Index;
+use crate::wire::models::{ModelRef, read_model};
+
+/// Where a chunk lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkInfo {
+    /// First byte in the raw stream.
+    pub raw_offset: u64,
+    pub raw_len: u32,
+    /// First byte of the frame in the file.
+    pub offset: u64,
+    pub frame_len: u32,
+}
+
+/// An open archive. `Send + Sync`; share it in an `Arc`.
+pub struct Archive {
+    pub(crate) file: ArchiveFile,
+    pub(crate) header: Header,
+    pub(crate) index: Index,
+    pub(crate) layout: Layout,
+    pub(crate) models: Models,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) dictionaries: Dictionaries,
+    by_path: Vec<EntryId>,
+}
+
+impl Archive {
+    pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
+        let path = path.as_ref();
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        Self::from_file(file, path, options)
+    }
+
+    /// `name` is for messages.
+    pub fn from_file(file: File, name: &Path, options: &OpenOptions) -> Result<Self> {
+        let file = ArchiveFile::new(file, name)?;
+        let header = Header::read(&file.read_up_to(0, HEADER_LEN as u64)?)?;
+        let (index, index_offset) = read_index(&file)?;
+        let mut layout = Layout::default();
+        let budget = Budget::new(options, file.len());
+        let mut catalog = Catalog::new(budget);
+        let (mut base, mut chunks) = (Base::default(), 0u32);
+        for record in &index.groups {
+            let (group, entries) = read_head(&file, record, &header, base, budget.bytes())?;
+            for &model in &group.models {
+                check_model(&index, model, record.offset)?;
+            }
+            catalog.add(entries, base.entry, record.offset)?;
+            let mut group = GroupAt::new(record.clone(), group, chunks, base.raw, 0);
+            group.leaves_open = catalog.is_open();
+            layout.groups.push(group);
+            let corrupt = |rule| Error::Corrupt { offset: index_offset, rule };
+            base.entry = base
+                .entry
+                .checked_add(record.entry_count)
+                .ok_or(corrupt("there are more than 2^32 entries"))?;
+            chunks =
+                chunks.checked_add(record.chunk_count).ok_or(corrupt("there are more than 2^32 chunks"))?;
+            base.raw += u64::from(record.raw_len);
+        }
+        let entries = catalog.finish(base.raw, index_offset)?;
+        Self::from_parts(file, header, index, layout, entries)
+    }
+
+    pub(crate) fn from_parts(
+        file: ArchiveFile,
+        header: Header,
+        index: Index,
+        layout: Layout,
+        entries: Vec<Entry>,
+    ) -> Result<Self> {
+        let by_path = by_path(&entries)?;
+        let dictionaries = Dictionaries::default();
+        Ok(Self { file, header, index, layout, models: Models::none(), entries, dictionaries, by_path })
+    }
+
+    /// The models that chunks name, by number. Load them and hand them over with `set_models`.
+    pub fn models(&self) -> &[ModelRef] {
+        &self.index.models
+    }
+
+    /// The file of model `index`, if the archive carries it; its fingerprint is checked.
+    pub fn embedded_model(&self, index: u8) -> Result<Option<Vec<u8>>> {
+        let at = usize::from(index);
+        let Some(model) = self.models().get(at).filter(|model| model.embedded) else { return Ok(None) };
+        let nth = self.models()[..at].iter().filter(|model| model.embedded).count();
+        let Some(&offset) = self.index.embedded.get(nth) else { return Ok(None) };
+        let frame = self.file.frame_at(offset)?;
+        let mut input = frame.expect(FrameKind::Model, offset)?;
+        let (number, file) = read_model(&mut input)?;
+        if number != index || *blake3::hash(file).as_bytes() != model.fingerprint {
+            return Err(Error::Corrupt { offset, rule: "an embedded model is not the one that is named" });
+        }
+        Ok(Some(file.to_vec()))
+    }
+
+    /// Models by the numbers of `models()`, which the caller has loaded and compared.
+    pub fn set_models(&mut self, models: Models) {
+        self.models = models;
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// All entries; `EntryId(i)` is `entries()[i]`. Hardlinks name their target here.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    pub fn entry(&self, id: EntryId) -> Option<&Entry> {
+        self.entries.get(id.0 as usize)
+    }
+
+    /// The entry of exactly this path.
+    pub fn lookup(&self, path: &[u8]) -> Option<EntryId> {
+        let found = self.by_path.binary_search_by(|id| self.entries[id.0 as usize].path[..].cmp(path));
+        found.ok().map(|at| self.by_path[at])
+    }
+
+    /// Ids of all entries in byte order of their paths.
+    pub fn by_path(&self) -> &[EntryId] {
+        &self.by_path
+    }
+
+    pub fn chunk_count(&self) -> u32 {
+        self.layout.chunk_count()
+    }
+
+    /// Length of the raw stream.
+    pub fn raw_len(&self) -> u64 {
+        self.layout.raw_len()
+    }
+
+    /// Length of the archive file.
+    pub fn archive_len(&self) -> u64 {
+        self.file.len()
+    }
+
+    /// The largest chunk size that a group of the archive has.
+    pub fn largest_chunk(&self) -> Option<u32> {
+        self.layout.groups.iter().map(|group| group.group.chunk_size).max()
+    }
+
+    /// Bytes of all chunks with their heads and checks.
+    pub fn chunk_bytes(&self) -> u64 {
+        self.layout.groups.iter().map(|group| u64::from(group.record.body_len)).sum()
+    }
+
+    /// Whether any group has a dictionary.
+    pub fn has_dictionaries(&self) -> bool {
+        self.layout.groups.iter().any(|at| at.group.dictionary_len > 0)
+    }
+
+    /// Where a chunk lies in the raw stream and in the file.
+    pub fn chunk(&self, id: ChunkId) -> Result<ChunkInfo> {
+        let (group, index) = self.find(id)?;
+        let chunks = group.chunks(&self.file)?;
+        let at = index as usize;
+        Ok(ChunkInfo {
+            raw_offset: group.first_raw + u64::from(chunks.raw[at]),
+            raw_len: chunks.raw[at + 1] - chunks.raw[at],
+            offset: group.record.body() + u64::from(chunks.frames[at]),
+            frame_len: chunks.frames[at + 1] - chunks.frames[at],
+        })
+    }
+
+    fn find(&self, id: ChunkId) -> Result<(&GroupAt, u32)> {
+        let lost =
+            Error::BadChunk { chunk: id.0, offset: 0, rule: "its group is lost, or there is no such chunk" };
+        let group = self.layout.group_of(id).ok_or(lost)?;
+        Ok((group, id.0 - group.first_chunk))
+    }
+
+    /// The chunks that hold `len` raw bytes from `raw_offset` on; of a group whose table and chunks
+    /// are damaged, all that may.
+    pub fn chunks_of(&self, raw_offset: u64, len: u64) -> Range<u32> {
+        let Some(last) = raw_offset.checked_add(len).and_then(|end| end.checked_sub(1)).filter(|_| len > 0)
+        else {
+            return 0..0;
+        };
+        let start = self.chunk_at(raw_offset, true);
+        let end = self.chunk_at(last, false);
+        start..end.max(start)
+    }
+
+    /// The number of the chunk that holds a raw byte, or of the one after it. Where none does: of
+    /// the next one.
+    fn chunk_at(&self, raw: u64, first: bool) -> u32 {
+        let Some(group) = self.layout.groups.get(self.layout.group_at(raw)) else {
+            return self.chunk_count();
+        };
+        if raw < group.first_raw {
+            return group.first_chunk;
+        }
+        let after = u32::from(!first);
+        match group.chunks(&self.file) {
+            Ok(chunks) => group.first_chunk + chunks.at_raw((raw - group.first_raw) as u32) + after,
+            Err(_) => group.first_chunk + after * group.group.chunk_count,
+        }
+    }
+
+    /// The head of a chunk: codec, model (by its number in the archive), references. Its CRC is
+    /// checked.
+    pub fn chunk_head(&self, id: ChunkId) -> Result<ChunkHead> {
+        Ok(self.load(id)?.head)
+    }
+
+    /// Reads a chunk's frame and checks all that can be checked before it is decoded.
+    pub(crate) fn load(&self, id: ChunkId) -> Result<Pending> {
+        let (group, index) = self.find(id)?;
+        let info = self.chunk(id)?;
+        let bad = |rule| Error::BadChunk { chunk: id.0, offset: info.offset, rule };
+        let data = self.file.read(info.offset, info.frame_len.into())?;
+        let frame = ChunkFrame::read(&data, info.offset, group.group.chunk_size, group.place(index))
+            .map_err(|e| match e {
+                Error::Corrupt { rule, .. } => bad(rule),
+                other => other,
+            })?;
+        if frame.len != data.len() || frame.head.raw_len != info.raw_len {
+            return Err(bad("its length differs from the table's"));
+        }
+        let reach = self.header.ref_window.min(id.0.saturating_sub(group.reach));
+        let mut chunk = Pending::new(id, frame, info.offset, &group.group.models, reach)?;
+        if chunk.takes_dictionary() {
+            chunk.dictionary = self.dictionaries.of(&self.file, group).map_err(|e| match e {
+                Error::Corrupt { .. } | Error::Truncated { .. } => bad("its group's dictionary is damaged"),
+                other => other,
+            })?;
+        }
+        Ok(chunk)
+    }
+
+    /// Fills `buf` with a file's bytes from `offset` on; fewer only at the end of the file. Follows
+    /// hardlinks. Holes read as zeros.
+    pub fn read_at(&self, id: EntryId, offset: u64, buf: &mut [u8], cache: &dyn ChunkCache) -> Result<usize> {
+        let entry = match self.entry(id).map(|entry| &entry.kind) {
+            Some(Kind::Hardlink { target }) => self.entry(*target),
+            _ => self.entry(id),
+        };
+        let Some(Kind::File { size, extents, .. }) = entry.map(|entry| &entry.kind) else {
+            return Err(Error::Usage("only files have content".to_owned()));
+        };
+        let len = size.saturating_sub(offset).min(buf.len() as u64) as usize;
+        let buf = &mut buf[..len];
+        buf.fill(0);
+        let end = offset + len as u64;
+        let first = extents.partition_point(|extent| extent.file_offset + extent.len <= offset);
+        for extent in extents[first..].iter().take_while(|extent| extent.file_offset < end) {
+            let from = extent.file_offset.max(offset);
+            let to = (extent.file_offset + extent.len).min(end);
+            let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
+            self.read_raw(extent.raw_offset + (from - extent.file_offset), part, cache)?;
+        }
+        Ok(len)
+    }
+
+    /// Fills `buf` with the raw stream from `raw_offset` on.
+    pub(crate) fn read_raw(&self, raw_offset: u64, buf: &mut [u8], cache: &dyn ChunkCache) -> Result<()> {
+        let ids: Vec<ChunkId> = self.chunks_of(raw_offset, buf.len() as u64).map(ChunkId).collect();
+        let mut filled = 0;
+        for (id, bytes) in ids.iter().zip(self.read_chunks(&ids, cache)) {
+            let (bytes, info) = (bytes?, self.chunk(*id)?);
+            let at = raw_offset + filled as u64;
+            let Some(skip) = at.checked_sub(info.raw_offset) else { break };
+            let part = bytes.get(skip as usize..).unwrap_or_default();
+            let len = part.len().min(buf.len() - filled);
+            buf[filled..filled + len].copy_from_slice(&part[..len]);
+            filled += len;
+        }
+        if filled < buf.len() {
+            return Err(Error::Corrupt { offset: 0, rule: "a group that holds data of this file is lost" });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,20 @@
+//! The proof that a CPU has NEON.
+
+/// Proof that this CPU has NEON, and whether it has dot products of bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Neon {
+    dot: bool,
+}
+
+impl Neon {
+    /// Without dot products first.
+    pub fn detect() -> impl Iterator<Item = Self> {
+        let neon = std::arch::is_aarch64_feature_detected!("neon");
+        let dot = neon && std::arch::is_aarch64_feature_detected!("dotprod");
+        [neon.then_some(Self { dot: false }), dot.then_some(Self { dot: true })].into_iter().flatten()
+    }
+
+    pub fn name(self) -> &'static str {
+        if self.dot { "neon-dot" } else { "neon" }
+    }
+}

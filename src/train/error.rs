@@ -1,0 +1,6 @@
+//! Errors of candle, as this crate reports them.
+
+/// An error of candle, as this crate reports it.
+pub(crate) fn failed(error: candle_core::Error) -> crate::error::Error {
+    crate::error::Error::Usage(format!("training failed: {error}"))
+}
