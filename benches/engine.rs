@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use s3a::codec::job::{DecodeJob, EncodeJob};
 use s3a::codec::neural::chunk_model::Neural;
-use s3a::codec::neural::lockstep::LANES;
+use s3a::codec::work::LANES;
 use s3a::codec::{ChunkModel, Codec};
 use s3a::kernels::Backend;
 use s3a::model::Model;

@@ -7,7 +7,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use s3a::codec::neural::lockstep::LANES;
+use s3a::codec::work::LANES;
 use s3a::kernels::{
     Activations, Backend, Bias, Buffer, KeyValues, Product, Reach, Scores, Slots, Table, padded,
 };

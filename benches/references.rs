@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use s3a::archive::pack::found::Options;
+use s3a::archive::pack::found::ScanOptions;
 use s3a::archive::pack::order::packing_order;
 use s3a::archive::pack::scan::Tree;
 use s3a::archive::{References, Similar};
@@ -166,7 +166,7 @@ fn misses(neural: &Neural, chunk: &[u8], history: &[Arc<[u8]>]) -> Result<usize,
 
 /// All files of a folder in the order in which they are packed, cut into chunks.
 fn chunks(folder: &str, len: usize) -> Result<Vec<Arc<[u8]>>, Box<dyn Error>> {
-    let tree = Tree::scan(&[PathBuf::from(folder)], None, &Options::default(), &())?;
+    let tree = Tree::scan(&[PathBuf::from(folder)], None, &ScanOptions::default(), &())?;
     let mut raw = Vec::new();
     for at in packing_order(&tree.entries) {
         if let Ok(file) = tree.open(&tree.entries[at as usize]) {

@@ -15,7 +15,7 @@ use guard::guarded;
 use s3a::archive::check::verify::verify;
 use s3a::archive::extract::from_file::extract;
 use s3a::archive::extract::metadata::Restore;
-use s3a::archive::extract::plan::Options;
+use s3a::archive::extract::plan::ExtractOptions;
 use s3a::archive::merge::{OnClash, merge};
 use s3a::archive::salvage::recover::salvage;
 use s3a::archive::selection::Selection;
@@ -635,7 +635,7 @@ fn attack(name: &str, until: Until, bytes: &[u8], folder: &Path) {
     let Ok(archive) = opened else { return };
     let checked = guarded(name, "verifying", || verify(&archive, true, &())).unwrap();
     assert_eq!(checked.is_clean(), until == Until::Unpack, "{name}: {checked:?}");
-    let options = Options {
+    let options = ExtractOptions {
         selection: Selection::default(),
         strip: 0,
         replace: false,

@@ -13,7 +13,8 @@ use s3a::kernels::Backend;
 use s3a::model::Model;
 use s3a::model::tokens::Vocabulary;
 use s3a::train::import::check::{agreement, correlation, integer_logits};
-use s3a::train::import::{Folder, import};
+use s3a::train::import::convert::import;
+use s3a::train::import::folder::Folder;
 
 const FOLDERS: [&str; 2] = ["t5-relu", "t5-gated-gelu"];
 const TEXT: &str = include_str!("../LICENSE-MIT");

@@ -275,7 +275,8 @@ fn the_independent_decoder_computes_the_same_slots_for_every_kind_of_model() {
 #[cfg(feature = "train")]
 #[test]
 fn the_independent_decoder_computes_the_same_slots_for_imported_models() {
-    use s3a::train::import::{Folder, import};
+    use s3a::train::import::convert::import;
+    use s3a::train::import::folder::Folder;
 
     if python_is_missing() {
         return;

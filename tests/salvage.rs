@@ -10,19 +10,19 @@ use std::path::Path;
 use common::{expect, prose, put, s3a, snapshot};
 use s3a::archive::check::verify::verify;
 use s3a::archive::salvage::recover::salvage;
-use s3a::archive::salvage::repack::{Options, Summary, rescue};
+use s3a::archive::salvage::repack::{RepackOptions, RepackSummary, repack};
 use s3a::archive::selection::Selection;
 use s3a::archive::{Archive, EntryId, Kind, NoCache, OpenOptions, WriterOptions};
 use s3a::error::Error;
 use sample::{Sample, file, models, open};
 
 /// Salvages bytes into a new archive.
-fn saved(bytes: &[u8], max_bytes: u64) -> Result<(Archive, Summary), Error> {
+fn saved(bytes: &[u8], max_bytes: u64) -> Result<(Archive, RepackSummary), Error> {
     let (mut archive, _) = salvage(file(bytes), Path::new("bad"), &OpenOptions::default())?;
     archive.set_models(models());
     let writer = WriterOptions { chunk_size: 4096, models: models(), threads: 1, ..WriterOptions::default() };
-    let options = Options { selection: Selection::default(), max_bytes };
-    let (bytes, summary) = rescue(&archive, Vec::new(), &options, writer)?;
+    let options = RepackOptions { selection: Selection::default(), max_bytes };
+    let (bytes, summary) = repack(&archive, Vec::new(), &options, writer)?;
     assert_eq!(summary.archive_len, bytes.len() as u64);
     Ok((open(&bytes)?, summary))
 }

@@ -14,9 +14,9 @@ use s3a::model::Model;
 use s3a::train::compressor::Compressor;
 use s3a::train::net::NetConfig;
 use s3a::train::pair_config::{CompressorConfig, PairConfig};
-use s3a::train::{Options, Progress, run};
+use s3a::train::{Progress, TrainOptions, run};
 
-fn options(folder: &Path, pair: bool) -> Options {
+fn options(folder: &Path, pair: bool) -> TrainOptions {
     let net = NetConfig {
         vocab: 300,
         width: 16,
@@ -48,7 +48,7 @@ fn options(folder: &Path, pair: bool) -> Options {
         draws: 2,
         entropy: 0.01,
     });
-    Options {
+    TrainOptions {
         weights: None,
         data: vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/model"), "src/train".into()],
         output: folder.join("model.safetensors"),
@@ -75,7 +75,7 @@ fn options(folder: &Path, pair: bool) -> Options {
 }
 
 /// Runs, and gives what was measured at every step.
-fn train(options: &Options) -> s3a::Result<Vec<f64>> {
+fn train(options: &TrainOptions) -> s3a::Result<Vec<f64>> {
     let mut steps = Vec::new();
     run(options, &AtomicBool::new(false), |p: Progress| steps.push(p.train_bpb))?;
     Ok(steps)
@@ -86,7 +86,7 @@ fn read(path: &Path) -> Vec<u8> {
 }
 
 /// The log without its column of seconds.
-fn log(options: &Options) -> Vec<Vec<String>> {
+fn log(options: &TrainOptions) -> Vec<Vec<String>> {
     let text = String::from_utf8(read(options.log.as_ref().unwrap())).unwrap();
     let without = |line: &str| {
         line.split(',').enumerate().filter(|(i, _)| *i != 2).map(|(_, v)| v.to_owned()).collect()
@@ -107,14 +107,14 @@ fn the_same_seed_gives_the_same_steps_log_and_files() {
         assert!(read(&a.output) == read(&b.output));
         if pair {
             assert_eq!(log(&a)[0].len(), log(&a)[2].len());
-            let file = |options: &Options| read(&options.output.with_extension("compressor"));
+            let file = |options: &TrainOptions| read(&options.output.with_extension("compressor"));
             assert!(file(&a) == file(&b));
         }
     }
-    let other = Options { seed: 8, ..options(a.path(), false) };
+    let other = TrainOptions { seed: 8, ..options(a.path(), false) };
     let first = train(&options(b.path(), false)).unwrap();
     assert_ne!(first, train(&other).unwrap());
-    let dropped = Options { token_dropout: 0.5, ..options(a.path(), false) };
+    let dropped = TrainOptions { token_dropout: 0.5, ..options(a.path(), false) };
     let steps = train(&dropped).unwrap();
     assert_ne!(first, steps);
     assert_eq!(steps, train(&dropped).unwrap());
@@ -165,14 +165,14 @@ fn a_trained_pair_codes_chunks_with_its_sequences() {
 #[test]
 fn a_run_goes_on_from_its_checkpoint_and_from_a_model() {
     let folder = tempfile::tempdir().unwrap();
-    let half = Options { steps: 7, ..options(folder.path(), true) };
+    let half = TrainOptions { steps: 7, ..options(folder.path(), true) };
     train(&half).unwrap();
-    let rest = Options { resume: true, ..options(folder.path(), true) };
+    let rest = TrainOptions { resume: true, ..options(folder.path(), true) };
     assert_eq!(train(&rest).unwrap().len(), 7);
     // A new run that starts with the weights of the model, and one with those of the checkpoint.
     for init in [&rest.output, &rest.checkpoint] {
         let second = tempfile::tempdir().unwrap();
-        let next = Options { init: Some(init.clone()), steps: 1, ..options(second.path(), true) };
+        let next = TrainOptions { init: Some(init.clone()), steps: 1, ..options(second.path(), true) };
         train(&next).unwrap();
         let record = Model::from_bytes(&read(&next.output)).unwrap().config().training.clone();
         assert_eq!(record["from"]["steps"], 14);
@@ -185,19 +185,19 @@ fn what_cannot_be_trained_on_is_refused_and_leaves_the_last_good_files() {
     let good = options(folder.path(), false);
     train(&good).unwrap();
     let checkpoint = read(&good.checkpoint);
-    let refused = |options: Options| {
+    let refused = |options: TrainOptions| {
         let error = train(&options).unwrap_err();
         assert_eq!(read(&good.checkpoint), checkpoint, "{error}");
         error
     };
-    let missing = Options { data: vec!["no such folder".into()], ..good.clone() };
+    let missing = TrainOptions { data: vec!["no such folder".into()], ..good.clone() };
     assert!(matches!(refused(missing), Error::Io { .. }));
     // A checkpoint that is none, or cut short.
     let broken = folder.path().join("broken.checkpoint");
     std::fs::write(&broken, &checkpoint[..checkpoint.len() / 2]).unwrap();
-    let resume = Options { resume: true, checkpoint: broken.clone(), ..good.clone() };
+    let resume = TrainOptions { resume: true, checkpoint: broken.clone(), ..good.clone() };
     assert!(matches!(refused(resume), Error::BadModel { .. }));
-    assert!(matches!(refused(Options { init: Some(broken), ..good.clone() }), Error::BadModel { .. }));
+    assert!(matches!(refused(TrainOptions { init: Some(broken), ..good.clone() }), Error::BadModel { .. }));
     // More experts than symbols can choose from.
     let mut experts = options(folder.path(), true);
     experts.pair.as_mut().unwrap().experts = 9;
@@ -208,7 +208,7 @@ fn what_cannot_be_trained_on_is_refused_and_leaves_the_last_good_files() {
         std::os::unix::fs::symlink("/dev/full", &full).unwrap();
         let kept = folder.path().join("full.checkpoint");
         std::fs::write(&kept, b"the last good one").unwrap();
-        let options = Options { checkpoint: kept.clone(), ..good.clone() };
+        let options = TrainOptions { checkpoint: kept.clone(), ..good.clone() };
         assert!(matches!(refused(options), Error::Io { .. }));
         assert_eq!(read(&kept), b"the last good one");
     }
@@ -220,7 +220,7 @@ fn a_grown_network_begins_as_what_it_grew_from() {
     let first = options(folder.path(), false);
     train(&first).unwrap();
     let other = tempfile::tempdir().unwrap();
-    let next = Options {
+    let next = TrainOptions {
         init: Some(first.checkpoint.clone()),
         steps: 1,
         every: 1,
@@ -228,12 +228,12 @@ fn a_grown_network_begins_as_what_it_grew_from() {
         ..options(other.path(), false)
     };
     let same = train(&next).unwrap();
-    let grown = |net: NetConfig| Options { net, grow: true, ..next.clone() };
+    let grown = |net: NetConfig| TrainOptions { net, grow: true, ..next.clone() };
     // Hidden values that nothing reads yet change nothing.
     let wide = train(&grown(NetConfig { ff: 40, ..next.net.clone() })).unwrap();
     assert!((wide[0] - same[0]).abs() < 1e-4, "{wide:?} {same:?}");
     let all = grown(NetConfig { width: 24, ff: 40, window: 8, ..next.net.clone() });
-    let fresh = train(&Options { init: None, ..all.clone() }).unwrap();
+    let fresh = train(&TrainOptions { init: None, ..all.clone() }).unwrap();
     let grew = train(&all).unwrap();
     assert!(grew[0] < fresh[0] && grew[0] < same[0] + 0.3, "{grew:?} {fresh:?} {same:?}");
     let model = Model::from_bytes(&read(&all.output)).unwrap();

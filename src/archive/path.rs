@@ -92,6 +92,23 @@ pub fn is_beneath(path: &[u8], top: &[u8]) -> bool {
     top.is_empty() || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
+/// What follows the last dot of a name, unless the dot is its first byte. Numbers are no kind, as
+/// in `log.1`: what stands before them is.
+pub(crate) fn extension(name: &[u8]) -> &[u8] {
+    let mut stem = name;
+    while let Some(dot) = stem.iter().rposition(|&b| b == b'.').filter(|&dot| dot > 0) {
+        let (head, tail) = (&stem[..dot], &stem[dot + 1..]);
+        if tail.is_empty() || tail.len() > 16 {
+            return b"";
+        }
+        if !tail.iter().all(u8::is_ascii_digit) {
+            return tail;
+        }
+        stem = head;
+    }
+    b""
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use super::args::{Patterns, open_options};
 use super::console::Console;
 use super::outcome::Outcome;
 use super::output::{Out, hex};
-use crate::archive::check::diff::{Options, What, diff};
+use crate::archive::check::diff::{DiffOptions, What, diff};
 use crate::archive::path::escape;
 use crate::archive::read::archive::Archive;
 use crate::error::{Error, Result};
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
             |e| Error::io(&args.folder, e),
         ));
     }
-    let options = Options {
+    let options = DiffOptions {
         selection: args.patterns.selection()?,
         owners: !args.no_owner,
         times: !args.no_times,

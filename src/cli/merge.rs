@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn write_file(args: &Args, archives: &[Archive], console: &Console) -> Result<joiner::Summary> {
+fn write_file(args: &Args, archives: &[Archive], console: &Console) -> Result<joiner::MergeSummary> {
     let (partial, file): (Partial, File) = Partial::create(&args.output, args.force, TAG)?;
     let named = |e| name_output(e, &args.output);
     let out = BufWriter::with_capacity(BUFFER, file);

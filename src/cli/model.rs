@@ -126,7 +126,9 @@ fn describe(c: &Config, out: &mut Out) -> Result<()> {
 #[cfg(feature = "train")]
 fn import(args: &Import, out: &mut Out) -> Result<()> {
     use crate::error::Error;
-    use crate::train::import::{Folder, check, import};
+    use crate::train::import::check;
+    use crate::train::import::convert::import;
+    use crate::train::import::folder::Folder;
 
     let name = args.name.clone().unwrap_or_else(|| {
         let folder = args.folder.canonicalize().unwrap_or_else(|_| args.folder.clone());

@@ -18,7 +18,7 @@ use crate::archive::os::partial_file::Partial;
 use crate::archive::read::archive::Archive;
 use crate::archive::salvage::recover::salvage;
 use crate::archive::salvage::repack;
-use crate::archive::salvage::repack::rescue;
+use crate::archive::salvage::repack::repack;
 use crate::archive::write::options::WriterOptions;
 use crate::codec::model::Models;
 use crate::error::{Error, Result};
@@ -122,11 +122,11 @@ fn to_archive(
     console: &Console,
 ) -> Result<Outcome> {
     let limits = args.how.options(&args.patterns, &[], Some(archive.archive_len()))?;
-    let options = repack::Options { selection: limits.selection, max_bytes: limits.max_bytes };
+    let options = repack::RepackOptions { selection: limits.selection, max_bytes: limits.max_bytes };
     let (partial, file) = Partial::create(output, args.how.force, TAG)?;
     let named = |e| name_output(e, output);
     let out = BufWriter::with_capacity(BUFFER, file);
-    let (out, summary) = rescue(archive, out, &options, writer).map_err(named)?;
+    let (out, summary) = repack(archive, out, &options, writer).map_err(named)?;
     let file = out.into_inner().map_err(|e| Error::io(output, e.into_error()))?;
     partial.commit(&file)?;
     console.finish();

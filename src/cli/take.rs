@@ -61,8 +61,8 @@ impl Take {
     }
 
     /// What of a tar stream is taken.
-    pub fn tar_options(&self) -> Result<from_tar::Options> {
-        Ok(from_tar::Options {
+    pub fn tar_options(&self) -> Result<from_tar::TarOptions> {
+        Ok(from_tar::TarOptions {
             selection: self.patterns.selection()?,
             special: self.special,
             xattrs: !self.no_xattrs,
@@ -76,8 +76,8 @@ impl Take {
         &self,
         as_given: bool,
         skip: Vec<(u64, u64)>,
-    ) -> Result<crate::archive::pack::found::Options> {
-        Ok(crate::archive::pack::found::Options {
+    ) -> Result<crate::archive::pack::found::ScanOptions> {
+        Ok(crate::archive::pack::found::ScanOptions {
             selection: self.patterns.selection()?,
             one_file_system: self.one_file_system,
             special: self.special,

@@ -9,7 +9,7 @@ use super::destination::{BUFFER, name_output, refuse_terminal};
 use super::outcome::Outcome;
 use super::output::is_stdout;
 use super::take::Take;
-use crate::archive::extract::plan::Options;
+use crate::archive::extract::plan::ExtractOptions;
 use crate::archive::extract::to_tar::{STREAM, extract_tar};
 use crate::archive::os::partial_file::Partial;
 use crate::archive::pack::from_tar::{LastOfEach, pack_tar};
@@ -75,7 +75,7 @@ pub(crate) fn unpack(
     archive: &Archive,
     tar: &Path,
     force: bool,
-    options: &Options,
+    options: &ExtractOptions,
     console: &Console,
 ) -> Result<Outcome> {
     let named = |e| match e {

@@ -152,7 +152,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
     use crate::train::optimiser::OptimiserConfig;
     use crate::train::pair_config::{CompressorConfig, PairConfig};
-    use crate::train::run::Options;
+    use crate::train::run::TrainOptions;
     use crate::train::sizes::NetConfig;
 
     let checkpoint = args.checkpoint.clone().unwrap_or_else(|| {
@@ -176,7 +176,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         adapt: args.adapt,
         steering: None,
     };
-    let options = Options {
+    let options = TrainOptions {
         data: args.data.clone(),
         weights: args.weights.clone(),
         output: args.output.clone(),

@@ -11,7 +11,7 @@ use super::output::Out;
 use crate::archive::extract::from_file::extract;
 use crate::archive::extract::from_stream::extract_stream;
 use crate::archive::extract::metadata::Restore;
-use crate::archive::extract::plan::Options;
+use crate::archive::extract::plan::ExtractOptions;
 use crate::archive::observer::Observer;
 use crate::archive::path::is_beneath;
 use crate::archive::read::archive::Archive;
@@ -88,9 +88,9 @@ impl How {
         patterns: &Patterns,
         paths: &[PathBuf],
         archive_len: Option<u64>,
-    ) -> Result<Options> {
+    ) -> Result<ExtractOptions> {
         let bound = |len: u64| len.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES);
-        Ok(Options {
+        Ok(ExtractOptions {
             selection: patterns.selection()?.beneath(paths.iter().map(|path| clean(path))),
             strip: self.strip_components,
             replace: self.force,
@@ -151,7 +151,7 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     if let Some(tar) = &args.tar {
         // Whoever unpacks the stream decides about owners, unless they are to be left out.
         let restore = Restore { owners: !args.how.no_same_owner, ..options.restore };
-        let options = Options { restore, devices: true, ..options };
+        let options = ExtractOptions { restore, devices: true, ..options };
         return super::tar::unpack(&archive, tar, args.how.force, &options, console);
     }
     let target = args.how.target(&archive, &args.archive, "")?;
@@ -180,7 +180,7 @@ fn from_pipe(args: &Args, console: &Console) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn to_stdout(archive: &Archive, options: &Options, console: &Console) -> Result<()> {
+fn to_stdout(archive: &Archive, options: &ExtractOptions, console: &Console) -> Result<()> {
     let cache = RecentChunks::new(16 << 20);
     let mut out = Out::new();
     let (mut bytes, max) = (0u64, options.max_bytes);

@@ -29,3 +29,7 @@ impl Work {
         self.longest = self.longest.max(len);
     }
 }
+
+/// Chunks decoded in lockstep: two register tiles of six rows, and caches of keys that share the second
+/// level with the default model's weights. More are no faster (docs/kernels.md).
+pub const LANES: usize = 12;

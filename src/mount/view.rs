@@ -324,4 +324,5 @@ fn group(parents: &[Node], root: Node) -> (Vec<u32>, Vec<Node>) {
 }
 
 #[cfg(test)]
+#[path = "view_tests.rs"]
 mod tests;

@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Result, Tensor, Var};
 
 use super::pair_config::CompressorConfig;
 use super::random::Random;
-use super::t5::T5;
+use super::t5::network::T5;
 use crate::error::{Error, Result as CrateResult};
 
 /// Runs of neighbouring tokens in an excerpt.

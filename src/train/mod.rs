@@ -31,4 +31,4 @@ pub(crate) mod sizes;
 pub mod t5;
 pub mod vocabulary;
 
-pub use run::{Options, Progress, run};
+pub use run::{Progress, TrainOptions, run};

@@ -28,7 +28,7 @@ const KIND_TEXTS: usize = 2048;
 
 /// What to train, on what, for how long.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct TrainOptions {
     /// Files and folders to train on.
     pub data: Vec<PathBuf>,
     /// Where the model file goes.
@@ -83,7 +83,7 @@ pub struct Progress {
 }
 
 /// The share of the full rate at a step: up over `warm_up`, level, down to zero over the last part.
-fn rate_factor(options: &Options, step: usize) -> f64 {
+fn rate_factor(options: &TrainOptions, step: usize) -> f64 {
     let up = (step + 1) as f64 / options.warm_up.max(1) as f64;
     let left = options.steps.saturating_sub(step) as f64;
     let down = left / (options.steps as f64 * options.decay).max(1.0);
@@ -132,7 +132,7 @@ struct Run {
 }
 
 impl Run {
-    fn start(options: &Options, corpus: &Corpus, device: &Device) -> Result<Self> {
+    fn start(options: &TrainOptions, corpus: &Corpus, device: &Device) -> Result<Self> {
         let mut initial = options.init.as_deref().map(init::read).transpose()?;
         if let (Some(initial), Some(_)) = (&mut initial, &options.pair) {
             initial.forget_kinds();
@@ -186,7 +186,7 @@ impl Run {
         Ok(Self { head, net, optimiser, pair })
     }
 
-    fn resume(options: &Options, device: &Device) -> Result<Self> {
+    fn resume(options: &TrainOptions, device: &Device) -> Result<Self> {
         let head = checkpoint::head(&options.checkpoint)?;
         let net = Net::new(head.net.clone(), head.seed, device).map_err(failed)?;
         let mut optimiser = Optimiser::new(&net, head.optimiser.clone()).map_err(failed)?;
@@ -235,7 +235,7 @@ impl Run {
     }
 
     /// Writes the model file, and the compressor's beside it.
-    fn export(&self, options: &Options, vocabulary: &Vocabulary, held: &[Batch]) -> Result<()> {
+    fn export(&self, options: &TrainOptions, vocabulary: &Vocabulary, held: &[Batch]) -> Result<()> {
         let mut samples: Vec<export::Sample> = held.iter().take(8).map(|b| (b.clone(), vec![])).collect();
         if let Some(pair) = &self.pair {
             for batch in held.iter().take(8) {
@@ -260,7 +260,7 @@ pub fn compressor_path(model: &Path) -> PathBuf {
 
 /// Trains and writes the model file, and the compressor's if there is one. `interrupt` ends the run
 /// after the step at hand with a checkpoint.
-pub fn run(options: &Options, interrupt: &AtomicBool, mut report: impl FnMut(Progress)) -> Result<()> {
+pub fn run(options: &TrainOptions, interrupt: &AtomicBool, mut report: impl FnMut(Progress)) -> Result<()> {
     let device = device(&options.device)?;
     crate::kernels::sgemm::allow_bfloat16(options.bfloat16);
     let corpus = Corpus::read(&options.data, options.weights.as_deref())?;
@@ -357,7 +357,7 @@ const TOLD: [&str; 7] =
 struct Log(Option<(PathBuf, std::fs::File)>);
 
 impl Log {
-    fn open(options: &Options) -> Result<Self> {
+    fn open(options: &TrainOptions) -> Result<Self> {
         let Some(path) = &options.log else { return Ok(Self(None)) };
         let fresh = !path.exists();
         let io = |e| Error::io(path, e);

@@ -21,7 +21,7 @@ const PIECE: usize = 1 << 20;
 
 /// What is compared.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct DiffOptions {
     pub selection: Selection,
     pub owners: bool,
     pub times: bool,
@@ -49,15 +49,15 @@ pub enum What {
 pub fn diff(
     archive: &Archive,
     tree: &Path,
-    options: &Options,
+    options: &DiffOptions,
     observer: &dyn Observer,
     report: &mut dyn FnMut(&[u8], What) -> Result<()>,
 ) -> Result<u64> {
-    let scan = found::Options {
+    let scan = found::ScanOptions {
         selection: options.selection.clone(),
         special: true,
         xattrs: options.xattrs,
-        ..found::Options::default()
+        ..found::ScanOptions::default()
     };
     observer.phase("scanning", None);
     let tree = Tree::scan(&[PathBuf::from(tree)], None, &scan, observer)?;
@@ -113,7 +113,7 @@ fn compare(
     entry: &Entry,
     tree: &Tree,
     found: &Found,
-    options: &Options,
+    options: &DiffOptions,
     observer: &dyn Observer,
     tell: &mut dyn FnMut(&[u8], What) -> Result<()>,
 ) -> Result<()> {

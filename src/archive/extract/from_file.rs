@@ -9,7 +9,7 @@ use std::iter::Peekable;
 use std::path::Path;
 
 use super::assembler::{Filled, Filler};
-use super::plan::{Item, LINK_LOST, Options, Summary, link, plan, wanted};
+use super::plan::{ExtractOptions, ExtractSummary, Item, LINK_LOST, link, plan, wanted};
 use super::target::Target;
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::path::cmp_paths;
@@ -30,9 +30,9 @@ const RECENT: usize = 32 << 20;
 pub fn extract(
     archive: &Archive,
     target: &Path,
-    options: &Options,
+    options: &ExtractOptions,
     observer: &dyn Observer,
-) -> Result<Summary> {
+) -> Result<ExtractSummary> {
     observer.phase("checking the index", None);
     let items = plan(archive, options)?;
     let mut target = Target::open(target, options.replace, options.restore, observer)?;
@@ -61,7 +61,7 @@ pub fn extract(
         }
     }
     target.finish();
-    failure.map_or(Ok(Summary { files, entries: items.len() as u64 }), Err)
+    failure.map_or(Ok(ExtractSummary { files, entries: items.len() as u64 }), Err)
 }
 
 /// The files among the items, in the order in which the raw stream comes to them, each with where that is;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::admission::Checker;
 use super::assembler::{Filled, Filler};
-use super::plan::{LINK_LOST, Options, Summary, link};
+use super::plan::{ExtractOptions, ExtractSummary, LINK_LOST, link};
 use super::target::Target;
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::path::{escape, is_beneath};
@@ -40,10 +40,10 @@ struct Arrived {
 pub fn extract_stream<R: Read>(
     stream: &mut StreamReader<R>,
     target: &Path,
-    options: &Options,
+    options: &ExtractOptions,
     load: &dyn Fn(&mut StreamReader<R>) -> Result<()>,
     observer: &dyn Observer,
-) -> Result<Summary> {
+) -> Result<ExtractSummary> {
     load(stream)?;
     let mut checker = Checker::new(options.devices, options.max_bytes);
     let mut target = Target::open(target, options.replace, options.restore, observer)?;
@@ -96,7 +96,7 @@ pub fn extract_stream<R: Read>(
         return Err(failure);
     }
     match missing.first() {
-        None => Ok(Summary { files, entries: arrived.entries }),
+        None => Ok(ExtractSummary { files, entries: arrived.entries }),
         Some(path) => Err(Error::Usage(format!("{} is not in the archive", escape(path)))),
     }
 }

@@ -14,7 +14,7 @@ use crate::wire::entry::{ChunkId, Entry, EntryId, Kind};
 
 /// What is unpacked, and how.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ExtractOptions {
     pub selection: Selection,
     /// Leading components that are taken off each path; what has no more is left out.
     pub strip: usize,
@@ -29,7 +29,7 @@ pub struct Options {
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct ExtractSummary {
     pub files: u64,
     pub entries: u64,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Item<'a> {
     pub link: Option<usize>,
 }
 
-impl Options {
+impl ExtractOptions {
     /// What becomes of an entry's path; `None` leaves it out.
     pub(crate) fn path<'a>(&self, entry: &'a Entry) -> Option<&'a [u8]> {
         if !self.selection.takes(&entry.path, entry.kind == Kind::Directory) {
@@ -57,7 +57,7 @@ impl Options {
 }
 
 /// Checks everything that is to be unpacked. A hardlink whose file is left out brings the content.
-pub(crate) fn plan<'a>(archive: &'a Archive, options: &Options) -> Result<Vec<Item<'a>>> {
+pub(crate) fn plan<'a>(archive: &'a Archive, options: &ExtractOptions) -> Result<Vec<Item<'a>>> {
     let mut checker = Checker::new(options.devices, options.max_bytes);
     let mut items: Vec<Item<'a>> = Vec::new();
     let mut first: HashMap<EntryId, usize> = HashMap::new();

@@ -7,7 +7,7 @@
 use std::io::Write;
 
 use super::from_file::LOCKSTEP;
-use super::plan::{Item, Options, Summary, plan, wanted};
+use super::plan::{ExtractOptions, ExtractSummary, Item, plan, wanted};
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::path::cmp_paths;
 use crate::archive::read::archive::Archive;
@@ -32,9 +32,9 @@ const COPY: usize = 1 << 20;
 pub fn extract_tar<W: Write>(
     archive: &Archive,
     out: W,
-    options: &Options,
+    options: &ExtractOptions,
     observer: &dyn Observer,
-) -> Result<(W, Summary)> {
+) -> Result<(W, ExtractSummary)> {
     observer.phase("checking the index", None);
     let items = plan(archive, options)?;
     let mut ahead = Ahead::new(archive, &items);
@@ -42,7 +42,7 @@ pub fn extract_tar<W: Write>(
     observer.phase("writing tar", Some(raw));
     let failed = |e| Error::io(STREAM, e);
     let mut tar = TarWriter::new(out);
-    let (mut summary, mut folders) = (Summary::default(), Vec::new());
+    let (mut summary, mut folders) = (ExtractSummary::default(), Vec::new());
     for item in &items {
         if observer.interrupted() {
             return Err(Error::Interrupted);

@@ -26,7 +26,7 @@ use crate::wire::models::{ModelRef, write_model, write_models};
 
 /// Figures of a joined archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct MergeSummary {
     pub archive_len: u64,
     pub entries: u64,
     pub chunks: u64,
@@ -41,7 +41,7 @@ pub fn merge<W: Write>(
     out: W,
     on_clash: OnClash,
     observer: &dyn Observer,
-) -> Result<(W, Summary)> {
+) -> Result<(W, MergeSummary)> {
     let header = header(archives)?;
     let (models, numbers) = unite(archives)?;
     let (parts, dropped) = plan(archives, on_clash)?;
@@ -60,7 +60,7 @@ pub fn merge<W: Write>(
         joiner.copy(archive, part, numbers)?;
     }
     let (out, archive_len) = joiner.finish()?;
-    Ok((out, Summary { archive_len, entries, chunks, dropped }))
+    Ok((out, MergeSummary { archive_len, entries, chunks, dropped }))
 }
 
 fn bounded(what: &'static str, lens: impl Iterator<Item = u64>, max: u64) -> Result<u64> {

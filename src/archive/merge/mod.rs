@@ -3,5 +3,5 @@
 pub mod joiner;
 pub mod plan;
 
-pub use joiner::{Summary, merge};
+pub use joiner::{MergeSummary, merge};
 pub use plan::OnClash;

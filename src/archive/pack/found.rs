@@ -6,7 +6,7 @@ use crate::wire::entry::Entry;
 
 /// What takes part in a scan.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ScanOptions {
     pub selection: Selection,
     /// Do not enter folders that lie on another file system than their source.
     pub one_file_system: bool,
@@ -28,7 +28,7 @@ pub struct Options {
     pub owners: bool,
 }
 
-impl Default for Options {
+impl Default for ScanOptions {
     fn default() -> Self {
         let selection = Selection::default();
         Self {

@@ -22,7 +22,7 @@ use crate::wire::limits;
 
 /// What of a tar stream takes part.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct TarOptions {
     pub selection: Selection,
     /// Take FIFOs and devices; otherwise each is a warning.
     pub special: bool,
@@ -67,7 +67,7 @@ pub fn pack_tar<R: Read, W: Write>(
     input: R,
     name: &std::path::Path,
     last: Option<&LastOfEach>,
-    tar: &Options,
+    tar: &TarOptions,
     out: W,
     options: WriterOptions,
 ) -> Result<(W, Stats)> {
@@ -95,7 +95,7 @@ pub fn pack_tar<R: Read, W: Write>(
 }
 
 struct Taking<'a, W: Write> {
-    tar: &'a Options,
+    tar: &'a TarOptions,
     last: Option<&'a LastOfEach>,
     observer: &'a dyn Observer,
     writer: Writer<W>,

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use super::found::Found;
-use crate::archive::path::split;
+use crate::archive::path::{extension, split};
 use crate::wire::entry::Kind;
 
 /// How many files of one name make the name a kind of its own.
@@ -72,23 +72,6 @@ pub fn packing_order(entries: &[Found]) -> Vec<u32> {
 pub(crate) fn is_compressed(name: &[u8]) -> bool {
     let extension = extension(name);
     COMPRESSED.iter().any(|known| known.eq_ignore_ascii_case(extension))
-}
-
-/// What follows the last dot of a name, unless the dot is its first byte. Numbers are no kind, as
-/// in `log.1`: what stands before them is.
-pub(crate) fn extension(name: &[u8]) -> &[u8] {
-    let mut stem = name;
-    while let Some(dot) = stem.iter().rposition(|&b| b == b'.').filter(|&dot| dot > 0) {
-        let (head, tail) = (&stem[..dot], &stem[dot + 1..]);
-        if tail.is_empty() || tail.len() > 16 {
-            return b"";
-        }
-        if !tail.iter().all(u8::is_ascii_digit) {
-            return tail;
-        }
-        stem = head;
-    }
-    b""
 }
 
 fn cmp_caseless(a: &[u8], b: &[u8]) -> Ordering {

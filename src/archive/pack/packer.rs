@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, fstat};
 
 use super::found::Found;
-use super::order::{extension, is_compressed, packing_order};
+use super::order::{is_compressed, packing_order};
 use super::scan::Tree;
 use super::source_file::{Hashing, SegmentReader, Sizes, hash, segments};
 use super::{found, similar_order};
 use crate::archive::observer::{Observer, Warning};
-use crate::archive::path::{escape, split};
+use crate::archive::path::{escape, extension, split};
 use crate::archive::path_set::{Clash, Paths};
 use crate::archive::read::archive::Archive;
 use crate::archive::write::content::{Content, ContentWarning};
@@ -61,7 +61,7 @@ impl Packer {
     pub fn scan(
         sources: &[PathBuf],
         base: Option<&Path>,
-        options: &found::Options,
+        options: &found::ScanOptions,
         observer: &dyn Observer,
     ) -> Result<Self> {
         observer.phase("scanning", None);

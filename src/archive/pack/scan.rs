@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
 
-use super::found::{Found, Options, Root};
+use super::found::{Found, Root, ScanOptions};
 use super::walk::Walker;
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::os::beneath::Beneath;
@@ -34,7 +34,7 @@ impl Tree {
     pub fn scan(
         sources: &[PathBuf],
         base: Option<&Path>,
-        options: &Options,
+        options: &ScanOptions,
         observer: &dyn Observer,
     ) -> Result<Self> {
         let mut tree = Self::default();
@@ -89,7 +89,7 @@ impl Tree {
         Ok(root.folder.open(root.below(&found.entry.path), flags, Mode::empty())?)
     }
 
-    fn add_only(&mut self, path: &Path, options: &Options, observer: &dyn Observer) -> Result<()> {
+    fn add_only(&mut self, path: &Path, options: &ScanOptions, observer: &dyn Observer) -> Result<()> {
         let stat = fs::statat(CWD, path, AtFlags::empty())
             .or_else(|_| fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW))
             .map_err(|e| Error::io(path, e.into()))?;
@@ -106,7 +106,7 @@ impl Tree {
         base: &Path,
         source: &Path,
         named: &mut Named,
-        options: &Options,
+        options: &ScanOptions,
         observer: &dyn Observer,
     ) -> Result<()> {
         let (start, name) = archive_name(source);
@@ -151,7 +151,7 @@ impl Tree {
         path: &Path,
         name: &[u8],
         is_dir: bool,
-        options: &Options,
+        options: &ScanOptions,
         observer: &dyn Observer,
     ) -> Result<()> {
         let (mut folder, mut at) = (split(name).0, path.parent());
@@ -174,7 +174,7 @@ impl Tree {
         &mut self,
         path: &Path,
         name: &[u8],
-        options: &Options,
+        options: &ScanOptions,
         observer: &dyn Observer,
     ) -> Result<()> {
         let root = self.add_root(path, name)?;
@@ -185,7 +185,7 @@ impl Tree {
         &mut self,
         path: &Path,
         name: &[u8],
-        options: &Options,
+        options: &ScanOptions,
         observer: &dyn Observer,
     ) -> Result<()> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -199,7 +199,7 @@ impl Tree {
         u32::try_from(self.roots.len() - 1).map_err(|_| Error::Usage("too many sources".into()))
     }
 
-    fn walker<'a>(&'a mut self, options: &'a Options, observer: &'a dyn Observer) -> Walker<'a> {
+    fn walker<'a>(&'a mut self, options: &'a ScanOptions, observer: &'a dyn Observer) -> Walker<'a> {
         Walker { roots: &self.roots, entries: &mut self.entries, options, observer }
     }
 }

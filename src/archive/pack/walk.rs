@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
-use super::found::{Found, Options, Root};
+use super::found::{Found, Root, ScanOptions};
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::os::xattr;
 use crate::archive::path::{join, split};
@@ -29,7 +29,7 @@ const BLOCK: u64 = 512;
 pub(crate) struct Walker<'a> {
     pub roots: &'a [Root],
     pub entries: &'a mut Vec<Found>,
-    pub options: &'a Options,
+    pub options: &'a ScanOptions,
     pub observer: &'a dyn Observer,
 }
 

@@ -25,7 +25,7 @@ const PIECE: usize = 1 << 20;
 
 /// What takes part, and how much.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct RepackOptions {
     pub selection: Selection,
     /// Most bytes that all files together may have.
     pub max_bytes: u64,
@@ -33,7 +33,7 @@ pub struct Options {
 
 /// What became of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct RepackSummary {
     pub entries: u64,
     pub files: u64,
     /// Entries that are lost.
@@ -43,14 +43,14 @@ pub struct Summary {
 
 /// Writes the whole entries of `archive`, whose models are set, to `out`, which is given back for syncing.
 /// Those that are taken are told as entries, those that are lost as warnings.
-pub fn rescue<W: Write>(
+pub fn repack<W: Write>(
     archive: &Archive,
     out: W,
-    options: &Options,
+    options: &RepackOptions,
     writer: WriterOptions,
-) -> Result<(W, Summary)> {
+) -> Result<(W, RepackSummary)> {
     let observer = writer.observer.clone();
-    let mut rescue = Rescue {
+    let mut repack = Rescue {
         archive,
         cache: RecentChunks::new(CACHE),
         observer: &*observer,
@@ -59,7 +59,7 @@ pub fn rescue<W: Write>(
         placed: HashMap::new(),
         left: options.max_bytes,
         max: options.max_bytes,
-        summary: Summary::default(),
+        summary: RepackSummary::default(),
     };
     let sizes = archive.entries().iter().map(|entry| match entry.kind {
         Kind::File { size, .. } => size,
@@ -71,11 +71,11 @@ pub fn rescue<W: Write>(
             return Err(Error::Interrupted);
         }
         if options.selection.takes(&entry.path, entry.kind == Kind::Directory) {
-            rescue.take(id, entry)?;
+            repack.take(id, entry)?;
         }
     }
-    let (out, stats) = rescue.writer.finish()?;
-    Ok((out, Summary { archive_len: stats.archive_len, ..rescue.summary }))
+    let (out, stats) = repack.writer.finish()?;
+    Ok((out, RepackSummary { archive_len: stats.archive_len, ..repack.summary }))
 }
 
 struct Rescue<'a, W: Write> {
@@ -89,7 +89,7 @@ struct Rescue<'a, W: Write> {
     /// Bytes that may still come.
     left: u64,
     max: u64,
-    summary: Summary,
+    summary: RepackSummary,
 }
 
 impl<W: Write> Rescue<'_, W> {

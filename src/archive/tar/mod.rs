@@ -18,8 +18,8 @@ pub use write::TarWriter;
 mod tests {
     use std::io::Read;
 
-    use super::header::BLOCK;
     use super::*;
+    use crate::archive::tar::header::BLOCK;
     use crate::wire::entry::Timestamp;
 
     fn member(path: &[u8], kind: MemberKind, size: u64) -> Member {

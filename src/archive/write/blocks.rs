@@ -8,7 +8,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::archive::pack::order::extension;
+use crate::archive::path::extension;
 use crate::codec;
 use crate::codec::job::{EncodeJob, Encoded};
 use crate::codec::lz;

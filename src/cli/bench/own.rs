@@ -72,7 +72,7 @@ pub(crate) fn measure(
     let mut packer = Packer::scan(
         std::slice::from_ref(&tree.path),
         None,
-        &crate::archive::pack::found::Options::default(),
+        &crate::archive::pack::found::ScanOptions::default(),
         &(),
     )?;
     if setup.level.arrange {

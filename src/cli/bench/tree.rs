@@ -26,7 +26,7 @@ impl Tree {
         let tree = scan::Tree::scan(
             std::slice::from_ref(&path),
             None,
-            &crate::archive::pack::found::Options::default(),
+            &crate::archive::pack::found::ScanOptions::default(),
             observer,
         )?;
         let sizes = tree.entries.iter().filter_map(|found| match found.entry.kind {

@@ -11,13 +11,13 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::lockstep;
-use super::lockstep::{LANES, lay_history};
+use super::lockstep::lay_history;
 use super::search::{Compressor, Search};
 use crate::codec::job::{DecodeJob, EncodeJob};
 use crate::codec::model::{ChunkModel, Learned};
 use crate::codec::offload::costs::BATCH;
 use crate::codec::offload::dispatch::Offload;
-use crate::codec::work::Work;
+use crate::codec::work::{LANES, Work};
 use crate::coder::decode::Decoder as Reader;
 use crate::coder::encode::Encoder;
 use crate::coder::share::Share;

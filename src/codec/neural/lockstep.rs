@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::codec::job::{DecodeJob, damaged};
+use crate::codec::work::LANES;
 use crate::coder::decode::{Damaged, Decoder as Reader};
 use crate::coder::share::Share;
 use crate::error::{Error, Result};
@@ -14,10 +15,6 @@ use crate::model::decoder::{Decoder, Row};
 use crate::model::latent;
 use crate::model::matcher::Matcher;
 use crate::model::weights::Model;
-
-/// Chunks decoded in lockstep: two register tiles of six rows, and caches of keys that share the second
-/// level with the default model's weights. More are no faster (docs/kernels.md).
-pub const LANES: usize = 12;
 
 /// Bytes of match tables that the chunks of one lockstep may have together, beyond the first chunk's.
 pub(crate) const TABLE_BYTES: usize = 64 << 20;

@@ -11,11 +11,12 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::chunk_model::Neural;
-use super::lockstep::{LANES, WRONG_LENGTH, begin};
+use super::lockstep::{WRONG_LENGTH, begin};
 use crate::codec::job::{DecodeJob, EncodeJob, damaged};
 use crate::codec::offload::costs::rate_of;
 use crate::codec::offload::device::Output;
 use crate::codec::offload::dispatch::Offload;
+use crate::codec::work::LANES;
 use crate::coder::encode::Encoder;
 use crate::error::{Error, Result};
 use crate::model::config::MAX_WINDOW;

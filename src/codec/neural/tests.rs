@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::chunk_model::Neural;
-use super::lockstep::LANES;
 use super::search::{Compressor, Search};
 use crate::codec::job::{DecodeJob, EncodeJob};
 use crate::codec::model::ChunkModel;
+use crate::codec::work::LANES;
 use crate::error::Result;
 use crate::kernels::backend::Backend;
 use crate::model::config::{Activation, Config, Latent};

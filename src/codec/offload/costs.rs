@@ -12,7 +12,7 @@ use crate::model::config::Config;
 pub const BATCH: usize = 4096;
 
 /// Chunks beside each other from which on a thread of the CPU gets no faster.
-const SIDE_BY_SIDE: u64 = crate::codec::neural::lockstep::LANES as u64;
+const SIDE_BY_SIDE: u64 = crate::codec::work::LANES as u64;
 /// Bytes of a rate.
 const UNIT: u64 = 1024;
 /// Tokens that `UNIT` bytes have at most, in text that a model knows; fewer make a device look slower.

@@ -314,5 +314,5 @@ impl std::fmt::Debug for Offload {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
+#[path = "dispatch_tests.rs"]
 mod tests;

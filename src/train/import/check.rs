@@ -7,13 +7,13 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::t5 as oracle;
 
-use super::{Folder, failed};
+use super::folder::{Folder, failed};
 use crate::error::{Error, Result};
 use crate::kernels::backend::Backend;
 use crate::model::decoder::{Decoder, Row};
 use crate::model::matcher::Matcher;
 use crate::model::weights::Model;
-use crate::train::t5::T5;
+use crate::train::t5::network::T5;
 
 /// Tokens that are compared, and those whose ids serve as c.
 const TOKENS: usize = 1024;

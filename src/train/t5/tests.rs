@@ -1,10 +1,13 @@
 //! T5 beside candle-transformers' T5, and its derivatives beside differences.
 
-use candle_core::Shape;
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::t5 as oracle;
 
-use super::*;
+use super::{T5, T5Config};
+use crate::train::random::Random;
 
 const D: usize = 32;
 

@@ -66,7 +66,7 @@ impl Sample {
         let tree = scan::Tree::scan(
             std::slice::from_ref(&path),
             None,
-            &crate::archive::pack::found::Options::default(),
+            &crate::archive::pack::found::ScanOptions::default(),
             observer,
         )?;
         let of = tree.bytes();

@@ -5,16 +5,12 @@
 //! departs from the original (buckets of the decoder's relative bias, scale of tied logits) this one
 //! follows the original. All sequences of a batch have the same length; there is no padding.
 
-pub mod config;
-#[cfg(test)]
-mod tests;
-
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{D, DType, Device, Result, Tensor, Var, bail};
-pub use config::{FeedForward, T5Config};
 
+pub use super::config::{FeedForward, T5Config};
 use crate::train::random::Random;
 
 /// What stands for minus infinity in a mask: far below any score, but harmless in differences.

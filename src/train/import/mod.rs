@@ -1,0 +1,9 @@
+//! Networks of other projects as model files for the integer engine (docs/import.md).
+
+pub mod check;
+pub mod convert;
+pub mod folder;
+pub mod pieces;
+
+pub use convert::import;
+pub use folder::Folder;
