@@ -361,7 +361,7 @@ fn best_of(runs: usize, mut work: impl FnMut()) -> Duration {
     times.min().unwrap_or_default()
 }
 
-fn check(decoded: &[s3a::Result<Vec<u8>>], raws: &[&[u8]]) {
+fn check(decoded: &[s3a::codec::Decoded], raws: &[&[u8]]) {
     let equal = decoded.iter().zip(raws).all(|(got, raw)| got.as_deref().is_ok_and(|got| got == *raw));
     assert!(equal && decoded.len() == raws.len(), "decoded other bytes");
 }

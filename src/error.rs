@@ -1,6 +1,7 @@
 //! The crate's error, as data: a caller can match it, a user learns where and what to do.
 //!
-//! Every variant belongs to one exit code (`Error::exit_code`), as the table in the README has it.
+//! Texts speak of data and of what is wrong with it. What a user of the command can do about it, and the exit code of
+//! each error, are told by the command.
 
 use std::path::PathBuf;
 
@@ -20,14 +21,16 @@ pub enum Error {
     NotAnArchive,
 
     /// The file ends before what it declares.
-    #[error(
-        "cut short: the file ends at byte {offset}, {needed} bytes early; `s3a salvage` recovers what is intact"
-    )]
+    #[error("cut short: the file ends at byte {offset}, {needed} bytes early")]
     Truncated { offset: u64, needed: u64 },
 
     /// Bytes break a rule of the format.
-    #[error("damaged at byte {offset}: {rule}; `s3a salvage` recovers what is intact")]
+    #[error("damaged at byte {offset}: {rule}")]
     Corrupt { offset: u64, rule: &'static str },
+
+    /// The parts of an archive contradict each other, at no single place.
+    #[error("the archive is damaged: {rule}")]
+    Inconsistent { rule: &'static str },
 
     /// A chunk's bytes are not those that were packed.
     #[error("chunk {chunk} at byte {offset} is damaged: {rule}")]
@@ -42,9 +45,7 @@ pub enum Error {
     UnsupportedFeature { bits: u32 },
 
     /// No model of the wanted fingerprint was found.
-    #[error(
-        "model {fingerprint} ({name}) is missing: put its file beside the archive or in a folder of S3A_MODEL_PATH, or pass --model FILE"
-    )]
+    #[error("model {fingerprint} ({name}) is missing")]
     ModelMissing { fingerprint: String, name: String },
 
     /// A model file breaks a rule of its format.
@@ -55,17 +56,41 @@ pub enum Error {
     #[error("unsafe entry {path}: {rule}")]
     UnsafeEntry { path: String, rule: &'static str },
 
+    /// A device, which is unpacked for those only who ask for it.
+    #[error("unsafe entry {path}: it is a device")]
+    Device { path: String },
+
+    /// The files to unpack would hold more bytes than the caller allows.
+    #[error("the unpacked files would hold {bytes} bytes, more than the {max} that are allowed")]
+    TooLarge { bytes: u64, max: u64 },
+
     /// A limit was exceeded.
     #[error("limit exceeded: {what} is {got}, at most {max} is allowed")]
     Limit { what: &'static str, got: u64, max: u64 },
 
     /// The destination exists.
-    #[error("{} exists; use --force to replace it", .0.display())]
+    #[error("{} exists", .0.display())]
     Exists(PathBuf),
+
+    /// Two archives that are to be merged contradict each other.
+    #[error("{0}")]
+    Clash(String),
+
+    /// A path that is to be added is in the archive.
+    #[error("{path} is in the archive already, or stands in the way there")]
+    InArchive { path: String },
 
     /// Input or output failed.
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+
+    /// What is written could not be: a stream that has no path here.
+    #[error("output: {0}")]
+    Output(std::io::Error),
+
+    /// A network could not be trained.
+    #[error("training failed: {0}")]
+    Training(String),
 
     /// The user interrupted the work.
     #[error("interrupted")]
@@ -82,19 +107,11 @@ impl Error {
         Self::Io { path: path.into(), source }
     }
 
-    /// The process exit code for this error.
-    pub fn exit_code(&self) -> u8 {
+    /// The same error, where damage of a chunk's frame is damage of that chunk.
+    pub(crate) fn in_chunk(self, chunk: u32, offset: u64) -> Self {
         match self {
-            Self::Usage(_) => 2,
-            Self::NotAnArchive | Self::Truncated { .. } | Self::Corrupt { .. } | Self::BadChunk { .. } => 3,
-            Self::ModelMissing { .. } | Self::BadModel { .. } => 4,
-            Self::UnsafeEntry { .. } => 5,
-            Self::Limit { .. } => 6,
-            Self::Io { .. } => 7,
-            Self::UnsupportedVersion { .. } | Self::UnsupportedFeature { .. } => 8,
-            Self::Exists(_) => 11,
-            Self::Internal(_) => 70,
-            Self::Interrupted => 130,
+            Self::Corrupt { rule, .. } => Self::BadChunk { chunk, offset, rule },
+            other => other,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Contents of all files form one raw stream that is cut into chunks; entries point into it
 //! (spec/format.md).
 
+pub mod byte_size;
 pub mod check;
 pub mod entry;
 pub mod extract;

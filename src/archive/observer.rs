@@ -12,14 +12,28 @@ use super::path::escape;
 pub struct Warning {
     /// The path it happened on, as raw bytes.
     pub path: Vec<u8>,
-    /// What happened, and what to do about it where something can be done.
+    /// What happened.
     pub what: String,
+    /// What the caller could ask for instead.
+    pub remedy: Option<Remedy>,
+}
+
+/// What a caller could ask for, where something was left out because it did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Objects that are neither files, directories nor symlinks can be packed.
+    PackSpecial,
 }
 
 impl Warning {
     /// A warning about `path`.
     pub fn new(path: impl Into<Vec<u8>>, what: impl fmt::Display) -> Self {
-        Self { path: path.into(), what: what.to_string() }
+        Self { path: path.into(), what: what.to_string(), remedy: None }
+    }
+
+    /// The same with a remedy.
+    pub fn with(self, remedy: Remedy) -> Self {
+        Self { remedy: Some(remedy), ..self }
     }
 }
 

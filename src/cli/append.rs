@@ -153,7 +153,7 @@ fn clone(file: &File, path: &Path) -> Result<File> {
 
 /// Fills `new` with the archive, sharing its blocks where the file system can.
 fn copy(old: &File, mut new: File, len: u64, console: &Console) -> Result<File> {
-    let failed = |e: std::io::Error| Error::io("output", e);
+    let failed = Error::Output;
     if rustix::fs::ioctl_ficlone(&new, old).is_ok() {
         new.seek(SeekFrom::Start(len)).map_err(failed)?;
         return Ok(new);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::archive::byte_size;
 use crate::archive::read::options::OpenOptions;
 use crate::archive::selection::Selection;
 use crate::codec::choice::Choice;
@@ -101,17 +102,7 @@ pub(crate) fn open_options() -> OpenOptions {
 
 /// A number of bytes with an optional suffix k, m, g or t, in powers of 1,024.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
-    let lower = text.to_ascii_lowercase();
-    let plain = lower.trim_end_matches("ib").trim_end_matches('b');
-    let (digits, shift) = match plain.char_indices().next_back() {
-        Some((at, 'k')) => (&plain[..at], 10),
-        Some((at, 'm')) => (&plain[..at], 20),
-        Some((at, 'g')) => (&plain[..at], 30),
-        Some((at, 't')) => (&plain[..at], 40),
-        _ => (plain, 0),
-    };
-    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
-    bytes.ok_or_else(|| format!("{text:?} is no size such as 16k, 64KiB or 1m"))
+    byte_size::parse(text).ok_or_else(|| format!("{text:?} is no size such as 16k, 64KiB or 1m"))
 }
 
 /// Size of chunks: a multiple of 4 KiB is best, anything from 4 KiB to 1 MiB is possible.

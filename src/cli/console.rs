@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::{Global, ProgressMode};
+use super::exit;
 use super::output::{human_bytes, human_time};
-use crate::archive::observer::{Observer, Warning};
+use crate::archive::observer::{Observer, Remedy, Warning};
 use crate::archive::path::escape;
 use crate::error::Error;
 
@@ -99,12 +100,14 @@ impl Console {
             error,
             Error::Usage(_)
                 | Error::Exists(_)
+                | Error::Clash(_)
+                | Error::InArchive { .. }
                 | Error::Io { .. }
                 | Error::BadModel { .. }
                 | Error::Interrupted
         );
         let prefix = about.filter(|_| !named).map(|path| format!("{}: ", path.display())).unwrap_or_default();
-        self.line(&format!("s3a: {}", one_line(&format!("{prefix}{error}"))));
+        self.line(&format!("s3a: {}", one_line(&format!("{prefix}{error}{}", exit::advice(error)))));
     }
 
     /// Shows the progress of work that has steps instead of bytes.
@@ -181,7 +184,11 @@ impl Observer for Console {
 
     fn warning(&self, warning: Warning) {
         self.0.warnings.fetch_add(1, Ordering::Relaxed);
-        self.line(&format!("s3a: warning: {}", one_line(&warning.to_string())));
+        let advice = match warning.remedy {
+            Some(Remedy::PackSpecial) => "; --special packs such objects",
+            None => "",
+        };
+        self.line(&format!("s3a: warning: {}{advice}", one_line(&warning.to_string())));
     }
 
     fn phase(&self, name: &str, bytes: Option<u64>) {

@@ -8,13 +8,10 @@ use crate::error::{Error, Result};
 /// Bytes that are collected before they are written.
 pub(crate) const BUFFER: usize = 1 << 20;
 
-/// What errors of the writer, which does not know its file, have as their path.
-pub(crate) const WRITER_PATH: &str = "output";
-
 /// Names the archive in an error of the writer, which does not know what its file is called.
 pub(crate) fn name_output(error: Error, output: &Path) -> Error {
     match error {
-        Error::Io { path, source } if path.as_os_str() == WRITER_PATH => Error::io(output, source),
+        Error::Output(source) => Error::io(output, source),
         other => other,
     }
 }

@@ -16,6 +16,7 @@ mod destination;
 mod devices;
 mod diff;
 mod entries;
+mod exit;
 mod info;
 mod levels;
 mod ls;
@@ -108,7 +109,7 @@ pub fn run() -> u8 {
         Ok(code) => code,
         Err((e, console)) => {
             console.error(&e);
-            e.exit_code()
+            exit::code(&e)
         }
     }
 }

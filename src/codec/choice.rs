@@ -45,7 +45,7 @@ pub fn choose(choice: Choice) -> Result<()> {
         Choice::Cpu => None,
         Choice::Auto => Some(Arc::new(Offload::new(Box::new(|| open(0))).with_costs(fixed))),
         Choice::Cuda(number) => {
-            let refused = |why| Error::Usage(format!("device cuda:{number}: {why}; use --device cpu"));
+            let refused = |why| Error::Usage(format!("device cuda:{number}: {why}"));
             Some(Arc::new(Offload::to(open(number).map_err(refused)?).with_costs(fixed)))
         }
     };

@@ -1,31 +1,30 @@
 //! A chunk under the codec that codes it in the fewest bytes, and back.
 
-use super::job::{DecodeJob, EncodeJob, Encoded, damaged};
+use super::job::{DecodeJob, Decoded, EncodeJob, Encoded, damaged};
 use super::model::{ChunkModel, Models};
 use super::zstd_chunk::Zstd;
 use super::{lz, stored, zstd_chunk};
-use crate::error::Result;
 use crate::wire::chunk::Codec;
 
 /// Decodes each job; results stand in the order of `jobs`.
 ///
 /// Neural jobs of one model go to it together, so that it can decode them in lockstep. A result has
 /// exactly the job's `raw_len` bytes; whether they are the right ones is for the caller's check.
-pub fn decode(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+pub fn decode(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Decoded> {
     decode_with(models, jobs, |model, jobs| model.decode(jobs))
 }
 
 /// The same for work that the models' devices were found to do sooner.
-pub fn decode_bulk(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+pub fn decode_bulk(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Decoded> {
     decode_with(models, jobs, |model, jobs| model.decode_bulk(jobs))
 }
 
 fn decode_with(
     models: &Models,
     jobs: &[DecodeJob<'_>],
-    decode: impl Fn(&dyn ChunkModel, &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>>,
-) -> Vec<Result<Vec<u8>>> {
-    let mut results: Vec<Result<Vec<u8>>> = jobs
+    decode: impl Fn(&dyn ChunkModel, &[&DecodeJob<'_>]) -> Vec<Decoded>,
+) -> Vec<Decoded> {
+    let mut results: Vec<Decoded> = jobs
         .iter()
         .map(|job| match job.codec {
             Codec::Stored => stored::decode(job),

@@ -43,7 +43,21 @@ impl Encoded {
     }
 }
 
-/// The error of a payload that breaks a rule; the archive adds where it lies.
-pub(crate) fn damaged(rule: &'static str) -> Error {
-    Error::Corrupt { offset: 0, rule }
+/// Why a chunk could not be decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Its payload breaks this rule; the caller knows where it lies.
+    #[error("{0}")]
+    Damaged(&'static str),
+    /// Anything else: a limit, a device, a state that is held to be impossible.
+    #[error(transparent)]
+    Other(#[from] Error),
+}
+
+/// What decoding one chunk gives: its raw bytes.
+pub type Decoded = Result<Vec<u8>, DecodeError>;
+
+/// The error of a payload that breaks a rule.
+pub(crate) fn damaged(rule: &'static str) -> DecodeError {
+    DecodeError::Damaged(rule)
 }

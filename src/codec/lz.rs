@@ -5,8 +5,7 @@
 
 use liblzma::stream::{Action, Filters, LzmaOptions, MatchFinder, Mode, Status, Stream};
 
-use super::job::{DecodeJob, Encoded, damaged};
-use crate::error::Result;
+use super::job::{DecodeJob, Decoded, Encoded, damaged};
 use crate::wire::chunk::Codec;
 
 /// The least dictionary that LZMA2 may have.
@@ -200,7 +199,7 @@ pub fn encode(raw: &[u8]) -> Option<Encoded> {
 }
 
 /// The raw bytes of a block.
-pub fn decode(job: &DecodeJob<'_>) -> Result<Vec<u8>> {
+pub fn decode(job: &DecodeJob<'_>) -> Decoded {
     unpack(job.payload, job.raw_len).ok_or(damaged("its LZMA2 data are damaged"))
 }
 

@@ -17,7 +17,7 @@ pub mod work;
 pub mod zstd_chunk;
 
 pub use chunk::{decode, decode_bulk, encode};
-pub use job::{DecodeJob, EncodeJob, Encoded};
+pub use job::{DecodeError, DecodeJob, Decoded, EncodeJob, Encoded};
 pub use model::{ChunkModel, Learned, Models};
 pub use zstd_chunk::Zstd;
 

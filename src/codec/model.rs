@@ -4,9 +4,8 @@
 
 use std::sync::Arc;
 
-use super::job::{DecodeJob, EncodeJob};
+use super::job::{DecodeJob, Decoded, EncodeJob};
 use super::work::Work;
-use crate::error::Result;
 
 /// The learned sequence of a chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,10 +66,10 @@ pub trait ChunkModel: Send + Sync {
 
     /// Plain bytes of the jobs, in their order, each of exactly `raw_len` bytes. Payloads may be
     /// damaged or hostile: the answer is then an error or wrong bytes, never a panic.
-    fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>>;
+    fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded>;
 
     /// The same for work that `takes_bulk` took, on the device.
-    fn decode_bulk(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+    fn decode_bulk(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded> {
         self.decode(jobs)
     }
 }
@@ -163,7 +162,7 @@ impl ChunkModel for Counting {
         jobs.iter().map(|job| counts(job.raw).then(|| job.raw[..1].to_vec())).collect()
     }
 
-    fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+    fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded> {
         jobs.iter()
             .map(|job| match job.payload {
                 &[first] => Ok((0..job.raw_len).map(|i| first.wrapping_add(i as u8)).collect()),

@@ -2,8 +2,7 @@
 //! one after another, the one named last standing right before the chunk. A chunk without history is
 //! coded with its group's dictionary, if there is one.
 
-use super::job::{DecodeJob, EncodeJob, Encoded, damaged};
-use crate::error::Result;
+use super::job::{DecodeJob, Decoded, EncodeJob, Encoded, damaged};
 use crate::wire::chunk::Codec;
 use crate::wire::zstd_raw;
 use crate::wire::zstd_raw::{PackDictionary, Packer};
@@ -40,7 +39,7 @@ pub fn encode(zstd: Zstd<'_>, jobs: &[EncodeJob<'_>]) -> Vec<Vec<Encoded>> {
 }
 
 /// Decodes those of the jobs that are zstd's, and puts the results in their places.
-pub fn decode(jobs: &[DecodeJob<'_>], results: &mut [Result<Vec<u8>>]) {
+pub fn decode(jobs: &[DecodeJob<'_>], results: &mut [Decoded]) {
     for (job, result) in jobs.iter().zip(results).filter(|(job, _)| job.codec == Codec::Zstd) {
         let plain = if job.history.is_empty() {
             zstd_raw::unpack(job.payload, job.dictionary.as_deref(), job.raw_len)

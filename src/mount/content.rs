@@ -1,7 +1,4 @@
-//! Where a file's bytes are: a range of a file as pieces of chunks and holes.
-//!
-//! Invariant: the pieces of a range are in its order, none is empty, and their lengths sum up to
-//! that of the range as far as the file goes; what the index does not cover ends in an error.
+//! What reads of a mounted file return, and what its attributes say about how it is stored.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,28 +8,11 @@ use super::cache::Plain;
 use super::fault::Fault;
 use super::source::Source;
 use super::view::{Ino, View};
+use crate::archive::read::archive::ChunkInfo;
+use crate::archive::read::pieces::{ChunkMap, Piece, extents_from, plan};
 use crate::error::Error;
 use crate::wire::chunk::Codec;
-use crate::wire::entry::{ChunkId, Extent};
-
-/// Some consecutive bytes of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// These bytes of a chunk's plain bytes.
-    Chunk { id: ChunkId, range: Range<usize> },
-    /// So many zeros.
-    Hole(usize),
-}
-
-impl Piece {
-    /// The chunk that it lies in.
-    pub fn chunk(&self) -> Option<ChunkId> {
-        match self {
-            Self::Chunk { id, .. } => Some(*id),
-            Self::Hole(_) => None,
-        }
-    }
-}
+use crate::wire::entry::ChunkId;
 
 /// What a read returns.
 #[derive(Debug)]
@@ -56,59 +36,20 @@ impl std::ops::Deref for Bytes {
 /// The pieces of `len` bytes of a file from `offset` on; fewer only where the file ends.
 pub fn pieces(view: &View, ino: Ino, offset: u64, len: usize) -> Result<Vec<Piece>, Fault> {
     let (size, extents) = view.content(ino)?;
-    let end = offset.saturating_add(len as u64).min(size);
-    let mut pieces = Vec::new();
-    let mut at = offset;
-    for extent in extents_from(extents, offset) {
-        if extent.file_offset >= end || at >= end {
-            break;
-        }
-        if extent.file_offset > at {
-            pieces.push(hole(extent.file_offset - at)?);
-            at = extent.file_offset;
-        }
-        let skip = at - extent.file_offset;
-        let take = (extent.len - skip).min(end - at);
-        let raw = extent.raw_offset.checked_add(skip).ok_or_else(beyond)?;
-        chunk_pieces(&**view.source(), raw, take, &mut pieces)?;
-        at += take;
+    Ok(plan(&Map(&**view.source()), size, extents, offset, len)?)
+}
+
+/// The chunks of a source, as a plan of a read asks for them.
+struct Map<'a>(&'a dyn Source);
+
+impl ChunkMap for Map<'_> {
+    fn chunk(&self, id: ChunkId) -> crate::error::Result<ChunkInfo> {
+        self.0.chunk(id)
     }
-    if at < end {
-        pieces.push(hole(end - at)?);
+
+    fn chunks_of(&self, raw_offset: u64, len: u64) -> Range<u32> {
+        self.0.chunks_of(raw_offset, len)
     }
-    Ok(pieces)
-}
-
-/// The extents that end after `offset`.
-fn extents_from(extents: &[Extent], offset: u64) -> &[Extent] {
-    let first = extents.partition_point(|extent| extent.file_offset.saturating_add(extent.len) <= offset);
-    &extents[first..]
-}
-
-fn hole(len: u64) -> Result<Piece, Fault> {
-    usize::try_from(len).map(Piece::Hole).map_err(|_| beyond())
-}
-
-fn beyond() -> Fault {
-    Error::Corrupt { offset: 0, rule: "a file's extents reach beyond the chunks" }.into()
-}
-
-fn chunk_pieces(source: &dyn Source, raw: u64, len: u64, pieces: &mut Vec<Piece>) -> Result<(), Fault> {
-    let mut at = raw;
-    let mut left = len;
-    for id in source.chunks_of(raw, len).map(ChunkId) {
-        let chunk = source.chunk(id)?;
-        let start = at.checked_sub(chunk.raw_offset).ok_or_else(beyond)?;
-        let take = u64::from(chunk.raw_len)
-            .checked_sub(start)
-            .filter(|&take| take > 0)
-            .ok_or_else(beyond)?
-            .min(left);
-        pieces.push(Piece::Chunk { id, range: start as usize..(start + take) as usize });
-        at += take;
-        left -= take;
-    }
-    if left == 0 { Ok(()) } else { Err(beyond()) }
 }
 
 /// Puts pieces together. `chunks` are those of the pieces that lie in one, in the same order.

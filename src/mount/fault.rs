@@ -62,17 +62,21 @@ fn of_error(error: &Error) -> Errno {
         Error::NotAnArchive
         | Error::Truncated { .. }
         | Error::Corrupt { .. }
+        | Error::Inconsistent { .. }
         | Error::BadChunk { .. }
         | Error::UnsupportedVersion { .. }
         | Error::UnsupportedFeature { .. }
         | Error::ModelMissing { .. }
         | Error::BadModel { .. }
         | Error::UnsafeEntry { .. }
+        | Error::Device { .. }
         | Error::Io { .. }
+        | Error::Output(_)
+        | Error::Training(_)
         | Error::Internal(_) => Errno::IO,
-        Error::Limit { .. } => Errno::NOMEM,
+        Error::Limit { .. } | Error::TooLarge { .. } => Errno::NOMEM,
         Error::Interrupted => Errno::INTR,
         Error::Exists(_) => Errno::EXIST,
-        Error::Usage(_) => Errno::INVAL,
+        Error::Usage(_) | Error::Clash(_) | Error::InArchive { .. } => Errno::INVAL,
     }
 }

@@ -97,7 +97,7 @@ impl<'a> Builder<'a> {
             None => tree.imply(b""),
         };
         if tree.entry(tree.root).kind != Kind::Directory {
-            return Err(Error::Corrupt { offset: 0, rule: "the root is not a directory" });
+            return Err(Error::Inconsistent { rule: "the root is not a directory" });
         }
         tree.parents[tree.root as usize] = tree.root;
         let mut late = Vec::new();
@@ -191,10 +191,10 @@ impl<'a> Builder<'a> {
     fn place(&mut self, node: u32, parent: u32) -> Result<()> {
         let name = last(&self.entry(node).path);
         if name.is_empty() || name.len() > 255 || name == b"." || name == b".." {
-            return Err(Error::Corrupt { offset: 0, rule: "an entry has an impossible name" });
+            return Err(Error::Inconsistent { rule: "an entry has an impossible name" });
         }
         if self.names.find(parent, name, |node| self.key(node)).is_some() {
-            return Err(Error::Corrupt { offset: 0, rule: "two entries have the same path" });
+            return Err(Error::Inconsistent { rule: "two entries have the same path" });
         }
         self.parents[node as usize] = parent;
         let (entries, implied, parents) = (self.entries, &self.implied, &self.parents);

@@ -136,7 +136,7 @@ impl View {
                 Kind::Hardlink { target } => {
                     let file = self.source.entries().get(target.0 as usize);
                     if !matches!(file, Some(Entry { kind: Kind::File { .. }, .. })) {
-                        return Err(Error::Corrupt { offset: 0, rule: "a hardlink's target is not a file" });
+                        return Err(Error::Inconsistent { rule: "a hardlink's target is not a file" });
                     }
                     *links.entry(target.0).or_insert(1) += 1;
                     totals.nodes -= 1;

@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cache::{Cache, Plain, Slot};
 use super::content;
-use super::content::{Bytes, Piece};
+use super::content::Bytes;
 use super::fault::Fault;
 use super::options::MountOptions;
 use super::pool::Pool;
 use super::prefetch::{Limits, Sequence, Walk};
 use super::source::Source;
 use super::view::{Ino, View};
+use crate::archive::read::pieces::Piece;
 use crate::error::{Error, Result};
 use crate::wire::entry::ChunkId;
 

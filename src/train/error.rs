@@ -2,5 +2,5 @@
 
 /// An error of candle, as this crate reports it.
 pub(crate) fn failed(error: candle_core::Error) -> crate::error::Error {
-    crate::error::Error::Usage(format!("training failed: {error}"))
+    crate::error::Error::Training(error.to_string())
 }

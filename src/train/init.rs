@@ -232,7 +232,7 @@ impl Initial {
         let c = &self.config;
         if (c.heads, c.kv_heads, c.head_size) != (wanted.heads, wanted.kv_heads, wanted.head_size) {
             return Err(Error::Usage(format!(
-                "--grow keeps the attention heads: {} of queries, {} of keys and values",
+                "a grown network keeps the attention heads: {} of queries, {} of keys and values",
                 c.heads, c.kv_heads
             )));
         }

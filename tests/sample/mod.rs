@@ -10,9 +10,9 @@ use s3a::archive::{
     Archive, Content, ContentWarning, Earlier, Entry, EntryId, Kind, OpenOptions, References, Stats,
     Timestamp, Writer, WriterOptions,
 };
-use s3a::codec::job::{DecodeJob, EncodeJob};
+use s3a::codec::job::{DecodeError, DecodeJob, Decoded, EncodeJob};
 use s3a::codec::{ChunkModel, Models};
-use s3a::error::{Error, Result};
+use s3a::error::Result;
 
 /// Codes bytes that count upwards as the first of them.
 struct Counting;
@@ -31,11 +31,11 @@ impl ChunkModel for Counting {
         jobs.iter().map(|job| counts(job.raw).then(|| job.raw[..1].to_vec())).collect()
     }
 
-    fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+    fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded> {
         jobs.iter()
             .map(|job| match job.payload {
                 &[first] => Ok((0..job.raw_len).map(|i| first.wrapping_add(i as u8)).collect()),
-                _ => Err(Error::Corrupt { offset: 0, rule: "its payload has another length" }),
+                _ => Err(DecodeError::Damaged("its payload has another length")),
             })
             .collect()
     }

@@ -15,7 +15,7 @@ use crate::archive::read::decode::TOO_DEEP;
 use crate::archive::read::pending::Pending;
 use crate::archive::read::reference_depth::Depths;
 use crate::error::{Error, Result};
-use crate::wire::entry::{ChunkId, ContentHash, EntryId, Extent, Kind, content_hash};
+use crate::wire::entry::{ChunkId, EntryId, Kind};
 use crate::wire::limits;
 
 /// Raw bytes that are decoded together.
@@ -204,24 +204,6 @@ impl Check<'_> {
             self.report.files.push(HitFile { id, ranges: std::iter::once(0..*size).collect() });
         }
         Ok(())
-    }
-}
-
-impl Archive {
-    /// Hash of the bytes of the extents, one after another.
-    pub(crate) fn hash_extents(&self, extents: &[Extent], cache: &RecentChunks) -> Result<ContentHash> {
-        let mut hasher = blake3::Hasher::new();
-        let mut buf = vec![0; 1 << 20];
-        for extent in extents {
-            let (mut at, end) = (extent.raw_offset, extent.raw_offset + extent.len);
-            while at < end {
-                let part = &mut buf[..(end - at).min(1 << 20) as usize];
-                self.read_raw(at, part, cache)?;
-                hasher.update(part);
-                at += part.len() as u64;
-            }
-        }
-        Ok(content_hash(hasher.finalize().as_bytes(), hasher.count()))
     }
 }
 

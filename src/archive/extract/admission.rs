@@ -43,7 +43,7 @@ impl Checker {
                 return refuse("its target is empty, too long or holds a NUL byte");
             }
             Kind::CharDevice { .. } | Kind::BlockDevice { .. } if !self.devices => {
-                return refuse("it is a device; --devices unpacks devices, --exclude leaves it out");
+                return Err(Error::Device { path: escape(path) });
             }
             Kind::Hardlink { target } if target.0 >= id.0 => return refuse("it links to a later entry"),
             Kind::File { size, extents, .. } => {
@@ -60,8 +60,7 @@ impl Checker {
                     return refuse("its size is beyond what any file can have");
                 }
                 if self.bytes > self.max_bytes {
-                    let what = "the size of the unpacked files (--max-size raises it)";
-                    return Err(Error::Limit { what, got: self.bytes, max: self.max_bytes });
+                    return Err(Error::TooLarge { bytes: self.bytes, max: self.max_bytes });
                 }
             }
             _ => {}

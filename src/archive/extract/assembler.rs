@@ -128,8 +128,7 @@ impl<'t, 'a> Filler<'t, 'a> {
     /// Gives up what the raw stream did not bring, and tells why not everything was unpacked.
     pub fn finish(mut self) -> Filled {
         if !self.heap.is_empty() {
-            self.failure
-                .get_or_insert(Error::Corrupt { offset: 0, rule: "extents lie beyond the raw stream" });
+            self.failure.get_or_insert(Error::Inconsistent { rule: "extents lie beyond the raw stream" });
         }
         while let Some(Reverse(piece)) = self.heap.pop() {
             self.give_up(piece.file, "the archive does not hold its data");
@@ -171,7 +170,7 @@ impl<'t, 'a> Filler<'t, 'a> {
                 // Where an archive is salvaged, the raw stream has gaps.
                 let rule = "a group that holds data of a file is lost";
                 self.give_up(piece.file, rule);
-                self.failure.get_or_insert(Error::Corrupt { offset: 0, rule });
+                self.failure.get_or_insert(Error::Inconsistent { rule });
                 continue;
             }
             let here = piece.len.min(end - piece.raw_offset);

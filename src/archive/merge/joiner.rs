@@ -12,17 +12,18 @@ use crate::archive::observer::Observer;
 use crate::archive::read::archive::Archive;
 use crate::archive::read::file::ArchiveFile;
 use crate::archive::read::layout::GroupAt;
+use crate::archive::read::pending::Pending;
 use crate::archive::read::records::read_head;
+use crate::archive::write::record_writer::RecordWriter;
 use crate::error::{Error, Result};
-use crate::wire::chunk::{ChunkFrame, Codec};
 use crate::wire::entries::{Base, Entries};
 use crate::wire::entry::ChunkId;
 use crate::wire::frame::{FrameKind, write_frame};
 use crate::wire::group::{Group, Table};
 use crate::wire::header::{Header, MAJOR, MINOR};
-use crate::wire::index::{GroupRecord, Index, TRAILER_LEN, Trailer};
+use crate::wire::index::Index;
 use crate::wire::limits;
-use crate::wire::models::{ModelRef, write_model, write_models};
+use crate::wire::models::ModelRef;
 
 /// Figures of a joined archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,14 +53,14 @@ pub fn merge<W: Write>(
     let raw = bounded("the raw length", archives.iter().map(Archive::raw_len), limits::RAW_LEN)?;
 
     observer.phase("joining", Some(raw));
-    let index = Index { models, ..Index::default() };
-    let mut joiner = Joiner { out, len: 0, index, base: Base::default(), header, observer };
-    joiner.put(&joiner.header.write())?;
+    let records = RecordWriter::new(out, Index { models, ..Index::default() });
+    let mut joiner = Joiner { records, observer };
+    joiner.records.put(&header.write())?;
     joiner.put_models(archives, &numbers)?;
     for ((archive, part), numbers) in archives.iter().zip(&parts).zip(&numbers) {
         joiner.copy(archive, part, numbers)?;
     }
-    let (out, archive_len) = joiner.finish()?;
+    let (out, archive_len) = joiner.records.finish()?;
     Ok((out, MergeSummary { archive_len, entries, chunks, dropped }))
 }
 
@@ -126,31 +127,18 @@ fn unite(archives: &[Archive]) -> Result<(Vec<ModelRef>, Vec<Vec<u8>>)> {
 
 /// The archive that is written.
 struct Joiner<'a, W> {
-    out: W,
-    len: u64,
-    header: Header,
-    index: Index,
-    base: Base,
+    records: RecordWriter<W>,
     observer: &'a dyn Observer,
 }
 
 impl<W: Write> Joiner<'_, W> {
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(|e| Error::io("output", e))?;
-        self.len += bytes.len() as u64;
-        Ok(())
-    }
-
     fn put_models(&mut self, archives: &[Archive], numbers: &[Vec<u8>]) -> Result<()> {
-        if self.index.models.is_empty() {
+        if self.records.index.models.is_empty() {
             return Ok(());
         }
-        let (mut plain, mut frame) = (Vec::new(), Vec::new());
-        write_models(&self.index.models, &mut plain);
-        write_frame(FrameKind::Models, &plain, &mut frame)?;
-        self.put(&frame)?;
-        for number in 0..self.index.models.len() {
-            if !self.index.models[number].embedded {
+        self.records.put_models()?;
+        for number in 0..self.records.index.models.len() {
+            if !self.records.index.models[number].embedded {
                 continue;
             }
             // From the first archive that carries it.
@@ -164,10 +152,7 @@ impl<W: Write> Joiner<'_, W> {
                 }
             }
             let file = carried.ok_or(Error::Internal("a carried model was not found"))?;
-            self.index.embedded.push(self.len);
-            let mut frame = Vec::new();
-            write_frame(FrameKind::Model, &write_model(number as u8, &file), &mut frame)?;
-            self.put(&frame)?;
+            self.records.put_model(number as u8, &file)?;
         }
         Ok(())
     }
@@ -175,7 +160,7 @@ impl<W: Write> Joiner<'_, W> {
     /// Copies all groups of an archive.
     fn copy(&mut self, archive: &Archive, part: &Part, numbers: &[u8]) -> Result<()> {
         self.observer.archive(archive.file.name());
-        let first = self.base;
+        let first = self.records.base;
         let mut old = Base::default();
         // Whether the file that the last group left open is still there.
         let mut open = false;
@@ -223,7 +208,7 @@ impl<W: Write> Joiner<'_, W> {
         group.write(&mut plain);
         let crc = write_frame(FrameKind::Group, &plain, &mut head)?;
         plain.clear();
-        entries.write(self.base, &mut plain);
+        entries.write(self.records.base, &mut plain);
         match same_entries(&archive.file, at, &plain)? {
             Some(frame) => head.extend(frame),
             None => drop(write_frame(FrameKind::Entries, &plain, &mut head)?),
@@ -231,31 +216,7 @@ impl<W: Write> Joiner<'_, W> {
         let (mut plain, mut end) = (Vec::new(), Vec::new());
         Table { group: group.clone(), ..table }.write(&mut plain);
         write_frame(FrameKind::Table, &plain, &mut end)?;
-        self.index.groups.push(GroupRecord {
-            offset: self.len,
-            head_len: head.len() as u32,
-            table_len: end.len() as u32,
-            entry_count: group.entry_count,
-            crc,
-            ..at.record.clone()
-        });
-        self.base.entry += group.entry_count;
-        self.base.raw += u64::from(group.raw_len);
-        self.put(&head)?;
-        self.put(&body)?;
-        self.put(&end)
-    }
-
-    fn finish(mut self) -> Result<(W, u64)> {
-        let (mut plain, mut end) = (Vec::new(), Vec::new());
-        self.index.write(&mut plain);
-        write_frame(FrameKind::Index, &plain, &mut end)?;
-        let index_len = end.len() as u64;
-        let archive_len = self.len + index_len + TRAILER_LEN as u64;
-        Trailer { generation: self.index.generation, index_len, archive_len }.write(&mut end);
-        self.put(&end)?;
-        self.out.flush().map_err(|e| Error::io("output", e))?;
-        Ok((self.out, self.len))
+        self.records.put_group(&group, crc, [&head, &body, &end])
     }
 }
 
@@ -276,25 +237,10 @@ fn check_chunks(archive: &Archive, at: &GroupAt, table: &Table, body: &[u8]) -> 
     archive.dictionaries.of(&archive.file, at)?;
     let mut from = at.group.dictionary_len as usize;
     for (index, (&frame_len, &raw_len)) in (0..).zip(table.frame_lens.iter().zip(&table.raw_lens)) {
-        let chunk = at.first_chunk + index;
+        let chunk = ChunkId(at.first_chunk + index);
         let offset = at.record.body() + from as u64;
-        let bad = |rule| Error::BadChunk { chunk, offset, rule };
         let data = body.get(from..from + frame_len as usize).unwrap_or_default();
-        let frame =
-            ChunkFrame::read(data, offset, at.group.chunk_size, at.place(index)).map_err(|e| match e {
-                Error::Corrupt { rule, .. } => bad(rule),
-                other => other,
-            })?;
-        let reach = archive.header().ref_window.min(chunk);
-        if frame.len != data.len() || frame.head.raw_len != raw_len {
-            return Err(bad("its length differs from the table's"));
-        }
-        if frame.head.refs.iter().any(|&distance| distance > reach) {
-            return Err(bad("it refers to a chunk out of reach"));
-        }
-        if frame.head.codec == Codec::Neural && usize::from(frame.head.model) >= at.group.models.len() {
-            return Err(bad("it names a model that its group does not"));
-        }
+        Pending::read(chunk, data, offset, at, raw_len, archive.header().ref_window.min(chunk.0))?;
         from += frame_len as usize;
     }
     Ok(())

@@ -72,11 +72,7 @@ fn clashes(archives: &[Archive], at: usize, entry: &Entry) -> Error {
     let other = archives[..at].iter().find(|archive| archive.lookup(&entry.path).is_some());
     let with = other
         .map_or_else(|| "contradicts an archive before".to_owned(), |o| format!("is in {} too", name(o)));
-    Error::Usage(format!(
-        "{} of {} {with}; --on-clash first or last chooses which stays",
-        escape(&entry.path),
-        name(&archives[at])
-    ))
+    Error::Clash(format!("{} of {} {with}", escape(&entry.path), name(&archives[at])))
 }
 
 impl Part {

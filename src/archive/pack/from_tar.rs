@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 
 use super::packer::describe;
-use crate::archive::observer::{Observer, Warning};
+use crate::archive::observer::{Observer, Remedy, Warning};
 use crate::archive::path::{check, escape};
-use crate::archive::path_set::{Clash, Paths};
+use crate::archive::path_set::{Clash, Paths, key};
 use crate::archive::selection::Selection;
 use crate::archive::tar::read::{Member, MemberKind, TarReader};
 use crate::archive::write::content::Content;
@@ -54,12 +54,6 @@ impl LastOfEach {
     fn is_last(&self, path: &[u8], number: u64) -> bool {
         self.0.get(&key(path)).is_none_or(|last| *last == number)
     }
-}
-
-fn key(path: &[u8]) -> [u8; 16] {
-    let mut key = [0; 16];
-    key.copy_from_slice(&blake3::hash(path).as_bytes()[..16]);
-    key
 }
 
 /// Writes what the stream brings to `out`, which is given back for syncing. `name` is for messages.
@@ -191,7 +185,8 @@ impl<W: Write> Taking<'_, W> {
     fn kind(&self, path: &[u8], kind: MemberKind, size: u64) -> Option<Kind> {
         let special = |kind, what: &str| {
             if !self.tar.special {
-                self.warn(path, format_args!("left out: {what}; --special packs such objects"));
+                let warning = Warning::new(path, format_args!("left out: {what}"));
+                self.observer.warning(warning.with(Remedy::PackSpecial));
             }
             self.tar.special.then_some(kind)
         };

@@ -120,10 +120,7 @@ impl Packer {
                 Clash::SameFolder => {}
                 Clash::Taken if skip => skipped += 1,
                 Clash::Taken => {
-                    return Err(Error::Usage(format!(
-                        "{} is in the archive already, or stands in the way there; --skip-existing leaves out what is there",
-                        escape(&entry.path)
-                    )));
+                    return Err(Error::InArchive { path: escape(&entry.path) });
                 }
             }
         }

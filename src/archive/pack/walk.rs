@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
 use super::found::{Found, Root, ScanOptions};
-use crate::archive::observer::{Observer, Warning};
+use crate::archive::observer::{Observer, Remedy, Warning};
 use crate::archive::os::xattr;
 use crate::archive::path::{join, split};
 use crate::archive::selection::Choice;
@@ -217,8 +217,8 @@ impl Walker<'_> {
             }
         };
         if !self.options.special {
-            self.observer
-                .warning(Warning::new(path, format_args!("left out: {what}; --special packs such objects")));
+            let warning = Warning::new(path, format_args!("left out: {what}"));
+            self.observer.warning(warning.with(Remedy::PackSpecial));
             return None;
         }
         Some(kind)

@@ -9,7 +9,6 @@ use std::path::Path;
 
 use super::budget::Budget;
 use super::catalog::{Catalog, by_path};
-use super::chunk_cache::ChunkCache;
 use super::dictionary::Dictionaries;
 use super::file::ArchiveFile;
 use super::layout::{GroupAt, Layout};
@@ -18,9 +17,9 @@ use super::pending::Pending;
 use super::records::{check_model, read_head, read_index};
 use crate::codec::model::Models;
 use crate::error::{Error, Result};
-use crate::wire::chunk::{ChunkFrame, ChunkHead};
+use crate::wire::chunk::ChunkHead;
 use crate::wire::entries::Base;
-use crate::wire::entry::{ChunkId, Entry, EntryId, Kind};
+use crate::wire::entry::{ChunkId, Entry, EntryId};
 use crate::wire::frame::FrameKind;
 use crate::wire::header::{HEADER_LEN, Header};
 use crate::wire::index::Index;
@@ -233,20 +232,12 @@ impl Archive {
 
     /// Reads a chunk's frame and checks all that can be checked before it is decoded.
     pub(crate) fn load(&self, id: ChunkId) -> Result<Pending> {
-        let (group, index) = self.find(id)?;
+        let (group, _) = self.find(id)?;
         let info = self.chunk(id)?;
         let bad = |rule| Error::BadChunk { chunk: id.0, offset: info.offset, rule };
         let data = self.file.read(info.offset, info.frame_len.into())?;
-        let frame = ChunkFrame::read(&data, info.offset, group.group.chunk_size, group.place(index))
-            .map_err(|e| match e {
-                Error::Corrupt { rule, .. } => bad(rule),
-                other => other,
-            })?;
-        if frame.len != data.len() || frame.head.raw_len != info.raw_len {
-            return Err(bad("its length differs from the table's"));
-        }
         let reach = self.header.ref_window.min(id.0.saturating_sub(group.reach));
-        let mut chunk = Pending::new(id, frame, info.offset, &group.group.models, reach)?;
+        let mut chunk = Pending::read(id, &data, info.offset, group, info.raw_len, reach)?;
         if chunk.takes_dictionary() {
             chunk.dictionary = self.dictionaries.of(&self.file, group).map_err(|e| match e {
                 Error::Corrupt { .. } | Error::Truncated { .. } => bad("its group's dictionary is damaged"),
@@ -254,48 +245,5 @@ impl Archive {
             })?;
         }
         Ok(chunk)
-    }
-
-    /// Fills `buf` with a file's bytes from `offset` on; fewer only at the end of the file. Follows
-    /// hardlinks. Holes read as zeros.
-    pub fn read_at(&self, id: EntryId, offset: u64, buf: &mut [u8], cache: &dyn ChunkCache) -> Result<usize> {
-        let entry = match self.entry(id).map(|entry| &entry.kind) {
-            Some(Kind::Hardlink { target }) => self.entry(*target),
-            _ => self.entry(id),
-        };
-        let Some(Kind::File { size, extents, .. }) = entry.map(|entry| &entry.kind) else {
-            return Err(Error::Usage("only files have content".to_owned()));
-        };
-        let len = size.saturating_sub(offset).min(buf.len() as u64) as usize;
-        let buf = &mut buf[..len];
-        buf.fill(0);
-        let end = offset + len as u64;
-        let first = extents.partition_point(|extent| extent.file_offset + extent.len <= offset);
-        for extent in extents[first..].iter().take_while(|extent| extent.file_offset < end) {
-            let from = extent.file_offset.max(offset);
-            let to = (extent.file_offset + extent.len).min(end);
-            let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
-            self.read_raw(extent.raw_offset + (from - extent.file_offset), part, cache)?;
-        }
-        Ok(len)
-    }
-
-    /// Fills `buf` with the raw stream from `raw_offset` on.
-    pub(crate) fn read_raw(&self, raw_offset: u64, buf: &mut [u8], cache: &dyn ChunkCache) -> Result<()> {
-        let ids: Vec<ChunkId> = self.chunks_of(raw_offset, buf.len() as u64).map(ChunkId).collect();
-        let mut filled = 0;
-        for (id, bytes) in ids.iter().zip(self.read_chunks(&ids, cache)) {
-            let (bytes, info) = (bytes?, self.chunk(*id)?);
-            let at = raw_offset + filled as u64;
-            let Some(skip) = at.checked_sub(info.raw_offset) else { break };
-            let part = bytes.get(skip as usize..).unwrap_or_default();
-            let len = part.len().min(buf.len() - filled);
-            buf[filled..filled + len].copy_from_slice(&part[..len]);
-            filled += len;
-        }
-        if filled < buf.len() {
-            return Err(Error::Corrupt { offset: 0, rule: "a group that holds data of this file is lost" });
-        }
-        Ok(())
     }
 }

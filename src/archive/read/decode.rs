@@ -12,7 +12,7 @@ use super::archive::Archive;
 use super::chunk_cache::ChunkCache;
 use super::pending::Pending;
 use crate::codec;
-use crate::codec::job::DecodeJob;
+use crate::codec::job::{DecodeError, DecodeJob, Decoded};
 use crate::codec::model::{Learned, Models};
 use crate::codec::work::Work;
 use crate::error::{Error, Result};
@@ -153,7 +153,7 @@ fn decode_shared(models: &Models, round: Vec<Ready>, threads: usize) -> Vec<(Chu
 }
 
 /// How a share is decoded: with a device or without.
-type Decode<'a> = dyn Fn(&[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> + Sync + 'a;
+type Decode<'a> = dyn Fn(&[DecodeJob<'_>]) -> Vec<Decoded> + Sync + 'a;
 
 fn decode_share<'a>(
     decode: &Decode<'_>,
@@ -176,8 +176,8 @@ fn decode_share<'a>(
         let result = match result {
             Ok(raw) if plain_check(&raw) == chunk.check => Ok(raw.into()),
             Ok(_) => Err(bad(*id, chunk, "it decodes to other bytes than were packed")),
-            Err(Error::Corrupt { rule, .. }) => Err(bad(*id, chunk, rule)),
-            Err(other) => Err(other),
+            Err(DecodeError::Damaged(rule)) => Err(bad(*id, chunk, rule)),
+            Err(DecodeError::Other(other)) => Err(other),
         };
         (*id, result)
     });
@@ -278,6 +278,7 @@ fn again(result: &Result<Arc<[u8]>>) -> Result<Arc<[u8]>> {
             Error::BadChunk { chunk: *chunk, offset: *offset, rule }
         }
         Err(Error::Corrupt { offset, rule }) => Error::Corrupt { offset: *offset, rule },
+        Err(Error::Inconsistent { rule }) => Error::Inconsistent { rule },
         Err(Error::Truncated { offset, needed }) => Error::Truncated { offset: *offset, needed: *needed },
         Err(Error::ModelMissing { fingerprint, name }) => {
             Error::ModelMissing { fingerprint: fingerprint.clone(), name: name.clone() }

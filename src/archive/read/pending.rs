@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::layout::GroupAt;
 use crate::error::{Error, Result};
 use crate::wire::chunk::{ChunkFrame, ChunkHead, Codec};
 use crate::wire::entry::ChunkId;
@@ -20,6 +21,27 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// Reads chunk `id` of the group `at` from its frame `data`, which lies at `offset` of the file, and checks all
+    /// that can be checked before it is decoded. `raw_len` is what the group's table says; references reach back
+    /// `reach` chunks at most.
+    pub fn read(
+        id: ChunkId,
+        data: &[u8],
+        offset: u64,
+        at: &GroupAt,
+        raw_len: u32,
+        reach: u32,
+    ) -> Result<Self> {
+        let place = at.place(id.0 - at.first_chunk);
+        let frame = ChunkFrame::read(data, offset, at.group.chunk_size, place);
+        let frame = frame.map_err(|e| e.in_chunk(id.0, offset))?;
+        if frame.len != data.len() || frame.head.raw_len != raw_len {
+            let rule = "its length differs from the table's";
+            return Err(Error::BadChunk { chunk: id.0, offset, rule });
+        }
+        Self::new(id, frame, offset, &at.group.models, reach)
+    }
+
     /// `group_models` are the group's models by their number in the archive; references reach back
     /// `reach` chunks at most.
     pub fn new(

@@ -88,7 +88,7 @@ mod tests {
     use crate::archive::write::content::Content;
     use crate::archive::write::options::WriterOptions;
     use crate::archive::write::writer::Writer;
-    use crate::codec::job::{DecodeJob, EncodeJob};
+    use crate::codec::job::{DecodeJob, Decoded, EncodeJob};
     use crate::codec::model::{ChunkModel, Models};
     use crate::codec::work::Work;
     use crate::wire::entry::{Entry, Kind, Timestamp};
@@ -126,11 +126,11 @@ mod tests {
             if self.device { 4 } else { 0 }
         }
 
-        fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+        fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded> {
             jobs.iter().map(|job| Ok(vec![job.payload[0]; job.raw_len])).collect()
         }
 
-        fn decode_bulk(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+        fn decode_bulk(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded> {
             let mut begun = self.begun.lock().unwrap();
             *begun += 1;
             self.more.notify_all();

@@ -16,6 +16,7 @@ use super::pending::Pending;
 use super::records::check_entries;
 use super::reference_depth::Depths;
 use crate::archive::path;
+use crate::archive::path_set::key;
 use crate::codec::model::Models;
 use crate::error::{Error, Result};
 use crate::wire::chunk::{CHECKS_LEN, ChunkFrame, ChunkHead, HEAD_MAX, Place};
@@ -339,9 +340,7 @@ impl<R: Read> StreamReader<R> {
             self.budget.take(self.is_file.len() as u64, &entry)?;
             path::check(&entry.path)
                 .map_err(|rule| Error::UnsafeEntry { path: path::escape(&entry.path), rule })?;
-            let mut key = [0; 16];
-            key.copy_from_slice(&blake3::hash(&entry.path).as_bytes()[..16]);
-            if !self.paths.insert(key) {
+            if !self.paths.insert(key(&entry.path)) {
                 let path = path::escape(&entry.path);
                 return Err(Error::UnsafeEntry { path, rule: "its path occurs twice" });
             }
@@ -421,10 +420,7 @@ impl<R: Read> StreamReader<R> {
         let offset = self.source.offset();
         let chunk_size = current.group.chunk_size;
         let mut input = Cursor::at(self.source.peek(HEAD_MAX)?, offset);
-        let bad = |e| match e {
-            Error::Corrupt { rule, .. } => Error::BadChunk { chunk: id.0, offset, rule },
-            other => other,
-        };
+        let bad = |e: Error| e.in_chunk(id.0, offset);
         let head = ChunkHead::read(&mut input, chunk_size).map_err(bad)?;
         let len = input.position() + head.coded_len as usize + CHECKS_LEN;
         let bytes = self.source.take(len)?;

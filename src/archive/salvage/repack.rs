@@ -16,7 +16,7 @@ use crate::archive::write::content::Content;
 use crate::archive::write::options::WriterOptions;
 use crate::archive::write::writer::Writer;
 use crate::error::{Error, Result};
-use crate::wire::entry::{ContentHash, Entry, EntryId, Extent, Kind, content_hash};
+use crate::wire::entry::{ContentHash, Entry, EntryId, Extent, Kind};
 
 /// Decoded chunks that are kept: a file that fits is decoded once, though read twice.
 const CACHE: usize = 64 << 20;
@@ -148,20 +148,10 @@ impl<W: Write> Rescue<'_, W> {
         let Some(left) = self.left.checked_sub(len) else {
             return Err(Error::Limit { what: "the bytes of all files", got: len, max: self.max });
         };
-        let (mut hasher, mut buf) = (blake3::Hasher::new(), vec![0; PIECE]);
-        let mut reader = Reader::new(self.archive, &self.cache, extents);
-        loop {
-            if self.observer.interrupted() {
-                return Err(Error::Interrupted);
-            }
-            let read = reader.next(&mut buf)?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&buf[..read]);
-        }
-        if content_hash(hasher.finalize().as_bytes(), hasher.count()) != *hash {
-            return Err(Error::Corrupt { offset: 0, rule: "its content has another hash than its entry" });
+        let found =
+            self.archive.hash_extents_while(extents, &self.cache, &|| !self.observer.interrupted())?;
+        if found != *hash {
+            return Err(Error::Inconsistent { rule: "its content has another hash than its entry" });
         }
         self.left = left;
         Ok(())
@@ -194,7 +184,7 @@ impl<W: Write> Rescue<'_, W> {
     /// Damage costs a file; anything else ends the work.
     fn lose_if_damaged(&mut self, path: &[u8], error: Error) -> Result<()> {
         match error {
-            Error::Corrupt { rule, .. } => self.lose(path, rule),
+            Error::Corrupt { rule, .. } | Error::Inconsistent { rule } => self.lose(path, rule),
             Error::BadChunk { .. } | Error::Truncated { .. } => self.lose(path, error),
             other => return Err(other),
         }

@@ -6,6 +6,7 @@ use std::io::Write;
 
 use super::chunk_encoder::ChunkEncoder;
 use super::options::{Stats, WriterOptions};
+use super::record_writer::RecordWriter;
 use super::workers::Workers;
 use super::writer::{Gathered, Known, Writer};
 use crate::archive::read::archive::Archive;
@@ -41,22 +42,21 @@ impl<W: Write> Writer<W> {
             header.chunk_size,
             header.ref_window,
         );
+        let base = Base { entry: archive.entries().len() as u32, raw: archive.raw_len() };
         let mut writer = Self {
-            out,
+            records: RecordWriter::after(out, archive.archive_len(), index, base),
             pool: Workers::new(options.threads)?,
             encoder,
             observer: options.observer,
-            index,
-            stats: Stats { archive_len: archive.archive_len(), ..Stats::default() },
+            stats: Stats::default(),
             gathered: Gathered::default(),
             group_len: (header.group_len / header.chunk_size * header.chunk_size) as usize,
-            base: Base { entry: archive.entries().len() as u32, raw: archive.raw_len() },
             known: archive.entries().iter().map(known).collect(),
             contents: HashMap::new(),
             previous: None,
             header,
         };
-        if writer.index.models.len() > before {
+        if writer.records.index.models.len() > before {
             writer.write_models(embed)?;
         }
         Ok(writer)

@@ -6,6 +6,7 @@ pub mod chunk_encoder;
 pub mod content;
 pub mod dictionary;
 pub mod options;
+pub mod record_writer;
 pub mod references;
 pub mod resume;
 pub mod similar;

@@ -12,21 +12,22 @@ use super::blocks::kind_of;
 use super::chunk_encoder::{ChunkEncoder, Coded};
 pub use super::content::{Added, Content, ContentWarning};
 use super::content::{Input, Stop};
-pub use super::options::{CodecStats, Stats, WriterOptions};
+use super::options::{Stats, WriterOptions};
+use super::record_writer::RecordWriter;
 use super::resume::{Kept, Previous};
 use super::workers::Workers;
 use crate::archive::observer::Observer;
 use crate::error::{Error, Result};
 use crate::wire::chunk::{ChunkHead, Codec, Place, write_chunk};
-use crate::wire::entries::{Base, Entries};
+use crate::wire::entries::Entries;
 use crate::wire::entry::{ContentHash, Entry, EntryId, Extent, Kind, content_hash};
 use crate::wire::files::empty_hash;
 use crate::wire::frame::{FrameKind, write_frame};
 use crate::wire::group::{Group, Table};
 use crate::wire::header::{Header, MAJOR, MINOR};
-use crate::wire::index::{GroupRecord, Index, TRAILER_LEN, Trailer};
+use crate::wire::index::Index;
 use crate::wire::limits;
-use crate::wire::models::{ModelRef, write_model, write_models};
+use crate::wire::models::ModelRef;
 
 /// Entries and bytes of metadata after which a group is written though its raw bytes are few.
 const GROUP_ENTRIES: usize = 16 << 10;
@@ -75,18 +76,15 @@ impl Gathered {
 }
 
 pub struct Writer<W: Write> {
-    pub(crate) out: W,
+    pub(crate) records: RecordWriter<W>,
     pub(crate) header: Header,
     pub(crate) pool: Workers,
     pub(crate) encoder: ChunkEncoder,
     pub(crate) observer: Arc<dyn Observer + Send + Sync>,
-    pub(crate) index: Index,
     pub(crate) stats: Stats,
     pub(crate) gathered: Gathered,
     /// Raw bytes of a full group.
     pub(crate) group_len: usize,
-    /// Numbers of the first entry and raw byte of the group that is being gathered.
-    pub(crate) base: Base,
     /// By entry number; `None` for what is not a file.
     pub(crate) known: Vec<Option<Known>>,
     /// Where the content of this BLAKE3 lies.
@@ -124,39 +122,35 @@ impl<W: Write> Writer<W> {
         let pool = Workers::new(options.threads)?;
         let models = model_refs(&options)?;
         let mut writer = Self {
-            out,
+            records: RecordWriter::new(out, Index { models, ..Index::default() }),
             pool,
             encoder: ChunkEncoder::new(&options, chunk_size, ref_window),
             observer: options.observer,
-            index: Index { models, ..Index::default() },
             stats: Stats::default(),
             gathered: Gathered::default(),
             group_len: (group_len / chunk_size * chunk_size) as usize,
-            base: Base::default(),
             known: Vec::new(),
             contents: HashMap::new(),
             previous,
             header,
         };
-        writer.put_passing(&writer.header.write())?;
+        let head = writer.header.write();
+        writer.records.put(&head)?;
+        writer.pass(&head);
         writer.write_models(options.embed)?;
         Ok(writer)
     }
 
     pub(crate) fn write_models(&mut self, mut embed: Vec<(u8, Arc<[u8]>)>) -> Result<()> {
-        if self.index.models.is_empty() {
+        if self.records.index.models.is_empty() {
             return Ok(());
         }
-        let (mut plain, mut frame) = (Vec::new(), Vec::new());
-        write_models(&self.index.models, &mut plain);
-        write_frame(FrameKind::Models, &plain, &mut frame)?;
-        self.put_passing(&frame)?;
+        let frame = self.records.put_models()?;
+        self.pass(&frame);
         embed.sort_by_key(|(number, _)| *number);
         for (number, file) in embed {
-            self.index.embedded.push(self.stats.archive_len);
-            let mut frame = Vec::new();
-            write_frame(FrameKind::Model, &write_model(number, &file), &mut frame)?;
-            self.put_passing(&frame)?;
+            let frame = self.records.put_model(number, &file)?;
+            self.pass(&frame);
         }
         Ok(())
     }
@@ -237,13 +231,13 @@ impl<W: Write> Writer<W> {
             Content::Data(data) => (None, data),
             Content::Sparse { segments, data } => (Some(segments), data),
         };
-        let raw_offset = self.base.raw + self.gathered.raw.len() as u64;
+        let raw_offset = self.records.base.raw + self.gathered.raw.len() as u64;
         *extents = place(segments.as_deref().unwrap_or(&[(0, size)]), size, raw_offset)?;
         let len: u64 = extents.iter().map(|extent| extent.len).sum();
         *hash = empty_hash();
         let sparse = segments.is_some().then(|| extents.clone().into_boxed_slice());
         let mut known = Known { size, raw_offset, hash: empty_hash(), extents: sparse };
-        let group = self.index.groups.len();
+        let group = self.records.index.groups.len();
         self.gather(entry);
         let mut input = Input::new(data, len);
         while input.fill(&mut self.gathered.raw, self.group_len) == Stop::Full {
@@ -259,7 +253,7 @@ impl<W: Write> Writer<W> {
     /// Notes the hash of the file gathered last; takes its bytes back where they were there before,
     /// and tells how many. `group` is that in which it began.
     fn finish_file(&mut self, known: &mut Known, digest: [u8; 32], len: u64, group: usize) -> u64 {
-        if group < self.index.groups.len() {
+        if group < self.records.index.groups.len() {
             self.gathered.entries.ended = Some(known.hash);
             self.gathered.entries.first_raw = self.gathered.raw.len() as u32;
             self.contents.insert(digest, known.raw_offset);
@@ -289,12 +283,12 @@ impl<W: Write> Writer<W> {
     fn write_group(&mut self, open: bool) -> Result<()> {
         let mut gathered = std::mem::take(&mut self.gathered);
         gathered.entries.open = open && !gathered.entries.entries.is_empty();
-        let files = gathered.files(self.base.raw);
+        let files = gathered.files(self.records.base.raw);
         let pieces = self.encoder.cut(&self.pool, &gathered.raw, &files, &*self.observer)?;
         let chunks: Vec<Arc<[u8]>> = pieces.iter().map(|piece| Arc::clone(&piece.raw)).collect();
         let plans = self.encoder.plan(&pieces);
         let mut plain = Vec::new();
-        gathered.entries.write(self.base, &mut plain);
+        gathered.entries.write(self.records.base, &mut plain);
         let mut salt = [0; 4];
         let digest = blake3::Hasher::new().update(&gathered.raw).update(&plain[4..]).finalize();
         salt.copy_from_slice(&digest.as_bytes()[..4]);
@@ -352,28 +346,14 @@ impl<W: Write> Writer<W> {
     /// Writes the parts of a group and notes where they lie; `group_frame` bytes of the first are
     /// its GROUP frame.
     fn put_group(&mut self, group: &Group, crc: u32, group_frame: usize, parts: [Vec<u8>; 3]) -> Result<()> {
-        let [head, _, table] = &parts;
-        self.index.groups.push(GroupRecord {
-            offset: self.stats.archive_len,
-            head_len: head.len() as u32,
-            body_len: group.body_len,
-            table_len: table.len() as u32,
-            raw_len: group.raw_len,
-            chunk_count: group.chunk_count,
-            entry_count: group.entry_count,
-            crc,
-        });
+        let [head, body, table] = &parts;
         self.stats.metadata += (head.len() - group_frame) as u64;
         self.stats.chunk_overhead += (group_frame + table.len()) as u64;
         self.stats.groups += 1;
         self.stats.raw_bytes += u64::from(group.raw_len);
-        self.base.entry += group.entry_count;
-        self.base.raw += u64::from(group.raw_len);
-        for part in parts {
-            self.put(&part)?;
-        }
+        self.records.put_group(group, crc, [head, body, table])?;
         // Whole groups are what a resumed run can use, and a reader of a pipe.
-        self.out.flush().map_err(|e| Error::io("output", e))
+        self.records.flush()
     }
 
     /// The body of a group, which begins with its dictionary, and the lengths of the chunk frames.
@@ -413,30 +393,18 @@ impl<W: Write> Writer<W> {
         if !entries.entries.is_empty() || !self.gathered.raw.is_empty() || entries.ended.is_some() {
             self.write_group(false)?;
         }
-        let (mut plain, mut end) = (Vec::new(), Vec::new());
-        self.index.write(&mut plain);
-        write_frame(FrameKind::Index, &plain, &mut end)?;
-        let index_len = end.len() as u64;
-        let archive_len = self.stats.archive_len + index_len + TRAILER_LEN as u64;
-        Trailer { generation: self.index.generation, index_len, archive_len }.write(&mut end);
-        self.stats.chunk_overhead += end.len() as u64;
-        self.put(&end)?;
-        self.out.flush().map_err(|e| Error::io("output", e))?;
-        Ok((self.out, self.stats))
+        let before = self.records.len();
+        let (out, archive_len) = self.records.finish()?;
+        self.stats.chunk_overhead += archive_len - before;
+        self.stats.archive_len = archive_len;
+        Ok((out, self.stats))
     }
 
-    /// Writes what is no group.
-    fn put_passing(&mut self, bytes: &[u8]) -> Result<()> {
+    /// Tells what an interrupted run had written that this is there, and is no group.
+    fn pass(&mut self, bytes: &[u8]) {
         if let Some(previous) = &mut self.previous {
             previous.pass(bytes);
         }
-        self.put(bytes)
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(|e| Error::io("output", e))?;
-        self.stats.archive_len += bytes.len() as u64;
-        Ok(())
     }
 }
 

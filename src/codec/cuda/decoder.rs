@@ -200,9 +200,9 @@ impl Cuda {
         let cpu = Neural::new(model.clone());
         let tokens = model.vocabulary().tokenise(SAMPLE);
         for c in std::iter::once(vec![]).chain(latent::likely(model, 1)) {
-            let failed = |_| Fault::Failed("the self-test could not be prepared".into());
-            let payload = cpu.encode_with(SAMPLE, &[], &c).map_err(failed)?.payload;
-            let (reader, c) = begin(model, &payload).map_err(failed)?;
+            let failed = || Fault::Failed("the self-test could not be prepared".into());
+            let payload = cpu.encode_with(SAMPLE, &[], &c).map_err(|_| failed())?.payload;
+            let (reader, c) = begin(model, &payload).map_err(|_| failed())?;
             let (code, range, payload) = reader.state();
             let (raw_len, history) = (SAMPLE.len(), vec![model.vocabulary().separator()]);
             let capacity = raw_len;

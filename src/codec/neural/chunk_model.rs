@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::lockstep;
 use super::lockstep::lay_history;
 use super::search::{Compressor, Search};
-use crate::codec::job::{DecodeJob, EncodeJob};
+use crate::codec::job::{DecodeJob, Decoded, EncodeJob};
 use crate::codec::model::{ChunkModel, Learned};
 use crate::codec::offload::costs::BATCH;
 use crate::codec::offload::dispatch::Offload;
@@ -242,14 +242,14 @@ impl ChunkModel for Neural {
         if encodes { BATCH } else { 0 }
     }
 
-    fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+    fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded> {
         match &self.offload {
             Some(offload) if offload.takes_all() => self.decode_bulk(jobs),
             _ => self.decode_here(jobs),
         }
     }
 
-    fn decode_bulk(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+    fn decode_bulk(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded> {
         let offloaded = self.offload.as_ref().and_then(|offload| self.decode_offloaded(offload, jobs));
         offloaded.unwrap_or_else(|| {
             let shares = jobs.par_chunks(LEFT_UNDONE).map(|share| self.decode_here(share));
@@ -266,7 +266,7 @@ impl Neural {
     }
 
     /// Decodes on the calling thread.
-    fn decode_here(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+    fn decode_here(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded> {
         let start = Instant::now();
         let results = self.decode_lockstep(jobs);
         if let Some(offload) = &self.offload {
@@ -276,7 +276,7 @@ impl Neural {
         results
     }
 
-    pub(crate) fn decode_lockstep(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+    pub(crate) fn decode_lockstep(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded> {
         lockstep::decode(&self.model, self.backend, jobs)
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::codec::job::{DecodeJob, damaged};
+use crate::codec::job::{DecodeError, DecodeJob, Decoded, damaged};
 use crate::codec::work::LANES;
 use crate::coder::decode::{Damaged, Decoder as Reader};
 use crate::coder::share::Share;
@@ -23,7 +23,7 @@ pub(crate) const TABLE_BYTES: usize = 64 << 20;
 pub(crate) const WRONG_LENGTH: &str = "its payload does not decode to its length";
 
 /// Decodes chunks of one model on the calling thread; results stand in the order of `jobs`.
-pub(crate) fn decode(model: &Model, backend: Backend, jobs: &[&DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+pub(crate) fn decode(model: &Model, backend: Backend, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded> {
     let lanes = LANES.min(jobs.len()).max(1);
     let mut lockstep = Lockstep {
         model,
@@ -48,7 +48,9 @@ pub(crate) fn decode(model: &Model, backend: Backend, jobs: &[&DecodeJob<'_>]) -
         lockstep.run();
     }
     let results = lockstep.results.into_iter();
-    results.map(|result| result.unwrap_or(Err(Error::Internal("a chunk was left undecoded")))).collect()
+    results
+        .map(|result| result.unwrap_or(Err(Error::Internal("a chunk was left undecoded").into())))
+        .collect()
 }
 
 /// The history of a chunk: its references, then the separator before its own tokens.
@@ -72,13 +74,17 @@ pub(crate) struct Opened<'a> {
     c: Vec<u16>,
 }
 
-pub(crate) fn open<'a>(model: &Model, index: usize, job: &'a DecodeJob<'a>) -> Result<Opened<'a>> {
+pub(crate) fn open<'a>(
+    model: &Model,
+    index: usize,
+    job: &'a DecodeJob<'a>,
+) -> Result<Opened<'a>, DecodeError> {
     let (reader, c) = begin(model, job.payload)?;
     Ok(Opened { index, job, reader, c })
 }
 
 /// Reads the learned sequence of a payload.
-pub(crate) fn begin<'a>(model: &Model, payload: &'a [u8]) -> Result<(Reader<'a>, Vec<u16>)> {
+pub(crate) fn begin<'a>(model: &Model, payload: &'a [u8]) -> Result<(Reader<'a>, Vec<u16>), DecodeError> {
     if payload.last() == Some(&0) {
         return Err(damaged("its payload ends in a zero byte"));
     }
@@ -109,7 +115,7 @@ pub(crate) struct Lockstep<'a> {
     waiting: VecDeque<Opened<'a>>,
     active: Vec<Lane<'a>>,
     table_bytes: usize,
-    results: Vec<Option<Result<Vec<u8>>>>,
+    results: Vec<Option<Decoded>>,
 }
 
 impl<'a> Lockstep<'a> {
@@ -154,7 +160,7 @@ impl<'a> Lockstep<'a> {
         }
     }
 
-    fn start(&mut self, opened: Opened<'a>, slot: usize) -> Result<Lane<'a>> {
+    fn start(&mut self, opened: Opened<'a>, slot: usize) -> Result<Lane<'a>, DecodeError> {
         let Opened { index, job, reader, c } = opened;
         let matcher = lay_history(self.model, job.raw_len, &job.history)?;
         // A token has at least one byte.

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::chunk_model::Neural;
 use super::lockstep::{WRONG_LENGTH, begin};
-use crate::codec::job::{DecodeJob, EncodeJob, damaged};
+use crate::codec::job::{DecodeJob, Decoded, EncodeJob, damaged};
 use crate::codec::offload::costs::rate_of;
 use crate::codec::offload::device::Output;
 use crate::codec::offload::dispatch::Offload;
@@ -66,7 +66,7 @@ impl<'a> Histories<'a> {
 
 /// A job of decoding: its result, if that is known without a device, or what a device is asked for.
 enum Ready<'a> {
-    Known(Result<Vec<u8>>),
+    Known(Decoded),
     Asked(Request<'a>),
 }
 
@@ -113,10 +113,10 @@ impl Neural {
         &self,
         offload: &Offload,
         jobs: &[&DecodeJob<'_>],
-    ) -> Option<Vec<Result<Vec<u8>>>> {
+    ) -> Option<Vec<Decoded>> {
         let model = &self.model;
         let histories = Histories::new(model, jobs.iter().map(|job| &job.history[..]));
-        let mut results: Vec<Option<Result<Vec<u8>>>> = Vec::with_capacity(jobs.len());
+        let mut results: Vec<Option<Decoded>> = Vec::with_capacity(jobs.len());
         let mut requests = Vec::with_capacity(jobs.len());
         for job in jobs {
             match ready(model, &histories, job) {
@@ -128,9 +128,9 @@ impl Neural {
             }
         }
         let outputs = if requests.is_empty() { vec![] } else { offload.run(model, &requests)? };
-        let decoded: Vec<Result<Vec<u8>>> = outputs.par_iter().map(|output| self.bytes_of(output)).collect();
+        let decoded: Vec<Decoded> = outputs.par_iter().map(|output| self.bytes_of(output)).collect();
         let mut decoded = decoded.into_iter();
-        let missing = || Err(Error::Internal("a chunk was left undecoded"));
+        let missing = || Err(Error::Internal("a chunk was left undecoded").into());
         Some(
             results
                 .into_iter()
@@ -139,13 +139,13 @@ impl Neural {
         )
     }
 
-    fn bytes_of(&self, output: &Output) -> Result<Vec<u8>> {
+    fn bytes_of(&self, output: &Output) -> Decoded {
         let vocabulary = self.model.vocabulary();
         match output {
             Output::Damaged => Err(damaged(WRONG_LENGTH)),
-            Output::Shares(_) => Err(Error::Internal("shares where tokens were asked for")),
+            Output::Shares(_) => Err(Error::Internal("shares where tokens were asked for").into()),
             Output::Tokens(tokens) if tokens.iter().any(|&token| token >= vocabulary.separator()) => {
-                Err(Error::Internal("a token that is none"))
+                Err(Error::Internal("a token that is none").into())
             }
             Output::Tokens(tokens) => {
                 let mut raw = Vec::with_capacity(3 * tokens.len());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::chunk_model::Neural;
 use super::search::{Compressor, Search};
-use crate::codec::job::{DecodeJob, EncodeJob};
+use crate::codec::job::{DecodeJob, Decoded, EncodeJob};
 use crate::codec::model::ChunkModel;
 use crate::codec::work::LANES;
 use crate::error::Result;
@@ -97,7 +97,7 @@ fn job<'a>(payload: &'a [u8], raw_len: usize, history: &[Arc<[u8]>]) -> DecodeJo
     }
 }
 
-fn decode(neural: &Neural, jobs: &[DecodeJob<'_>]) -> Vec<Result<Vec<u8>>> {
+fn decode(neural: &Neural, jobs: &[DecodeJob<'_>]) -> Vec<Decoded> {
     neural.decode(&jobs.iter().collect::<Vec<_>>())
 }
 

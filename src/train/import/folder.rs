@@ -19,7 +19,7 @@ pub struct Folder {
 
 /// An error of candle while a T5 is computed.
 pub(crate) fn failed(error: candle_core::Error) -> Error {
-    Error::Usage(format!("the T5 cannot be computed: {error}"))
+    Error::Training(format!("the T5 cannot be computed: {error}"))
 }
 
 pub(crate) fn bad(path: &Path, rule: impl ToString) -> Error {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::sample::{Length, Piece, spread};
 use crate::cli::bench::report::percentile;
-use crate::codec::job::{DecodeJob, EncodeJob};
+use crate::codec::job::{DecodeJob, Decoded, EncodeJob};
 use crate::codec::model::ChunkModel;
 use crate::codec::neural::chunk_model::Neural;
 use crate::error::{Error, Result};
@@ -137,7 +137,7 @@ pub(crate) fn unpack(
     }
     micros.sort_unstable();
     let start = Instant::now();
-    let got: Vec<Result<Vec<u8>>> = jobs
+    let got: Vec<Decoded> = jobs
         .par_chunks(share(jobs.len()))
         .flat_map_iter(|jobs| coder.decode(&jobs.iter().collect::<Vec<_>>()))
         .collect();
@@ -165,8 +165,8 @@ fn job<'a>(piece: &Piece<'_>, payload: &'a [u8]) -> DecodeJob<'a> {
     DecodeJob { codec, model: 0, payload, raw_len: piece.raw.len(), history, dictionary }
 }
 
-fn same(got: &[Result<Vec<u8>>], pieces: &[Piece<'_>]) -> Result<()> {
-    let equal = |(got, piece): (&Result<Vec<u8>>, &Piece<'_>)| got.as_ref().is_ok_and(|got| got == piece.raw);
+fn same(got: &[Decoded], pieces: &[Piece<'_>]) -> Result<()> {
+    let equal = |(got, piece): (&Decoded, &Piece<'_>)| got.as_ref().is_ok_and(|got| got == piece.raw);
     if got.len() == pieces.len() && got.iter().zip(pieces).all(equal) {
         Ok(())
     } else {
