@@ -5,12 +5,14 @@ use std::ops::Range;
 
 use crate::archive::read::archive::Archive;
 use crate::archive::read::layout::GroupAt;
+use crate::archive::read::record_order::RecordOrder;
+use crate::archive::read::records::check_group;
 use crate::error::{Error, Result};
 use crate::wire::entry::Kind;
 use crate::wire::frame::FrameKind;
 use crate::wire::header::HEADER_LEN;
 use crate::wire::index::{Index, TRAILER_LEN, TRAILER_MARKER, Trailer};
-use crate::wire::models::{ModelRef, read_models};
+use crate::wire::models::{read_model, read_models};
 
 /// Everything that is neither header nor group must be a frame or a trailer in its place. Gives the damaged places.
 pub(crate) fn check_between(archive: &Archive) -> Vec<(Range<u64>, Error)> {
@@ -48,46 +50,21 @@ pub(crate) fn check_between(archive: &Archive) -> Vec<(Range<u64>, Error)> {
     damages
 }
 
-/// What stands at a place.
-enum Found {
-    Trailer(Trailer),
-    Models(Vec<ModelRef>),
-    Model,
-    Index(Index),
-    Skippable,
-}
-
 struct Between<'a> {
     archive: &'a Archive,
+    order: RecordOrder,
     /// Nothing was damaged so far. What follows damage is checked by itself only, or else one would be told often.
     is_sound: bool,
     /// Groups so far, their entries, and how far into the raw stream the data of those reach.
     groups: usize,
     entries: usize,
     named: u64,
-    /// Models listed so far, how many of them the archive carries, and how many of those are still to come.
-    models: usize,
-    carried: usize,
-    due: usize,
-    generation: u32,
-    /// Length of the index that a trailer must follow.
-    index: Option<u64>,
 }
 
 impl<'a> Between<'a> {
     fn new(archive: &'a Archive) -> Self {
-        Self {
-            archive,
-            is_sound: true,
-            groups: 0,
-            entries: 0,
-            named: 0,
-            models: 0,
-            carried: 0,
-            due: 0,
-            generation: 0,
-            index: None,
-        }
+        let order = RecordOrder::default();
+        Self { archive, order, is_sound: true, groups: 0, entries: 0, named: 0 }
     }
 
     /// The next group begins here.
@@ -103,121 +80,61 @@ impl<'a> Between<'a> {
         self.named = ends.fold(self.named, u64::max);
         self.entries += count;
         self.groups += 1;
-        let corrupt = |rule| Err(Error::Corrupt { offset: group.record.offset, rule });
+        let models = self.order.index().models.len();
+        let offset = group.record.offset;
+        let order = self.order.frame(FrameKind::Group);
+        self.order.group(group.record.clone());
         if !self.is_sound {
             return Ok(());
         }
-        if self.index.is_some() {
-            return corrupt(NO_TRAILER);
-        }
-        if self.due > 0 {
-            return corrupt(MISSING);
-        }
-        if group.group.models.iter().any(|&model| usize::from(model) >= self.models) {
-            return corrupt("a group names a model that no list before it does");
-        }
-        Ok(())
+        order.map_err(|rule| Error::Corrupt { offset, rule })?;
+        check_group(&group.group, self.archive.header(), models, offset)
     }
 
     /// The archive ends.
     fn finish(&self) -> Result<()> {
-        let whole =
-            self.index.is_none() && self.generation == self.archive.index.generation.saturating_add(1);
-        if self.is_sound && !whole {
-            let offset = self.archive.file.len();
-            return Err(Error::Corrupt { offset, rule: "the last trailer does not stand for itself" });
-        }
-        Ok(())
+        let order = self.order.end(self.archive.index.generation);
+        let offset = self.archive.file.len();
+        if self.is_sound { order.map_err(|rule| Error::Corrupt { offset, rule }) } else { Ok(()) }
     }
 
     /// Checks what begins at `at`; tells its length.
     fn check(&mut self, at: u64) -> Result<u64> {
-        let (len, found) = self.read(at)?;
-        if self.is_sound {
-            self.follow(at, len, &found).map_err(|rule| Error::Corrupt { offset: at, rule })?;
-        }
-        Ok(len)
-    }
-
-    /// What begins at `at`, and its length.
-    fn read(&self, at: u64) -> Result<(u64, Found)> {
         let file = &self.archive.file;
         let start = file.read_up_to(at, TRAILER_LEN as u64)?;
-        if start.starts_with(&TRAILER_MARKER) {
-            return Ok((TRAILER_LEN as u64, Found::Trailer(Trailer::read(&start, at)?)));
-        }
-        let frame = file.frame_at(at)?;
-        let mut input = frame.expect(frame.kind, at)?;
-        let found = match frame.kind {
-            FrameKind::Models => Found::Models(read_models(&mut input)?),
-            FrameKind::Index => Found::Index(Index::read(&mut input, at)?),
-            FrameKind::Model => return Ok((frame.len as u64, Found::Model)),
-            FrameKind::Skippable(_) => return Ok((frame.len as u64, Found::Skippable)),
-            FrameKind::Group | FrameKind::Entries | FrameKind::Table | FrameKind::Dictionary => {
-                return Err(Error::Corrupt { offset: at, rule: "a frame stands outside its group" });
-            }
-        };
-        input.finish()?;
-        Ok((frame.len as u64, found))
-    }
-
-    /// Checks that what was found may stand where it does; else gives the rule that it breaks.
-    fn follow(&mut self, at: u64, len: u64, found: &Found) -> std::result::Result<(), &'static str> {
-        let last = &self.archive.index;
-        if let Found::Trailer(trailer) = found {
-            if self.index.take() != Some(trailer.index_len) || trailer.generation != self.generation {
-                return Err("no index of this trailer stands before it");
-            }
+        let (len, order) = if start.starts_with(&TRAILER_MARKER) {
+            let trailer = Trailer::read(&start, at)?;
             let group = self.groups.checked_sub(1).and_then(|at| self.archive.layout.groups.get(at));
-            if group.is_some_and(|group| group.leaves_open) {
-                return Err("a file is left open by the last group of a generation");
+            let is_open = group.is_some_and(|group| group.leaves_open);
+            (TRAILER_LEN, self.order.trailer(&trailer, is_open, self.named))
+        } else {
+            let frame = file.frame_at(at)?;
+            let mut order = self.order.frame(frame.kind);
+            let mut input = frame.expect(frame.kind, at)?;
+            match frame.kind {
+                FrameKind::Models => {
+                    let models = read_models(&mut input)?;
+                    order = order.and_then(|()| self.order.models(models));
+                    input.finish()?;
+                }
+                FrameKind::Index => {
+                    let index = Index::read(&mut input, at)?;
+                    order = order.and_then(|()| self.order.index_frame(&index, frame.len as u64));
+                    input.finish()?;
+                }
+                // Whether it is the one that is named is checked with all others.
+                FrameKind::Model => {
+                    let (number, _) = read_model(&mut input)?;
+                    order = order.and_then(|()| self.order.model(number, at));
+                }
+                FrameKind::Group => order = order.and(Err("a group stands where the index names none")),
+                _ => {}
             }
-            if self.named > group.map_or(0, |group| group.raw().end) {
-                return Err("a file's data lies beyond the last group of a generation");
-            }
-            self.generation = self.generation.saturating_add(1);
-            return Ok(());
+            (frame.len, order)
+        };
+        if self.is_sound {
+            order.map_err(|rule| Error::Corrupt { offset: at, rule })?;
         }
-        if self.index.is_some() {
-            return Err(NO_TRAILER);
-        }
-        if self.due > 0 && !matches!(found, Found::Model) {
-            return Err(MISSING);
-        }
-        match found {
-            Found::Models(models) => {
-                if models.len() < self.models || !last.models.starts_with(models) {
-                    return Err("models are not those of the index");
-                }
-                self.due = models[self.models..].iter().filter(|model| model.embedded).count();
-                self.models = models.len();
-            }
-            // Whether it is the one that is named is checked with all others.
-            Found::Model => {
-                if self.due == 0 || last.embedded.get(self.carried) != Some(&at) {
-                    return Err("the index does not name this model");
-                }
-                (self.carried, self.due) = (self.carried + 1, self.due - 1);
-            }
-            Found::Index(index) => {
-                if Some(&index.groups[..]) != last.groups.get(..self.groups) {
-                    return Err("an index does not name the groups before it");
-                }
-                if Some(&index.models[..]) != last.models.get(..self.models)
-                    || Some(&index.embedded[..]) != last.embedded.get(..self.carried)
-                {
-                    return Err("an index does not name the models before it");
-                }
-                if index.generation != self.generation {
-                    return Err("an index has another generation than it is");
-                }
-                self.index = Some(len);
-            }
-            Found::Trailer(_) | Found::Skippable => {}
-        }
-        Ok(())
+        Ok(len as u64)
     }
 }
-
-const NO_TRAILER: &str = "no trailer follows the index";
-const MISSING: &str = "a model that the archive carries is missing";

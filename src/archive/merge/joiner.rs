@@ -168,7 +168,14 @@ impl<W: Write> Joiner<'_, W> {
             if self.observer.interrupted() {
                 return Err(Error::Interrupted);
             }
-            let (_, entries) = read_head(&archive.file, &at.record, archive.header(), old, u64::MAX)?;
+            let (_, entries) = read_head(
+                &archive.file,
+                &at.record,
+                archive.header(),
+                archive.models().len(),
+                old,
+                u64::MAX,
+            )?;
             let range = old.entry as usize..(old.entry + at.record.entry_count) as usize;
             let place = |&at: &u32| part.entry(archive.entries(), at, first.entry, first.raw);
             let kept: Vec<_> =

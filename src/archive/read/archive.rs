@@ -14,7 +14,7 @@ use super::file::ArchiveFile;
 use super::layout::{GroupAt, Layout};
 use super::options::OpenOptions;
 use super::pending::Pending;
-use super::records::{check_model, read_head, read_index};
+use super::records::{read_head, read_index};
 use crate::codec::model::Models;
 use crate::error::{Error, Result};
 use crate::wire::chunk::ChunkHead;
@@ -65,10 +65,8 @@ impl Archive {
         let mut catalog = Catalog::new(budget);
         let (mut base, mut chunks) = (Base::default(), 0u32);
         for record in &index.groups {
-            let (group, entries) = read_head(&file, record, &header, base, budget.bytes())?;
-            for &model in &group.models {
-                check_model(&index, model, record.offset)?;
-            }
+            let models = index.models.len();
+            let (group, entries) = read_head(&file, record, &header, models, base, budget.bytes())?;
             catalog.add(entries, base.entry, record.offset)?;
             let mut group = GroupAt::new(record.clone(), group, chunks, base.raw, 0);
             group.leaves_open = catalog.is_open();

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::budget::Budget;
+use super::record_order::OpenFile;
 use crate::archive::path;
 use crate::error::{Error, Result};
 use crate::wire::entries::Entries;
@@ -13,14 +14,14 @@ pub(crate) struct Catalog {
     pub entries: Vec<Entry>,
     budget: Budget,
     /// The file that the group before left open.
-    open: Option<usize>,
+    open: OpenFile,
     /// Where numbers of the archive and places in `entries` differ, after a group was lost.
     moved: Option<HashMap<u32, u32>>,
 }
 
 impl Catalog {
     pub fn new(budget: Budget) -> Self {
-        Self { entries: Vec::new(), budget, open: None, moved: None }
+        Self { entries: Vec::new(), budget, open: OpenFile::default(), moved: None }
     }
 
     /// The same for an archive of which groups may be lost: what refers to them is left out.
@@ -39,18 +40,13 @@ impl Catalog {
                 admit(&mut budget, nth, entry)?;
             }
         }
-        if let Some(hash) = frame.ended {
-            match self.open.take() {
-                Some(at) => set_hash(&mut self.entries[at], hash),
-                None if gaps => {}
-                None => return Err(corrupt("a file ends that no earlier group left open")),
-            }
-        }
-        if self.open.is_some() && !frame.entries.is_empty() {
-            if !gaps {
-                return Err(corrupt("a group has entries before the open file ends"));
-            }
-            self.open = None;
+        let ended = if gaps {
+            self.open.enter_after_loss(&frame)
+        } else {
+            self.open.enter(&frame).map_err(corrupt)?
+        };
+        if let (Some(at), Some(hash)) = (ended, frame.ended) {
+            set_hash(&mut self.entries[at as usize], hash);
         }
         for (number, mut entry) in (first..).zip(frame.entries) {
             admit(&mut self.budget, self.entries.len() as u64, &entry)?;
@@ -66,15 +62,13 @@ impl Catalog {
             }
             self.entries.push(entry);
         }
-        if frame.open {
-            self.open = self.entries.len().checked_sub(1);
-        }
+        self.open.leave(frame.open, (self.entries.len() as u32).checked_sub(1));
         Ok(())
     }
 
     /// Whether the last group left a file open.
     pub fn is_open(&self) -> bool {
-        self.open.is_some()
+        self.open.is_open()
     }
 
     /// The place of an earlier file.
@@ -90,7 +84,7 @@ impl Catalog {
     /// All entries, once the length of the raw stream is known.
     pub fn finish(self, raw_len: u64, offset: u64) -> Result<Vec<Entry>> {
         if self.moved.is_none() {
-            if self.open.is_some() {
+            if self.open.is_open() {
                 return Err(Error::Corrupt { offset, rule: "a file is left open by the last group" });
             }
             let beyond = |entry: &Entry| match &entry.kind {

@@ -15,6 +15,7 @@ pub mod peek;
 pub mod pending;
 pub mod pieces;
 pub mod pipeline;
+pub mod record_order;
 pub mod records;
 pub mod reference_depth;
 pub mod stream;

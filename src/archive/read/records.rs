@@ -33,6 +33,7 @@ pub(crate) fn read_head(
     file: &ArchiveFile,
     record: &GroupRecord,
     header: &Header,
+    models: usize,
     base: Base,
     allowance: u64,
 ) -> Result<(Group, Entries)> {
@@ -44,9 +45,7 @@ pub(crate) fn read_head(
     if says != (record.raw_len, record.chunk_count, record.entry_count, record.body_len, record.crc) {
         return corrupt("a group is not the one that the index names");
     }
-    if group.chunk_size > header.chunk_size || group.raw_len > header.group_len {
-        return corrupt("a group exceeds the bounds of the header");
-    }
+    check_group(&group, header, models, offset)?;
     let (entries, rest) = read_entries(&data[len..], offset + len as u64, &group, base, allowance)?;
     if len + rest != data.len() {
         return corrupt("a group's frames do not fill its place");
@@ -90,9 +89,14 @@ pub(crate) fn check_entries(entries: &Entries, group: &Group, offset: u64) -> Re
     Ok(())
 }
 
-pub(crate) fn check_model(index: &Index, model: u8, offset: u64) -> Result<()> {
-    if usize::from(model) >= index.models.len() {
-        return Err(Error::Corrupt { offset, rule: "a group names a model that the archive does not" });
+/// What a group must keep to: the bounds of the header, and the `models` models that are listed before it.
+pub(crate) fn check_group(group: &Group, header: &Header, models: usize, offset: u64) -> Result<()> {
+    let corrupt = |rule| Err(Error::Corrupt { offset, rule });
+    if group.chunk_size > header.chunk_size || group.raw_len > header.group_len {
+        return corrupt("a group exceeds the bounds of the header");
+    }
+    if group.models.iter().any(|&model| usize::from(model) >= models) {
+        return corrupt("a group names a model that no list before it does");
     }
     Ok(())
 }

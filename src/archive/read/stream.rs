@@ -13,7 +13,8 @@ use super::dictionary::read_dictionary;
 use super::options::OpenOptions;
 use super::peek::Source;
 use super::pending::Pending;
-use super::records::check_entries;
+use super::record_order::{OpenFile, RecordOrder};
+use super::records::{check_entries, check_group};
 use super::reference_depth::Depths;
 use crate::archive::path;
 use crate::archive::path_set::key;
@@ -61,7 +62,7 @@ struct Current {
 pub struct StreamReader<R: Read> {
     source: Source<R>,
     header: Header,
-    index: Index,
+    order: RecordOrder,
     embedded: HashMap<u8, Vec<u8>>,
     models: Models,
     events: VecDeque<Event>,
@@ -71,15 +72,13 @@ pub struct StreamReader<R: Read> {
     next_chunk: u32,
     /// Raw offset of the next chunk.
     next_raw: u64,
-    open: Option<EntryId>,
+    open: OpenFile,
     recent: VecDeque<(ChunkId, Arc<[u8]>)>,
     depths: Depths,
     /// The file that brought the raw bytes from this offset on, and where in it they lie.
     owners: BTreeMap<u64, (EntryId, u64, u64)>,
     /// Whether each entry is a file, for hardlinks.
     is_file: Vec<bool>,
-    /// Fingerprint to be of the index frame that came last, and its length.
-    last_index: Option<(Index, u64)>,
     options: OpenOptions,
     finished: bool,
     /// Hashes of the paths so far: none may come again.
@@ -87,8 +86,6 @@ pub struct StreamReader<R: Read> {
     /// How far into the raw stream the data of entries reach.
     named: u64,
     budget: Budget,
-    /// Numbers of the models whose files are to come next.
-    due: VecDeque<u8>,
     /// The list of models has grown since the caller last had a chance to look at it.
     more_models: bool,
 }
@@ -103,7 +100,7 @@ impl<R: Read> StreamReader<R> {
         let mut reader = Self {
             source,
             header,
-            index: Index::default(),
+            order: RecordOrder::default(),
             embedded: HashMap::new(),
             models: Models::none(),
             events: VecDeque::new(),
@@ -111,18 +108,16 @@ impl<R: Read> StreamReader<R> {
             base: Base::default(),
             next_chunk: 0,
             next_raw: 0,
-            open: None,
+            open: OpenFile::default(),
             recent: VecDeque::new(),
             depths,
             owners: BTreeMap::new(),
             is_file: Vec::new(),
-            last_index: None,
             options: options.clone(),
             finished: false,
             paths: HashSet::new(),
             named: 0,
             budget: Budget::new(options, 0),
-            due: VecDeque::new(),
             more_models: false,
         };
         // Models come first, so that callers can load them before the first event.
@@ -143,7 +138,7 @@ impl<R: Read> StreamReader<R> {
     }
 
     pub fn models(&self) -> &[ModelRef] {
-        &self.index.models
+        &self.order.index().models
     }
 
     /// The file of model `index`, if the archive carries it; its fingerprint was checked.
@@ -190,16 +185,11 @@ impl<R: Read> StreamReader<R> {
         if start.starts_with(&TRAILER_MARKER) {
             return self.trailer(offset);
         }
-        if self.last_index.is_some() {
-            return Err(self.corrupt("no trailer follows the index"));
-        }
         if start.is_empty() {
             return Err(Error::Truncated { offset, needed: TRAILER_LEN as u64 });
         }
         let frame = self.source.frame()?;
-        if !self.due.is_empty() && frame.kind != FrameKind::Model {
-            return Err(Error::Corrupt { offset, rule: "a model that the archive carries is missing" });
-        }
+        self.order.frame(frame.kind).map_err(|rule| Error::Corrupt { offset, rule })?;
         match frame.kind {
             FrameKind::Models => self.take_models(&frame, offset),
             FrameKind::Model => self.take_model(&frame, offset),
@@ -208,13 +198,10 @@ impl<R: Read> StreamReader<R> {
                 let mut input = frame.expect(FrameKind::Index, offset)?;
                 let index = Index::read(&mut input, offset)?;
                 input.finish()?;
-                self.last_index = Some((index, frame.len as u64));
-                Ok(())
+                let order = self.order.index_frame(&index, frame.len as u64);
+                order.map_err(|rule| Error::Corrupt { offset, rule })
             }
-            FrameKind::Skippable(_) => Ok(()),
-            FrameKind::Entries | FrameKind::Table | FrameKind::Dictionary => {
-                Err(Error::Corrupt { offset, rule: "a frame stands outside its group" })
-            }
+            _ => Ok(()),
         }
     }
 
@@ -222,29 +209,18 @@ impl<R: Read> StreamReader<R> {
         let mut input = frame.expect(FrameKind::Models, offset)?;
         let models = read_models(&mut input)?;
         input.finish()?;
-        if !models.starts_with(&self.index.models) {
-            return Err(Error::Corrupt {
-                offset,
-                rule: "a later list of models does not go on from the earlier",
-            });
-        }
-        let known = self.index.models.len();
-        self.more_models |= models.len() > known;
-        let new = (0..=u8::MAX).zip(&models).skip(known);
-        self.due = new.filter(|(_, model)| model.embedded).map(|(number, _)| number).collect();
-        self.index.models = models;
-        Ok(())
+        self.more_models |= models.len() > self.order.index().models.len();
+        self.order.models(models).map_err(|rule| Error::Corrupt { offset, rule })
     }
 
     fn take_model(&mut self, frame: &Frame, offset: u64) -> Result<()> {
         let mut input = frame.expect(FrameKind::Model, offset)?;
         let (number, file) = read_model(&mut input)?;
-        let named = self.index.models.get(usize::from(number)).filter(|model| model.embedded);
-        let due = self.due.pop_front() == Some(number);
-        if !due || named.is_none_or(|model| model.fingerprint != *blake3::hash(file).as_bytes()) {
+        self.order.model(number, offset).map_err(|rule| Error::Corrupt { offset, rule })?;
+        let named = self.order.index().models.get(usize::from(number));
+        if named.is_none_or(|model| model.fingerprint != *blake3::hash(file).as_bytes()) {
             return Err(Error::Corrupt { offset, rule: "an embedded model is not the one that is named" });
         }
-        self.index.embedded.push(offset);
         self.embedded.insert(number, file.to_vec());
         Ok(())
     }
@@ -252,19 +228,8 @@ impl<R: Read> StreamReader<R> {
     fn trailer(&mut self, offset: u64) -> Result<()> {
         let bytes = self.source.take(TRAILER_LEN)?;
         let trailer = Trailer::read(&bytes, offset)?;
-        let Some((index, index_len)) = self.last_index.take() else {
-            return Err(Error::Corrupt { offset, rule: "no index stands before the trailer" });
-        };
-        if trailer.index_len != index_len || trailer.generation != index.generation || index != self.index {
-            return Err(Error::Corrupt { offset, rule: "the index does not name what came before it" });
-        }
-        if self.open.is_some() {
-            return Err(Error::Corrupt { offset, rule: "a file is left open by the last group" });
-        }
-        if self.named > self.base.raw {
-            return Err(Error::Corrupt { offset, rule: "a file's data lies beyond the last group" });
-        }
-        self.index.generation += 1;
+        let order = self.order.trailer(&trailer, self.open.is_open(), self.named);
+        order.map_err(|rule| Error::Corrupt { offset, rule })?;
         self.finished = self.source.peek(1)?.is_empty();
         Ok(())
     }
@@ -273,12 +238,7 @@ impl<R: Read> StreamReader<R> {
         let mut input = frame.expect(FrameKind::Group, offset)?;
         let group = Group::read(&mut input)?;
         input.finish()?;
-        if group.chunk_size > self.header.chunk_size || group.raw_len > self.header.group_len {
-            return Err(Error::Corrupt { offset, rule: "a group exceeds the bounds of the header" });
-        }
-        if group.models.iter().any(|&model| usize::from(model) >= self.index.models.len()) {
-            return Err(Error::Corrupt { offset, rule: "a group names a model that the archive does not" });
-        }
+        check_group(&group, &self.header, self.order.index().models.len(), offset)?;
         if std::mem::take(&mut self.more_models) {
             self.events.push_back(Event::Models);
         }
@@ -328,12 +288,9 @@ impl<R: Read> StreamReader<R> {
 
     fn take_entries(&mut self, frame: Entries, offset: u64) -> Result<()> {
         let corrupt = |rule| Error::Corrupt { offset, rule };
-        if let Some(hash) = frame.ended {
-            let id = self.open.take().ok_or(corrupt("a file ends that no earlier group left open"))?;
-            self.events.push_back(Event::FileEnd { id, hash });
-        }
-        if self.open.is_some() && !frame.entries.is_empty() {
-            return Err(corrupt("a group has entries before the open file ends"));
+        let ended = self.open.enter(&frame).map_err(corrupt)?;
+        if let (Some(id), Some(hash)) = (ended, frame.ended) {
+            self.events.push_back(Event::FileEnd { id: EntryId(id), hash });
         }
         let mut owned = self.base.raw + u64::from(frame.first_raw);
         for entry in frame.entries {
@@ -363,9 +320,7 @@ impl<R: Read> StreamReader<R> {
             self.is_file.push(matches!(entry.kind, Kind::File { .. }));
             self.events.push_back(Event::Entry(id, entry));
         }
-        if frame.open {
-            self.open = self.is_file.len().checked_sub(1).map(|at| EntryId(at as u32));
-        }
+        self.open.leave(frame.open, (self.is_file.len() as u32).checked_sub(1));
         Ok(())
     }
 
@@ -391,7 +346,7 @@ impl<R: Read> StreamReader<R> {
         }
         decode_all(
             &self.models,
-            &self.index.models,
+            &self.order.index().models,
             &self.header,
             threads,
             pending,
@@ -447,7 +402,7 @@ impl<R: Read> StreamReader<R> {
             return Err(Error::Corrupt { offset, rule: "a table does not name the chunks before it" });
         }
         current.record.table_len = frame.len as u32;
-        self.index.groups.push(current.record);
+        self.order.group(current.record);
         Ok(())
     }
 }
