@@ -50,6 +50,7 @@ class Model:
         self.fingerprint = hash_bytes(data)
         try:
             config, self.tensors = read_safetensors(data)
+            self.first_set = {}
             self.read(config)
         except (KeyError, TypeError, ValueError, struct.error, UnicodeDecodeError) as error:
             raise Refused("model: not a model file (%r)" % error) from error
@@ -214,7 +215,14 @@ class Model:
         return bias
 
     def weights(self, name, rows, columns):
-        weight = self.tensor(name + ".weight", "I8", (rows, columns))
+        if self.tensors[name + ".weight"][0] == "U8":
+            require(name.startswith("expert."), "model: %s is a difference to no tensor" % name)
+            first = self.first_set[name.split(".", 2)[2]]
+            weight = [[(own + base + 128) % 256 - 128 for own, base in zip(*rows)]
+                      for rows in zip(self.tensor(name + ".weight", "U8", (rows, columns)), first)]
+        else:
+            weight = self.tensor(name + ".weight", "I8", (rows, columns))
+            self.first_set[name] = weight
         require(all(v != -128 for row in weight for v in row), "model: a weight of %s is -128" % name)
         return weight, self.scales(name, rows)
 

@@ -172,6 +172,17 @@ pub fn nibbles(bytes: &[u8]) -> Vec<i8> {
     bytes.iter().flat_map(|&byte| [byte & 15, byte >> 4]).map(|half| half as i8 - 8).collect()
 }
 
+/// The tensor of the first set of weights to which a tensor of another set is stored as the difference
+/// (spec section 11).
+pub(crate) fn first_set(name: &str) -> Option<&str> {
+    Some(name.strip_prefix("expert.")?.split_once('.')?.1)
+}
+
+/// Turns the differences of weights to those of the first set, modulo 256, into weights.
+pub(crate) fn add(differences: &mut [u8], first: &[u8]) {
+    differences.iter_mut().zip(first).for_each(|(byte, &first)| *byte = byte.wrapping_add(first));
+}
+
 /// The number of the set, among `sets`, that a chunk with this c takes (spec section 8.3).
 pub fn expert(sets: usize, c: &[u16]) -> usize {
     match c.first() {
@@ -247,8 +258,19 @@ impl Reader<'_> {
 
     /// Weights and scales of `rows` rows.
     fn weights(&mut self, name: &str, rows: usize, cols: usize) -> Result<(Vec<i8>, Vec<u16>)> {
-        let (_, weights) = self.tensor(&format!("{name}.weight"), Dtype::I8, &[Some(rows), Some(cols)])?;
-        let weights: Vec<i8> = weights.into_iter().map(|byte| byte as i8).collect();
+        let full = format!("{name}.weight");
+        let is_difference = self.tensors.tensor(&full).is_ok_and(|tensor| tensor.dtype() == Dtype::U8);
+        let dtype = if is_difference { Dtype::U8 } else { Dtype::I8 };
+        let (_, mut bytes) = self.tensor(&full, dtype, &[Some(rows), Some(cols)])?;
+        if is_difference {
+            let first = first_set(&full).and_then(|first| self.tensors.tensor(first).ok());
+            let first = first.filter(|first| first.dtype() == Dtype::I8 && first.shape() == [rows, cols]);
+            let Some(first) = first else {
+                return Err(self.config.bad(format!("`{name}` is a difference to no tensor")));
+            };
+            add(&mut bytes, first.data());
+        }
+        let weights: Vec<i8> = bytes.into_iter().map(|byte| byte as i8).collect();
         self.config.require(!weights.contains(&i8::MIN), &format!("`{name}` holds the weight -128"))?;
         Ok((weights, self.scales(name, rows)?))
     }

@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, View, serialize};
 
 use super::config::Config;
 use super::tokens::Vocabulary;
-use super::weights::{HEADER_KEY, row_bound_holds};
+use super::weights::{HEADER_KEY, first_set, row_bound_holds};
 use crate::error::{Error, Result};
 
 /// One tensor of a model file; the vocabulary's two are not passed but made.
@@ -118,6 +118,25 @@ pub(crate) fn serialise(config: &Config, vocabulary: &Vocabulary, tensors: &[Ten
     let header = HashMap::from([(HEADER_KEY.to_string(), json)]);
     serialize(all, Some(header))
         .map_err(|error| Error::BadModel { name: config.name.clone(), rule: error.to_string() })
+}
+
+/// Stores the weights of all sets but the first as differences to the first, modulo 256: sets that were trained
+/// from one another are alike, so a file of differences packs smaller.
+pub fn store_differences(tensors: &mut [Tensor]) {
+    let weights = |data: &TensorData| if let TensorData::I8(data) = data { Some(data.clone()) } else { None };
+    let first: HashMap<String, Vec<i8>> = tensors
+        .iter()
+        .filter(|tensor| first_set(&tensor.name).is_none())
+        .filter_map(|tensor| Some((tensor.name.clone(), weights(&tensor.data)?)))
+        .collect();
+    for tensor in tensors {
+        let Some(first) = first_set(&tensor.name).and_then(|name| first.get(name)) else { continue };
+        if let TensorData::I8(data) = &tensor.data {
+            let differences =
+                data.iter().zip(first).map(|(&own, &first)| (own as u8).wrapping_sub(first as u8));
+            tensor.data = TensorData::U8(differences.collect());
+        }
+    }
 }
 
 /// The least `pre` with which every row keeps the bound of `linear` (spec section 5):

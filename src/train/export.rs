@@ -15,7 +15,7 @@ use crate::kernels::slots::RATE_END;
 use crate::model::config::{Activation, Config, Latent};
 use crate::model::steer::GAIN_ONE;
 use crate::model::tokens::Vocabulary;
-use crate::model::write::{Tensor as Part, write_model};
+use crate::model::write::{Tensor as Part, store_differences, write_model};
 
 /// A batch and the c of each of its sequences, or of none.
 pub type Sample = (Batch, Vec<Vec<u16>>);
@@ -285,5 +285,6 @@ pub fn export(
             export.encoder(&head.net, ff, &of_c)?;
         }
     }
+    store_differences(&mut export.out.parts);
     write_model(&export.out.config, vocabulary, &export.out.parts)
 }

@@ -18,7 +18,7 @@ use super::params::Role;
 use super::sizes::NetConfig;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
-use crate::model::weights::{Model, nibbles, numbers};
+use crate::model::weights::{Model, add, first_set, nibbles, numbers};
 
 /// Root-mean-square of the token table that a model file is scaled to.
 const TOKEN_RMS: f64 = 0.4;
@@ -88,7 +88,14 @@ impl Parts<'_> {
         let name_of_weight = format!("{name}.weight");
         let view = self.tensors.tensor(&name_of_weight).map_err(|_| self.missing(name))?;
         let weights: Vec<i8> = match view.dtype() {
-            Dtype::U8 => nibbles(view.data()),
+            Dtype::U8 => match first_set(&name_of_weight) {
+                Some(first) => {
+                    let mut bytes = view.data().to_vec();
+                    add(&mut bytes, self.bytes(first)?);
+                    bytes.into_iter().map(|byte| byte as i8).collect()
+                }
+                None => nibbles(view.data()),
+            },
             _ => view.data().iter().map(|&byte| byte as i8).collect(),
         };
         let scales = numbers(self.bytes(&format!("{name}.scale"))?, LittleEndian::read_u16_into);

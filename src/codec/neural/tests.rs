@@ -65,6 +65,48 @@ fn expert(steer: bool) -> Config {
     config
 }
 
+/// The same model with the weights of its later sets stored as differences to the first.
+fn as_differences(file: &[u8]) -> Vec<u8> {
+    use crate::model::write::{Tensor, TensorData, serialise, store_differences};
+    use safetensors::tensor::Dtype;
+
+    let words = |data: &[u8], size: usize| -> Vec<u32> {
+        let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |sum, &byte| sum << 8 | u32::from(byte));
+        data.chunks_exact(size).map(word).collect()
+    };
+    let read = safetensors::SafeTensors::deserialize(file).unwrap();
+    let mut tensors: Vec<Tensor> = Vec::new();
+    for (name, view) in read.tensors().into_iter().filter(|(name, _)| !name.starts_with("vocab.")) {
+        let data = match view.dtype() {
+            Dtype::I8 => TensorData::I8(view.data().iter().map(|&byte| byte as i8).collect()),
+            Dtype::U8 => TensorData::U8(view.data().to_vec()),
+            Dtype::U16 => TensorData::U16(words(view.data(), 2).iter().map(|&word| word as u16).collect()),
+            Dtype::I32 => TensorData::I32(words(view.data(), 4).iter().map(|&word| word as i32).collect()),
+            _ => TensorData::U32(words(view.data(), 4)),
+        };
+        tensors.push(Tensor { name, shape: view.shape().to_vec(), data });
+    }
+    let model = Model::from_bytes(file).unwrap();
+    let same = serialise(model.config(), model.vocabulary(), &tensors).unwrap();
+    store_differences(&mut tensors);
+    let differences = serialise(model.config(), model.vocabulary(), &tensors).unwrap();
+    assert!(same != differences);
+    differences
+}
+
+#[test]
+fn sets_that_are_stored_as_differences_give_the_same_bits() {
+    let file = model_file(expert(false), Draw::Even, 7).unwrap();
+    let whole = Neural::new(Arc::new(Model::from_bytes(&file).unwrap()));
+    let differences = Neural::new(Arc::new(Model::from_bytes(&as_differences(&file)).unwrap()));
+    let raw = text(700, &mut Random::new(5));
+    for c in [&[][..], &[3], &[4]] {
+        let payload = whole.encode_with(&raw, &[], c).unwrap().payload;
+        assert!(differences.encode_with(&raw, &[], c).unwrap().payload == payload);
+        assert_eq!(decode(&differences, &[job(&payload, raw.len(), &[])])[0].as_ref().unwrap(), &raw);
+    }
+}
+
 /// Text with repeats, some of it bytes that no longer token holds.
 fn text(len: usize, random: &mut Random) -> Vec<u8> {
     let mut bytes: Vec<u8> = vec![];
