@@ -14,20 +14,22 @@ use std::time::Instant;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use super::args::{Global, open_options};
+use super::args::Global;
 use super::console::Console;
 use super::destination::{BUFFER, name_output};
 use super::outcome::Outcome;
 use super::output::{human_bytes, human_time};
 use super::take::Take;
-use super::{levels, models};
 use crate::archive::observer::Observer;
 use crate::archive::os::partial_file::{Partial, left_by_runs};
 use crate::archive::pack::packer::Packer;
 use crate::archive::read::archive::Archive;
 use crate::archive::write::options::WriterOptions;
 use crate::archive::write::similar::Similar;
+use crate::codec::model::Models;
 use crate::error::{Error, Result};
+use crate::setup::models::open_options;
+use crate::setup::{level, models};
 
 /// Names in the partial file's name what it is; nothing goes on with it.
 const TAG: &str = "append";
@@ -75,16 +77,16 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     let found = old.metadata().map_err(|e| Error::io(&path, e))?;
     let archive = Archive::from_file(clone(&old, &path)?, &path, &open_options())?;
 
-    let chosen = models::for_appending(args.model.as_deref(), args.embed_model, &archive, &path)?;
+    let chosen = for_appending(args.model.as_deref(), args.embed_model, &archive, &path)?;
     let header = archive.header();
     // Without a model everything is zstd's, as in levels 1 to 3.
-    let read_time = if chosen.models.is_empty() { 0 } else { levels::level(levels::DEFAULT).read_time };
+    let read_time = if chosen.models.is_empty() { 0 } else { level::level(level::DEFAULT).read_time };
     let writer = WriterOptions {
         threads: global.threads,
         models: chosen.models,
         embed: chosen.embed,
         check: !args.no_check,
-        block_len: levels::block_len(args.read_time.unwrap_or(read_time)),
+        block_len: level::block_len(args.read_time.unwrap_or(read_time)),
         references: Similar::for_options(args.references, header.ref_depth, header.chunk_size),
         observer: Arc::new(console.clone()),
         ..WriterOptions::default()
@@ -145,6 +147,18 @@ fn lock(file: &File, path: &Path) -> Result<()> {
             }
         }
     }
+}
+
+/// The model for more of an archive: the one named, or else the last of the archive's own.
+fn for_appending(name: Option<&str>, embed: bool, archive: &Archive, path: &Path) -> Result<models::Chosen> {
+    let (None, Some((number, wanted))) = (name, archive.models().iter().enumerate().next_back()) else {
+        return models::for_packing(&[name.unwrap_or(models::NO_MODEL)], embed, 1_usize.into());
+    };
+    let found = models::for_reading(archive.models(), |index| archive.embedded_model(index), Some(path))?;
+    let model = u8::try_from(number).ok().and_then(|number| found.get(number)).cloned();
+    let missing = || Error::ModelMissing { fingerprint: wanted.hex(), name: wanted.name.clone() };
+    let models = Models::one(model.ok_or_else(missing)?);
+    Ok(models::Chosen { models, embed: Vec::new(), missing: None, zstd_alone: false })
 }
 
 fn clone(file: &File, path: &Path) -> Result<File> {

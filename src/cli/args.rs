@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::archive::byte_size;
-use crate::archive::read::options::OpenOptions;
 use crate::archive::selection::Selection;
 use crate::codec::choice::Choice;
 use crate::error::{Error, Result};
@@ -93,11 +92,6 @@ impl Patterns {
         }
         Selection::new(&self.include, &exclude)
     }
-}
-
-/// How archives are opened; the limits come from the archive's own length.
-pub(crate) fn open_options() -> OpenOptions {
-    OpenOptions { max_entries: None, max_metadata: None }
 }
 
 /// A number of bytes with an optional suffix k, m, g or t, in powers of 1,024.

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use super::args::size;
 use super::console::Console;
 use super::entries::{copy_out, find};
-use super::models;
 use super::outcome::Outcome;
 use super::output::Out;
 use crate::archive::read::chunk_cache::RecentChunks;
 use crate::error::{Error, Result};
+use crate::setup::models;
 use crate::wire::entry::Kind;
 
 /// Write files of an archive to standard output

@@ -4,14 +4,16 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::args::{Patterns, open_options};
+use super::args::Patterns;
 use super::console::Console;
 use super::outcome::Outcome;
-use super::output::{Out, hex};
+use super::output::Out;
 use crate::archive::check::diff::{DiffOptions, What, diff};
 use crate::archive::path::escape;
 use crate::archive::read::archive::Archive;
+use crate::cli::output::hex;
 use crate::error::{Error, Result};
+use crate::setup::models::open_options;
 
 /// Exit code where there are differences, as diff(1) has it.
 const DIFFERENT: u8 = 1;

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::args::open_options;
 use super::console::Console;
-use super::models;
 use super::outcome::Outcome;
-use super::output::{Out, hex, human_bytes, ratio};
+use super::output::{Out, human_bytes, ratio};
 use crate::archive::read::archive::Archive;
+use crate::cli::output::hex;
 use crate::error::Result;
+use crate::setup::models;
+use crate::setup::models::open_options;
 use crate::wire::chunk::Codec;
 use crate::wire::entry::{ChunkId, Kind};
 use crate::wire::limits;

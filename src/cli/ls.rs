@@ -4,15 +4,17 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::args::{Patterns, open_options};
+use super::args::Patterns;
 use super::console::Console;
 use super::entries::{clean, find};
 use super::outcome::Outcome;
-use super::output::{Out, date, hex};
+use super::output::{Out, date};
 use super::tree::draw;
 use crate::archive::path::{cmp_paths, escape};
 use crate::archive::read::archive::Archive;
+use crate::cli::output::hex;
 use crate::error::Result;
+use crate::setup::models::open_options;
 use crate::wire::entry::{Entry, Kind};
 
 /// List what an archive holds
@@ -68,7 +70,7 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     console.about(&args.archive);
     if args.chunks {
         let mut out = Out::new();
-        super::chunks::list(&super::models::open(&args.archive)?, args.json, &mut out)?;
+        super::chunks::list(&crate::setup::models::open(&args.archive)?, args.json, &mut out)?;
         out.finish()?;
         return Ok(Outcome::Done);
     }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::args::open_options;
 use super::console::Console;
 use super::destination::{BUFFER, name_output, refuse_terminal};
 use super::outcome::Outcome;
@@ -16,6 +15,7 @@ use crate::archive::merge::joiner::merge;
 use crate::archive::os::partial_file::Partial;
 use crate::archive::read::archive::Archive;
 use crate::error::{Error, Result};
+use crate::setup::models::open_options;
 
 /// Names in the partial file's name what it is; nothing goes on with it.
 const TAG: &str = "merge";

@@ -18,7 +18,6 @@ mod diff;
 mod entries;
 mod exit;
 mod info;
-mod levels;
 mod ls;
 mod man;
 mod merge;

@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     global.start_threads()?;
     // After the daemon has left its parent: what a driver holds does not go with it.
     choice::choose(choice)?;
-    let archive = super::models::open(&args.archive)?;
+    let archive = crate::setup::models::open(&args.archive)?;
     if let Some(offload) = choice::chosen() {
         // A cold read is for whoever answers it first.
         offload.by_costs();

@@ -12,16 +12,17 @@ use super::args::{Global, chunk_size, group_size};
 use super::console::Console;
 use super::destination::{BUFFER, name_output, refuse_terminal};
 use super::outcome::Outcome;
-use super::output::{hex, human_bytes, human_time, ratio};
+use super::output::{human_bytes, human_time, ratio};
 use super::take::Take;
-use super::{levels, models};
 use crate::archive::os::partial_file::{Partial, left_by_runs};
 use crate::archive::pack::packer::Packer;
 use crate::archive::write::options::{Stats, WriterOptions};
 use crate::archive::write::resume::Previous;
 use crate::archive::write::similar::Similar;
+use crate::cli::output::hex;
 use crate::codec::neural::search::Search;
 use crate::error::{Error, Result};
+use crate::setup::{level, models};
 
 /// Pack folders and files into an archive
 ///
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     #[arg(short, long)]
     force: bool,
     /// From 1, the fastest, to 9, the smallest; sets what the options below do not
-    #[arg(short, long, value_name = "1..9", value_parser = clap::value_parser!(u8).range(1..=9), default_value_t = levels::DEFAULT, env = "S3A_LEVEL", hide_env_values = true)]
+    #[arg(short, long, value_name = "1..9", value_parser = clap::value_parser!(u8).range(1..=9), default_value_t = level::DEFAULT, env = "S3A_LEVEL", hide_env_values = true)]
     level: u8,
     /// Name or file of the model to code with, or `none`
     #[arg(long, value_name = "NAME|FILE", env = "S3A_MODEL", hide_env_values = true)]
@@ -105,7 +106,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     if args.resume && (to_stdout || is_pipe) {
         return Err(Error::Usage("--resume goes on with a file, not with a pipe".into()));
     }
-    let level = levels::level(args.level);
+    let level = level::level(args.level);
     let names = args.model.as_deref().map_or(level.models.to_vec(), |name| vec![name]);
     let mut search = Search::from(usize::from(args.effort.unwrap_or(level.effort)));
     search.longest = args.max_symbols.map_or(usize::MAX, usize::from);
@@ -123,7 +124,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         models: chosen.models,
         embed: chosen.embed,
         check: !args.no_check,
-        block_len: levels::block_len(args.read_time.unwrap_or(level.read_time)),
+        block_len: level::block_len(args.read_time.unwrap_or(level.read_time)),
         references: Similar::for_options(references, depth, chunk_size),
         zstd_level: level.zstd,
         // What a model codes needs none.

@@ -5,10 +5,9 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::args::{Global, Patterns, open_options};
+use super::args::{Global, Patterns};
 use super::console::Console;
 use super::destination::{BUFFER, name_output};
-use super::models;
 use super::outcome::Outcome;
 use super::output::human_bytes;
 use super::unpack::How;
@@ -22,6 +21,8 @@ use crate::archive::salvage::repack::repack;
 use crate::archive::write::options::WriterOptions;
 use crate::codec::model::Models;
 use crate::error::{Error, Result};
+use crate::setup::models;
+use crate::setup::models::open_options;
 
 /// Names in the partial file's name what it is; nothing goes on with it.
 const TAG: &str = "salvage";

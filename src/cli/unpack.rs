@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::{Patterns, open_options, size};
+use super::args::{Patterns, size};
 use super::console::Console;
 use super::entries::{clean, copy_out, find};
-use super::models;
 use super::outcome::Outcome;
 use super::output::Out;
 use crate::archive::extract::from_file::extract;
@@ -18,12 +17,13 @@ use crate::archive::read::archive::Archive;
 use crate::archive::read::chunk_cache::RecentChunks;
 use crate::archive::read::stream::StreamReader;
 use crate::error::{Error, Result};
+use crate::setup::calls::max_bytes;
+use crate::setup::models;
+use crate::setup::models::open_options;
 use crate::wire::entry::{EntryId, Kind};
 
 /// How many bytes of files a byte of the archive may stand for before it is taken for a bomb, and
 /// how much is allowed whatever the archive's length.
-const MAX_RATIO: u64 = 2000;
-const FREE_BYTES: u64 = 1 << 30;
 
 /// Unpack an archive into a folder
 #[derive(Debug, clap::Args)]
@@ -89,7 +89,6 @@ impl How {
         paths: &[PathBuf],
         archive_len: Option<u64>,
     ) -> Result<ExtractOptions> {
-        let bound = |len: u64| len.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES);
         Ok(ExtractOptions {
             selection: patterns.selection()?.beneath(paths.iter().map(|path| clean(path))),
             strip: self.strip_components,
@@ -100,7 +99,7 @@ impl How {
                 xattrs: !self.no_xattrs,
             },
             devices: self.devices,
-            max_bytes: self.max_size.unwrap_or_else(|| archive_len.map_or(u64::MAX, bound)),
+            max_bytes: self.max_size.unwrap_or_else(|| archive_len.map_or(u64::MAX, max_bytes)),
         })
     }
 

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::console::Console;
-use super::models;
 use super::outcome::Outcome;
 use super::output::Out;
 use crate::archive::check::verify::{Report, verify};
 use crate::archive::path::escape;
 use crate::archive::read::archive::Archive;
 use crate::error::Result;
+use crate::setup::models;
 
 /// Exit code for an archive with damage.
 const DAMAGED: u8 = 3;

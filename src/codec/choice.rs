@@ -62,7 +62,7 @@ pub fn chosen() -> Option<Arc<Offload>> {
 pub use super::cuda::decoder::{Found, devices, open};
 
 #[cfg(not(feature = "gpu"))]
-fn open(_: u32) -> Result<Box<dyn Device>, String> {
+fn open(_: u32) -> Result<Box<dyn super::offload::device::Device>, String> {
     Err("this s3a was built without `gpu`; build it with `--features gpu`".into())
 }
 

@@ -21,6 +21,7 @@ struct Inside {
 }
 
 impl Inside {
+    #[cfg(feature = "bundled-models")]
     const fn new(file: &'static [u8], compressor: Option<&'static [u8]>) -> Self {
         Self { file, compressor, model: OnceLock::new() }
     }
@@ -38,19 +39,23 @@ impl Inside {
 }
 
 /// The compressors of the two: of no use without floats.
-#[cfg(feature = "train")]
+#[cfg(all(feature = "train", feature = "bundled-models"))]
 const COMPRESSORS: [Option<&[u8]>; 2] = [
     Some(include_bytes!("../../models/default.compressor")),
     Some(include_bytes!("../../models/nano.compressor")),
 ];
-#[cfg(not(feature = "train"))]
+#[cfg(all(not(feature = "train"), feature = "bundled-models"))]
 const COMPRESSORS: [Option<&[u8]>; 2] = [None, None];
 
 /// The models inside the binary, the default first.
+#[cfg(feature = "bundled-models")]
 static INSIDE: [Inside; 2] = [
     Inside::new(include_bytes!("../../models/default.safetensors"), COMPRESSORS[0]),
     Inside::new(include_bytes!("../../models/nano.safetensors"), COMPRESSORS[1]),
 ];
+
+#[cfg(not(feature = "bundled-models"))]
+static INSIDE: [Inside; 0] = [];
 
 /// The model inside the binary with this fingerprint.
 fn inside(fingerprint: &[u8; 32]) -> Option<&'static Inside> {
@@ -70,7 +75,9 @@ pub struct Found {
 
 /// The default model.
 pub fn default_model() -> Result<Arc<Model>> {
-    INSIDE[0].load().ok_or(Error::Internal("the model inside the binary is broken"))
+    let inside =
+        INSIDE.first().ok_or(Error::ModelMissing { fingerprint: String::new(), name: "default".into() })?;
+    inside.load().ok_or(Error::Internal("the model inside the binary is broken"))
 }
 
 /// The bytes of a model file: what an archive embeds.

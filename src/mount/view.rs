@@ -11,12 +11,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::fault::Fault;
+use super::names;
+use super::names::Names;
+use super::nodes::{Node, entry_at};
+use super::source::Source;
 use crate::error::{Error, Result};
-use crate::mount::fault::Fault;
-use crate::mount::names;
-use crate::mount::names::Names;
-use crate::mount::nodes::{Node, entry_at};
-use crate::mount::source::Source;
 use crate::wire::entry::{Entry, Extent, Kind, Timestamp};
 
 /// Inode number. The root is 1; others are stable for an archive.

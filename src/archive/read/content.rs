@@ -20,6 +20,15 @@ impl ChunkMap for Archive {
 }
 
 impl Archive {
+    /// Length of a file in bytes, holes included; follows hardlinks. `None` if the entry is no file.
+    pub fn file_size(&self, id: EntryId) -> Option<u64> {
+        let mut kind = &self.entry(id)?.kind;
+        if let Kind::Hardlink { target } = kind {
+            kind = &self.entry(*target)?.kind;
+        }
+        if let Kind::File { size, .. } = kind { Some(*size) } else { None }
+    }
+
     /// Fills `buf` with a file's bytes from `offset` on and gives their number: fewer than asked for
     /// only at the end of the file. Follows hardlinks. Holes read as zeros.
     ///

@@ -15,9 +15,9 @@ use crate::cli::args::Global;
 use crate::cli::console::Console;
 use crate::cli::outcome::Outcome;
 use crate::cli::output::{Out, hex};
-use crate::cli::{levels, models};
 use crate::error::{Error, Result};
 use crate::model::registry;
+use crate::setup::{level, models};
 
 /// A file that is known by its length and hash.
 struct Known {
@@ -50,7 +50,7 @@ fn table(path: &Path, args: &super::args::Args, global: &Global, console: &Conso
     if let Some(folder) = &args.output {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
-    let level = levels::level(levels::DEFAULT);
+    let level = level::level(level::DEFAULT);
     let named: Vec<Vec<&str>> = if args.models.is_empty() {
         vec![level.models.to_vec()]
     } else {
@@ -60,7 +60,7 @@ fn table(path: &Path, args: &super::args::Args, global: &Global, console: &Conso
     for names in named {
         super::args::stop_if(console)?;
         let chosen = models::for_packing(&names, false, usize::from(level.effort).into())?;
-        let setup = Setup::new(levels::DEFAULT, level, &chosen, level.chunk_size, global.threads);
+        let setup = Setup::new(level::DEFAULT, level, &chosen, level.chunk_size, global.threads);
         console.phase(&format!("packing and reading with {}", setup.name), None);
         let (row, _) = own::measure(&setup, &tree, &scratch, 0)?;
         let found = names.iter().find_map(|name| registry::by_name(name).ok());

@@ -18,8 +18,8 @@ use crate::archive::observer::Observer;
 use crate::cli::args::Global;
 use crate::cli::console::Console;
 use crate::cli::outcome::Outcome;
-use crate::cli::{levels, models};
 use crate::error::{Error, Result};
+use crate::setup::{level, models};
 
 pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
     let path = match (&args.setting.paper, &args.setting.enwik8, &args.path) {
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
 fn setups(args: &Args, global: &Global, console: &Console) -> Result<Vec<Setup>> {
     let mut setups: Vec<Setup> = Vec::new();
     for &number in &args.levels {
-        let level = levels::level(number);
+        let level = level::level(number);
         let named: Vec<Vec<&str>> = if args.models.is_empty() {
             vec![level.models.to_vec()]
         } else {

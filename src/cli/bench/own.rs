@@ -14,12 +14,11 @@ use crate::archive::read::chunk_cache::ChunkCache;
 use crate::archive::read::stream::StreamReader;
 use crate::archive::write::options::WriterOptions;
 use crate::archive::write::similar::Similar;
-use crate::cli::args::open_options;
-use crate::cli::levels;
-use crate::cli::levels::Level;
-use crate::cli::models::Chosen;
 use crate::codec::model::Models;
 use crate::error::{Error, Result};
+use crate::setup::level;
+use crate::setup::level::Level;
+use crate::setup::models::{Chosen, open_options};
 use crate::wire::entry::{ChunkId, EntryId, Kind};
 
 /// Bytes of a random read.
@@ -52,7 +51,7 @@ impl Setup {
             models: self.models.clone(),
             references: Similar::for_options(self.level.references, self.level.depth, self.chunk_size),
             zstd_level: self.level.zstd,
-            block_len: levels::block_len(self.level.read_time),
+            block_len: level::block_len(self.level.read_time),
             dictionary: self.dictionary,
             ..WriterOptions::default()
         }

@@ -67,8 +67,9 @@ fn expert(steer: bool) -> Config {
 
 /// The same model with the weights of its later sets stored as differences to the first.
 fn as_differences(file: &[u8]) -> Vec<u8> {
-    use crate::model::write::{Tensor, TensorData, serialise, store_differences};
     use safetensors::tensor::Dtype;
+
+    use crate::model::write::{Tensor, TensorData, serialise, store_differences};
 
     let words = |data: &[u8], size: usize| -> Vec<u32> {
         let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |sum, &byte| sum << 8 | u32::from(byte));

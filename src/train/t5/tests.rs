@@ -6,7 +6,8 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::t5 as oracle;
 
-use super::{T5, T5Config};
+use super::config::T5Config;
+use super::network::T5;
 use crate::train::random::Random;
 
 const D: usize = 32;

@@ -16,11 +16,11 @@ use crate::archive::observer::Observer;
 use crate::archive::path::escape;
 use crate::cli::bench::tree::Scratch;
 use crate::cli::console::Console;
-use crate::cli::models;
 use crate::cli::outcome::Outcome;
 use crate::codec::neural::chunk_model::Neural;
 use crate::error::{Error, Result};
 use crate::model::registry;
+use crate::setup::models;
 
 /// How c is found: what it is called, and the candidates beside the empty one.
 const WAYS: [(&str, usize); 3] = [("c empty", 0), ("greedy c", 1), ("best c of 8", 8)];

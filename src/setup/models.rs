@@ -1,0 +1,117 @@
+//! The models at hand for an archive: those that it carries, those in this build, and files.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::archive::path::escape;
+use crate::archive::read::archive::Archive;
+use crate::archive::read::options::OpenOptions;
+use crate::codec::choice;
+use crate::codec::model::{ChunkModel, Models};
+use crate::codec::neural::chunk_model::Neural;
+use crate::codec::neural::search::{Compressor, Search};
+use crate::error::{Error, Result};
+use crate::model::registry;
+use crate::model::registry::Found;
+use crate::model::weights::Model;
+use crate::wire::models::ModelRef;
+
+/// The name that stands for packing without a model.
+pub(crate) const NO_MODEL: &str = "none";
+
+/// Models for a new archive, and the files of those that it is to carry.
+pub(crate) struct Chosen {
+    pub models: Models,
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "the library's calls embed nothing"))]
+    pub embed: Vec<(u8, Arc<[u8]>)>,
+    /// What to tell the user where the first choice is not at hand.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "the command tells it"))]
+    pub missing: Option<String>,
+    pub zstd_alone: bool,
+}
+
+/// The models for a new archive: of those named the first that is at hand, none if none is named.
+pub(crate) fn for_packing(names: &[&str], embed: bool, search: Search) -> Result<Chosen> {
+    let alone = Chosen { models: Models::none(), embed: Vec::new(), missing: None, zstd_alone: true };
+    let Some((&first, others)) = names.split_first().filter(|(first, _)| **first != NO_MODEL) else {
+        return Ok(alone);
+    };
+    let at_hand = |name: &&str| registry::by_name(name).ok();
+    let (found, missing) = match registry::by_name(first) {
+        Ok(found) => (found, None),
+        Err(e) => {
+            let found = others.iter().find_map(at_hand).ok_or(e)?;
+            let name = escape(found.model.config().name.as_bytes());
+            let missing = format!(
+                "model {first} is not at hand (`s3a model ls` lists those that are): packing with {name}"
+            );
+            (found, Some(missing))
+        }
+    };
+    let embed = if embed { vec![(0, registry::file_bytes(&found)?.into())] } else { Vec::new() };
+    let compressor = if search.effort > 0 { compressor(&found)? } else { None };
+    let model = Neural::new(found.model).searching(compressor, search).offloading(choice::chosen());
+    Ok(Chosen { models: Models::one(Arc::new(model)), embed, missing, zstd_alone: false })
+}
+
+/// The models that an archive names. `embedded` gives the file of one that the archive carries;
+/// others are looked for, beside the archive too. One that is missing is an error only when a
+/// chunk needs it.
+pub(crate) fn for_reading(
+    refs: &[ModelRef],
+    embedded: impl Fn(u8) -> Result<Option<Vec<u8>>>,
+    archive: Option<&Path>,
+) -> Result<Models> {
+    let mut slots: Vec<Option<Arc<dyn ChunkModel>>> = Vec::with_capacity(refs.len());
+    for (index, wanted) in (0..=u8::MAX).zip(refs) {
+        // A damaged one is missed only where it is not at hand otherwise, by the chunks that need it.
+        let carried = match embedded(index) {
+            Err(Error::Corrupt { .. } | Error::Truncated { .. }) => None,
+            carried => carried?,
+        };
+        let model = match carried.filter(|file| *blake3::hash(file).as_bytes() == wanted.fingerprint) {
+            Some(file) => Some(Arc::new(Model::from_bytes(&file)?)),
+            None => match registry::by_fingerprint(&wanted.fingerprint, &wanted.name, archive) {
+                Ok(found) => Some(found.model),
+                Err(Error::ModelMissing { .. }) => None,
+                Err(e) => return Err(e),
+            },
+        };
+        slots.push(model.map(neural));
+    }
+    Ok(Models::new(slots))
+}
+
+/// The compressor of a model, if there is one beside it and this build can run it.
+#[cfg(feature = "train")]
+pub(crate) fn compressor(found: &Found) -> Result<Option<Arc<dyn Compressor>>> {
+    let Some(bytes) = registry::compressor_bytes(found)? else { return Ok(None) };
+    let device = candle_core::Device::Cpu;
+    let name = found.model.config().name.as_str();
+    let compressor = crate::train::compressor::Compressor::load(&bytes, name, &device)?;
+    let own = compressor.config.model.as_deref()
+        == Some(blake3::Hash::from_bytes(found.model.fingerprint()).to_hex().as_str());
+    Ok(own.then(|| Arc::new(compressor) as Arc<dyn Compressor>))
+}
+
+#[cfg(not(feature = "train"))]
+pub(crate) fn compressor(_: &Found) -> Result<Option<Arc<dyn Compressor>>> {
+    Ok(None)
+}
+
+pub(crate) fn neural(model: Arc<Model>) -> Arc<dyn ChunkModel> {
+    Arc::new(Neural::new(model).offloading(choice::chosen()))
+}
+
+/// Opens an archive with its models.
+pub(crate) fn open(path: &Path) -> Result<Archive> {
+    let mut archive = Archive::open(path, &open_options())?;
+    let models = for_reading(archive.models(), |index| archive.embedded_model(index), Some(path))?;
+    archive.set_models(models);
+    Ok(archive)
+}
+
+/// How archives are opened; the limits come from the archive's own length.
+pub(crate) fn open_options() -> OpenOptions {
+    OpenOptions { max_entries: None, max_metadata: None }
+}
