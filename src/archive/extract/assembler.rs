@@ -91,9 +91,13 @@ impl<'t, 'a> Filler<'t, 'a> {
         };
         let file = self.next;
         self.next += 1;
-        for extent in extents.iter().filter(|extent| extent.len > 0 && extent.raw_offset >= passed) {
-            let Extent { file_offset, raw_offset, len } = *extent;
-            self.heap.push(Reverse(Piece { raw_offset, file, file_offset, len }));
+        for extent in extents {
+            let before = passed.saturating_sub(extent.raw_offset).min(extent.len);
+            let len = extent.len - before;
+            if len > 0 {
+                let (raw_offset, file_offset) = (extent.raw_offset + before, extent.file_offset + before);
+                self.heap.push(Reverse(Piece { raw_offset, file, file_offset, len }));
+            }
         }
         let left = extents.iter().fold(0u64, |sum, extent| sum.saturating_add(extent.len));
         let kind = match &entry.kind {
@@ -111,6 +115,11 @@ impl<'t, 'a> Filler<'t, 'a> {
             self.waiting.insert(file, (path.to_vec(), entry, left));
         }
         Ok(file)
+    }
+
+    /// Whether a file is neither complete nor given up.
+    pub fn is_pending(&self, file: u32) -> bool {
+        self.files.contains_key(&file) || self.waiting.contains_key(&file)
     }
 
     /// Sets the hash of a file whose end was not known when it was added.

@@ -29,9 +29,22 @@ struct Arrived {
     /// Hardlinks: path in the target, whose, and the entry.
     links: Vec<(Vec<u8>, EntryId, Entry)>,
     others: Vec<(Vec<u8>, Entry)>,
+    /// Bytes that files share with files that are not complete yet.
+    shared: Vec<Shared>,
     entries: u64,
     /// Length of the raw stream that went by.
     passed: u64,
+}
+
+/// Bytes that a file has in common with an earlier one.
+struct Shared {
+    /// Number in the filler, and where in the file the bytes go.
+    file: u32,
+    file_offset: u64,
+    owner: EntryId,
+    /// Where in the earlier file they lie.
+    offset: u64,
+    len: u64,
 }
 
 /// Unpacks what `stream` brings into the folder `target`. Fails at the first damage, and at the end if a path that
@@ -73,10 +86,14 @@ pub fn extract_stream<R: Read>(
             Ok(Some(Event::Data { raw_offset, bytes, .. })) => {
                 filler.feed(raw_offset, &bytes)?;
                 arrived.passed = raw_offset + bytes.len() as u64;
+                arrived.copy_shared(&mut filler, false)?;
                 observer.advanced(bytes.len() as u64);
             }
         }
     };
+    if ended.is_ok() {
+        arrived.copy_shared(&mut filler, true)?;
+    }
     let Filled { files, failure, lost } = filler.finish();
     for (path, entry) in &arrived.others {
         target.make_other(path, entry)?;
@@ -123,16 +140,10 @@ impl Arrived {
             Kind::File { extents, .. } => {
                 let file = filler.add(path, entry, self.passed)?;
                 self.files.insert(id, (file, path.to_vec()));
-                for extent in
-                    extents.iter().filter(|extent| extent.len > 0 && extent.raw_offset < self.passed)
-                {
-                    if !self.copy(filler, stream, file, extent)? {
-                        filler.give_up(file, LEFT_BEHIND.trim_start_matches("not unpacked: "));
-                        self.files.remove(&id);
-                        break;
-                    }
+                for extent in extents {
+                    self.share(filler, stream, id, file, extent);
                 }
-                Ok(())
+                self.copy_shared(filler, false)
             }
             Kind::Symlink { .. }
             | Kind::Fifo
@@ -145,25 +156,69 @@ impl Arrived {
         }
     }
 
-    /// Copies an extent from the file that brought it; `false` where that was not unpacked.
-    fn copy<R: Read>(
-        &self,
+    /// Notes what of an extent went by before, and which files brought it.
+    fn share<R: Read>(
+        &mut self,
         filler: &mut Filler<'_, '_>,
         stream: &StreamReader<R>,
+        id: EntryId,
         file: u32,
         extent: &Extent,
-    ) -> Result<bool> {
-        let Some((owner, offset)) = stream.owner(extent.raw_offset) else { return Ok(false) };
-        let Some((_, path)) = self.files.get(&owner) else { return Ok(false) };
-        let Ok(source) = filler.target.open_file(path) else { return Ok(false) };
-        let mut buf = vec![0; usize::try_from(extent.len).unwrap_or(COPY).min(COPY)];
+    ) {
         let mut at = 0;
-        while at < extent.len {
-            let len = usize::try_from(extent.len - at).unwrap_or(COPY).min(COPY);
-            match source.read_at(&mut buf[..len], offset.saturating_add(at)) {
+        while at < extent.len && extent.raw_offset + at < self.passed {
+            let left = (extent.len - at).min(self.passed - extent.raw_offset - at);
+            let Some((owner, offset, own)) = stream.owner(extent.raw_offset + at) else {
+                self.leave_behind(filler, id, file);
+                return;
+            };
+            let len = own.min(left);
+            self.shared.push(Shared { file, file_offset: extent.file_offset + at, owner, offset, len });
+            at += len;
+        }
+    }
+
+    /// Copies what files share with files that are complete; at the `end` there is nothing more to wait for.
+    fn copy_shared(&mut self, filler: &mut Filler<'_, '_>, end: bool) -> Result<()> {
+        let mut later = Vec::new();
+        // One that is copied may complete a file that another waits for.
+        loop {
+            let before = self.shared.len();
+            for shared in std::mem::take(&mut self.shared) {
+                let owner = self.files.get(&shared.owner).map(|(owner, _)| *owner);
+                if owner.is_some_and(|owner| filler.is_pending(owner)) && !end {
+                    later.push(shared);
+                } else if filler.is_pending(shared.file) && !self.copy(filler, &shared)? {
+                    let id = self.files.iter().find(|(_, (file, _))| *file == shared.file).map(|(id, _)| *id);
+                    self.leave_behind(filler, id.unwrap_or(shared.owner), shared.file);
+                }
+            }
+            std::mem::swap(&mut self.shared, &mut later);
+            if self.shared.is_empty() || self.shared.len() == before {
+                return Ok(());
+            }
+        }
+    }
+
+    fn leave_behind(&mut self, filler: &mut Filler<'_, '_>, id: EntryId, file: u32) {
+        filler.give_up(file, LEFT_BEHIND.trim_start_matches("not unpacked: "));
+        if self.files.get(&id).is_some_and(|(known, _)| *known == file) {
+            self.files.remove(&id);
+        }
+    }
+
+    /// Copies bytes from the file that brought them; `false` where that was not unpacked.
+    fn copy(&self, filler: &mut Filler<'_, '_>, shared: &Shared) -> Result<bool> {
+        let Some((_, path)) = self.files.get(&shared.owner) else { return Ok(false) };
+        let Ok(source) = filler.target.open_file(path) else { return Ok(false) };
+        let mut buf = vec![0; usize::try_from(shared.len).unwrap_or(COPY).min(COPY)];
+        let mut at = 0;
+        while at < shared.len {
+            let len = usize::try_from(shared.len - at).unwrap_or(COPY).min(COPY);
+            match source.read_at(&mut buf[..len], shared.offset.saturating_add(at)) {
                 Ok(0) => return Ok(false),
                 Ok(got) => {
-                    filler.write(file, extent.file_offset + at, &buf[..got])?;
+                    filler.write(shared.file, shared.file_offset + at, &buf[..got])?;
                     at += got as u64;
                 }
                 Err(e) => return Err(Error::io(filler.target.display(path), e)),

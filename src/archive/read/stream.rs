@@ -167,11 +167,12 @@ impl<R: Read> StreamReader<R> {
         }
     }
 
-    /// The earlier file that brought the raw bytes at `raw_offset`, and where in it they lie.
-    pub fn owner(&self, raw_offset: u64) -> Option<(EntryId, u64)> {
+    /// The earlier file that brought the raw bytes from `raw_offset` on, where in it they lie, and how
+    /// many of them are its own.
+    pub fn owner(&self, raw_offset: u64) -> Option<(EntryId, u64, u64)> {
         let (start, &(id, file_offset, len)) = self.owners.range(..=raw_offset).next_back()?;
         let into = raw_offset - start;
-        (into < len).then_some((id, file_offset + into))
+        (into < len).then_some((id, file_offset + into, len - into))
     }
 
     fn corrupt(&self, rule: &'static str) -> Error {

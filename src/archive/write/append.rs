@@ -1,12 +1,13 @@
 //! Adds a generation to an archive: groups of its own, and an index of everything (spec/format.md,
 //! section 1). Nothing that was written before changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::Write;
 
 use super::chunk_encoder::ChunkEncoder;
 use super::options::{Stats, WriterOptions};
 use super::record_writer::RecordWriter;
+use super::segments::Segments;
 use super::workers::Workers;
 use super::writer::{Gathered, Known, Writer};
 use crate::archive::read::archive::Archive;
@@ -53,6 +54,8 @@ impl<W: Write> Writer<W> {
             group_len: (header.group_len / header.chunk_size * header.chunk_size) as usize,
             known: archive.entries().iter().map(known).collect(),
             contents: HashMap::new(),
+            segments: Segments::new(),
+            recent: VecDeque::new(),
             previous: None,
             header,
         };

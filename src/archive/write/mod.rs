@@ -9,6 +9,7 @@ pub mod options;
 pub mod record_writer;
 pub mod references;
 pub mod resume;
+pub mod segments;
 pub mod similar;
 pub mod sketch;
 pub mod workers;

@@ -4,7 +4,7 @@
 //! the memory that a writer needs is that of a few groups. Equal files that begin and end within
 //! one group are found here; others are known to the caller.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{Read, Write};
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use super::content::{Input, Stop};
 use super::options::{Stats, WriterOptions};
 use super::record_writer::RecordWriter;
 use super::resume::{Kept, Previous};
+use super::segments::{LOOKED_AT, Part, Recent, Segments};
 use super::workers::Workers;
 use crate::archive::observer::Observer;
 use crate::error::{Error, Result};
@@ -51,27 +52,24 @@ pub(crate) struct Gathered {
     entries: Entries,
     /// About how many bytes the entries take.
     metadata: usize,
+    /// Where files begin, and of what kind they are.
+    starts: Vec<(usize, Vec<u8>)>,
 }
 
 impl Gathered {
-    /// Where files begin whose bytes are new, in order, and of what kind they are; `base` is the raw stream's
-    /// length before this group.
-    fn files(&self, base: u64) -> Vec<(usize, &[u8])> {
-        let mut end = self.entries.first_raw as usize;
-        let mut files = Vec::new();
-        for entry in &self.entries.entries {
-            let Kind::File { extents, .. } = &entry.kind else { continue };
-            let start = extents.first().and_then(|extent| extent.raw_offset.checked_sub(base));
-            let Some(start) = start.map(|start| start as usize).filter(|&start| start >= end) else {
-                continue;
-            };
-            let len: u64 = extents.iter().map(|extent| extent.len).sum();
-            end = start.saturating_add(len as usize);
-            if start < self.raw.len() {
-                files.push((start, kind_of(&entry.path)));
-            }
+    /// The next new byte is of the file at this path.
+    fn starts(&mut self, path: &[u8]) {
+        let start = self.raw.len();
+        match self.starts.last_mut() {
+            Some((last, kind)) if *last == start => *kind = kind_of(path).to_vec(),
+            _ => self.starts.push((start, kind_of(path).to_vec())),
         }
-        files
+    }
+
+    /// Where files begin whose bytes are new, in order, and of what kind they are.
+    fn files(&self) -> Vec<(usize, &[u8])> {
+        let new = self.starts.iter().filter(|(start, _)| *start < self.raw.len());
+        new.map(|(start, kind)| (*start, &kind[..])).collect()
     }
 }
 
@@ -89,6 +87,9 @@ pub struct Writer<W: Write> {
     pub(crate) known: Vec<Option<Known>>,
     /// Where the content of this BLAKE3 lies.
     pub(crate) contents: HashMap<[u8; 32], u64>,
+    pub(crate) segments: Segments,
+    /// The raw bytes of the last groups, each with the offset at which they begin.
+    pub(crate) recent: VecDeque<(u64, Vec<u8>)>,
     /// What need not be coded again.
     pub(crate) previous: Option<Previous>,
 }
@@ -131,6 +132,8 @@ impl<W: Write> Writer<W> {
             group_len: (group_len / chunk_size * chunk_size) as usize,
             known: Vec::new(),
             contents: HashMap::new(),
+            segments: Segments::new(),
+            recent: VecDeque::new(),
             previous,
             header,
         };
@@ -231,6 +234,9 @@ impl<W: Write> Writer<W> {
             Content::Data(data) => (None, data),
             Content::Sparse { segments, data } => (Some(segments), data),
         };
+        if segments.is_none() && LOOKED_AT.contains(&size) {
+            return self.add_looked_at(entry, size, data);
+        }
         let raw_offset = self.records.base.raw + self.gathered.raw.len() as u64;
         *extents = place(segments.as_deref().unwrap_or(&[(0, size)]), size, raw_offset)?;
         let len: u64 = extents.iter().map(|extent| extent.len).sum();
@@ -238,6 +244,9 @@ impl<W: Write> Writer<W> {
         let sparse = segments.is_some().then(|| extents.clone().into_boxed_slice());
         let mut known = Known { size, raw_offset, hash: empty_hash(), extents: sparse };
         let group = self.records.index.groups.len();
+        if len > 0 {
+            self.gathered.starts(&entry.path);
+        }
         self.gather(entry);
         let mut input = Input::new(data, len);
         while input.fill(&mut self.gathered.raw, self.group_len) == Stop::Full {
@@ -247,6 +256,74 @@ impl<W: Write> Writer<W> {
         known.hash = content_hash(&digest, len);
         let twice = if len > 0 { self.finish_file(&mut known, digest, len, group) } else { 0 };
         self.observer.advanced(size - len + twice);
+        Ok((known, warning))
+    }
+
+    /// Adds a file of `size` bytes without what of it was seen before.
+    fn add_looked_at(
+        &mut self,
+        mut entry: Entry,
+        size: u64,
+        data: &mut dyn Read,
+    ) -> Result<(Known, Option<ContentWarning>)> {
+        let (mut input, mut bytes) = (Input::new(data, size), Vec::new());
+        input.fill(&mut bytes, usize::MAX);
+        let (digest, warning) = input.finish();
+        let hash = content_hash(&digest, size);
+        let raw_offset = self.records.base.raw + self.gathered.raw.len() as u64;
+        let parts = match self.contents.get(&digest) {
+            Some(&before) => vec![Part { range: 0..bytes.len(), seen: Some(before) }],
+            None => {
+                let groups = self.recent.iter().map(|(start, raw)| (*start, &raw[..]));
+                let gathered = (self.records.base.raw, &self.gathered.raw[..]);
+                let recent = Recent(groups.chain([gathered]).collect());
+                self.segments.plan(&bytes, raw_offset, &recent)
+            }
+        };
+        let mut new = raw_offset;
+        let extents: Vec<Extent> = parts
+            .iter()
+            .map(|part| {
+                let len = part.range.len() as u64;
+                let raw_offset = part.seen.unwrap_or(new);
+                new += if part.seen.is_none() { len } else { 0 };
+                Extent { file_offset: part.range.start as u64, raw_offset, len }
+            })
+            .collect();
+        let known = match &extents[..] {
+            [only] => Known { size, raw_offset: only.raw_offset, hash, extents: None },
+            _ => Known { size, raw_offset, hash, extents: Some(extents.clone().into_boxed_slice()) },
+        };
+        if let ([only], None) = (&extents[..], self.contents.get(&digest)) {
+            self.contents.insert(digest, only.raw_offset);
+        }
+        entry.kind = Kind::File { size, extents, hash };
+        let (group, path) = (self.records.index.groups.len(), entry.path.clone());
+        self.gather(entry);
+        let mut seen = 0;
+        for part in &parts {
+            let mut rest = &bytes[part.range.clone()];
+            if part.seen.is_some() {
+                seen += rest.len() as u64;
+                continue;
+            }
+            if group == self.records.index.groups.len() {
+                self.gathered.starts(&path);
+            }
+            while !rest.is_empty() {
+                if self.gathered.raw.len() >= self.group_len {
+                    self.write_group(true)?;
+                }
+                let (now, later) = rest.split_at(rest.len().min(self.group_len - self.gathered.raw.len()));
+                self.gathered.raw.extend_from_slice(now);
+                rest = later;
+            }
+        }
+        if group < self.records.index.groups.len() {
+            self.gathered.entries.ended = Some(hash);
+            self.gathered.entries.first_raw = self.gathered.raw.len() as u32;
+        }
+        self.observer.advanced(seen);
         Ok((known, warning))
     }
 
@@ -283,17 +360,20 @@ impl<W: Write> Writer<W> {
     fn write_group(&mut self, open: bool) -> Result<()> {
         let mut gathered = std::mem::take(&mut self.gathered);
         gathered.entries.open = open && !gathered.entries.entries.is_empty();
-        let files = gathered.files(self.records.base.raw);
+        let files = gathered.files();
         let pieces = self.encoder.cut(&self.pool, &gathered.raw, &files, &*self.observer)?;
         let chunks: Vec<Arc<[u8]>> = pieces.iter().map(|piece| Arc::clone(&piece.raw)).collect();
         let plans = self.encoder.plan(&pieces);
         let mut plain = Vec::new();
         gathered.entries.write(self.records.base, &mut plain);
         let mut salt = [0; 4];
+        let raw_offset = self.records.base.raw;
         let digest = blake3::Hasher::new().update(&gathered.raw).update(&plain[4..]).finalize();
         salt.copy_from_slice(&digest.as_bytes()[..4]);
         plain[..4].copy_from_slice(&salt);
         let salt = u32::from_le_bytes(salt);
+        let raw_len = gathered.raw.len() as u32;
+        self.remember(raw_offset, gathered.raw);
         if let Some(previous) = &mut self.previous {
             match previous.take(salt, &plain, self.header.chunk_size, &chunks, &plans) {
                 Some(kept) => return self.keep_group(kept),
@@ -311,7 +391,7 @@ impl<W: Write> Writer<W> {
         let entry_count = gathered.entries.entries.len() as u32;
         let group = Group {
             salt,
-            raw_len: gathered.raw.len() as u32,
+            raw_len,
             chunk_size: self.header.chunk_size,
             chunk_count: chunks.len() as u32,
             entry_count,
@@ -331,6 +411,19 @@ impl<W: Write> Writer<W> {
         write_frame(FrameKind::Table, &table_plain, &mut table)?;
 
         self.put_group(&group, crc, group_frame, [head, body, table])
+    }
+
+    /// Notes the raw bytes of a group, for as long as references could reach them.
+    fn remember(&mut self, raw_offset: u64, raw: Vec<u8>) {
+        self.recent.push_back((raw_offset, raw));
+        let end = self.records.base.raw + self.group_len as u64;
+        while self
+            .recent
+            .front()
+            .is_some_and(|(start, raw)| start + raw.len() as u64 + u64::from(REF_BYTES) < end)
+        {
+            self.recent.pop_front();
+        }
     }
 
     /// Writes a group that a run before has coded.
