@@ -10,7 +10,7 @@
 //! # let (docs, file, copy) = (dir.join("docs"), dir.join("docs.s3a"), dir.join("copy"));
 //! s3a::pack(&docs, &file)?;
 //! let archive = s3a::open(&file)?;
-//! let bytes = archive.read_range("docs/guide.md", 4..11)?;
+//! let bytes = archive.read_range("guide.md", 4..11)?;
 //! assert_eq!(bytes, b"to read");
 //! s3a::unpack(&file, &copy)?;
 //! # std::fs::remove_dir_all(dir)?;

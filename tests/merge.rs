@@ -288,7 +288,7 @@ fn stream_order_holds(bytes: &[u8]) {
             Event::Entry(_, entry) => {
                 if let Kind::File { extents, .. } = &entry.kind {
                     for extent in extents.iter().filter(|extent| extent.raw_offset < passed) {
-                        let (owner, _) =
+                        let (owner, ..) =
                             reader.owner(extent.raw_offset).expect("the data passed without a name");
                         assert!((owner.0 as usize) < entries.len());
                     }

@@ -122,7 +122,7 @@ fn entries_that_contradict_each_other_are_refused() {
         vec![link(9)],
         vec![entry("", Kind::Directory), entry("", Kind::Directory)],
     ] {
-        assert!(matches!(view(bad), Err(Error::Corrupt { .. })));
+        assert!(matches!(view(bad), Err(Error::Inconsistent { .. })));
     }
 }
 

@@ -17,7 +17,7 @@ use crate::archive::read::records::read_head;
 use crate::archive::write::record_writer::RecordWriter;
 use crate::error::{Error, Result};
 use crate::wire::entries::{Base, Entries};
-use crate::wire::entry::ChunkId;
+use crate::wire::entry::{ChunkId, Kind};
 use crate::wire::frame::{FrameKind, write_frame};
 use crate::wire::group::{Group, Table};
 use crate::wire::header::{Header, MAJOR, MINOR};
@@ -177,12 +177,19 @@ impl<W: Write> Joiner<'_, W> {
                 u64::MAX,
             )?;
             let range = old.entry as usize..(old.entry + at.record.entry_count) as usize;
+            // Whether an entry that stands in the place of a file is that file under another name.
+            let all = archive.entries();
+            let file = |at: usize| match all[at].kind {
+                Kind::Hardlink { target } => &all[target.0 as usize].kind,
+                _ => &all[at].kind,
+            };
+            let same = |at: u32, last: usize| file(at as usize) == file(last);
             let place = |&at: &u32| part.entry(archive.entries(), at, first.entry, first.raw);
             let kept: Vec<_> =
                 part.places[range.clone()].iter().flatten().map(place).collect::<Result<_>>()?;
             let ended = entries.ended.filter(|_| open);
             open = match (entries.open, range.end.checked_sub(1)) {
-                (true, Some(last)) => part.places[last].is_some(),
+                (true, Some(last)) => part.places[last].last().is_some_and(|&at| same(at, last)),
                 _ => open && entries.ended.is_none(),
             };
             let entries = Entries {

@@ -1,16 +1,16 @@
 //! Which entries of archives that are joined stay, and in which places (spec/format.md, section 12).
 //!
 //! An entry that clashes with one of another archive is dropped. The data of a dropped file stay in
-//! the raw stream; the first entry that is left and has the same data takes the file's place, so
+//! the raw stream; the entries that are left and share some of those data take the file's place, so
 //! that names still come before data. A hardlink that loses its file becomes the file.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::archive::path::escape;
 use crate::archive::path_set::{Clash, Paths};
 use crate::archive::read::archive::Archive;
 use crate::error::{Error, Result};
-use crate::wire::entry::{Entry, EntryId, Kind};
+use crate::wire::entry::{Entry, EntryId, Extent, Kind};
 
 /// What becomes of a path that more than one archive has. Folders come together, with the
 /// properties of the archive named last for `Last`, else first.
@@ -27,12 +27,43 @@ pub enum OnClash {
 
 /// What one archive brings to the archive it becomes a part of.
 pub(crate) struct Part {
-    /// For each place of the archive's entries, which entry stands there now.
-    pub places: Vec<Option<u32>>,
+    /// For each place of the archive's entries, which entries stand there now.
+    pub places: Vec<Vec<u32>>,
     /// New numbers of the entries, counted from the part's first.
     numbers: Vec<Option<u32>>,
     /// For a dropped file: the entry that is the file now.
     heirs: HashMap<u32, u32>,
+}
+
+/// Which file brought which part of the raw stream.
+#[derive(Default)]
+struct Owners(BTreeMap<u64, (u64, u32)>);
+
+impl Owners {
+    /// Enters the extents of a file, which owns what no file before it does. Gives the first of the dropped owners
+    /// of its data, itself included.
+    fn enter(&mut self, file: u32, extents: &[Extent], is_dropped: &dyn Fn(u32) -> bool) -> Option<u32> {
+        let mut first: Option<u32> = None;
+        for extent in extents {
+            let (mut at, end) = (extent.raw_offset, extent.raw_offset.saturating_add(extent.len));
+            while at < end {
+                let known = self.0.range(..=at).next_back().filter(|(_, (over, _))| *over > at);
+                let (over, owner) = match known {
+                    Some((_, &(over, owner))) => (over, owner),
+                    None => {
+                        let next = self.0.range(at..).next().map_or(end, |(&start, _)| start.min(end));
+                        self.0.insert(at, (next, file));
+                        (next, file)
+                    }
+                };
+                if is_dropped(owner) {
+                    first = Some(first.map_or(owner, |first| first.min(owner)));
+                }
+                at = over;
+            }
+        }
+        first
+    }
 }
 
 /// Plans the parts; tells how many entries are dropped that are no folders.
@@ -81,10 +112,10 @@ impl Part {
             Kind::Hardlink { target } => target.0,
             _ => at,
         };
-        // The first file that has the data which begin here; the raw stream has them once.
-        let mut firsts: HashMap<u64, u32> = HashMap::new();
+        let mut owners = Owners::default();
         let mut heirs: HashMap<u32, u32> = HashMap::new();
-        let mut moved: HashMap<u32, u32> = HashMap::new();
+        let mut moved: HashMap<u32, Vec<u32>> = HashMap::new();
+        let mut gone: HashSet<u32> = HashSet::new();
         for at in 0..entries.len() as u32 {
             let file = file_of(at);
             let Kind::File { extents, .. } = &entries[file as usize].kind else { continue };
@@ -93,19 +124,19 @@ impl Part {
             if inherits {
                 heirs.insert(file, at);
             }
-            let Some(start) = extents.first().map(|extent| extent.raw_offset) else { continue };
-            let first = *firsts.entry(start).or_insert(file);
-            let candidate = stays && (file == at || inherits) && first != at;
-            if candidate && dropped[first as usize] && !moved.contains_key(&first) {
-                moved.insert(first, at);
+            let first = owners.enter(file, extents, &|owner| dropped[owner as usize]);
+            let candidate = stays && (file == at || inherits);
+            if let Some(first) = first.filter(|first| candidate && *first != at) {
+                moved.entry(first).or_default().push(at);
+                gone.insert(at);
             }
         }
-        let gone: std::collections::HashSet<u32> = moved.values().copied().collect();
         let place = |at: u32| match dropped[at as usize] {
-            true => moved.get(&at).copied(),
-            false => Some(at).filter(|at| !gone.contains(at)),
+            true => moved.get(&at).cloned().unwrap_or_default(),
+            false if gone.contains(&at) => Vec::new(),
+            false => vec![at],
         };
-        let places: Vec<Option<u32>> = (0..entries.len() as u32).map(place).collect();
+        let places: Vec<Vec<u32>> = (0..entries.len() as u32).map(place).collect();
         let mut numbers = vec![None; entries.len()];
         for (number, &at) in (0..).zip(places.iter().flatten()) {
             numbers[at as usize] = Some(number);
