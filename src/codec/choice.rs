@@ -1,4 +1,4 @@
-//! Devices that decode many chunks at once, and which of them a process works with (docs/gpu.md).
+//! Devices that decode many chunks at once, and which of them a process works with (docs/research/gpu.md).
 
 use std::sync::{Arc, OnceLock};
 

@@ -41,7 +41,7 @@ const LEVELS: [Level; 9] = {
     };
     let dense = Level { arrange: true, references: 8, depth: 4, zstd: 19, ..fast };
     // Chunks of 8 KiB that look back on others are smaller than ones of 16 KiB that stand alone, and a read
-    // decodes hardly more bytes (docs/references.md).
+    // decodes hardly more bytes (docs/research/references.md).
     let small = Level { chunk_size: 8 << 10, references: 4, depth: 2, dictionary: 0, read_time: 20, ..dense };
     let small = Level { models: &["default"], ..small };
     let large = Level { chunk_size: 32 << 10, references: 8, depth: 4, ..small };

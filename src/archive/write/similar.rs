@@ -22,7 +22,7 @@ const SAMPLES: u64 = 512;
 /// Shared samples, of those not covered yet, that make a chunk worth naming, and samples that naming a key
 /// must cover to make up for what its other text disturbs: for large chunks where keys name no others
 /// (depth 1), and otherwise. There, fewer and better ones give the same size and less to decode
-/// (docs/references.md).
+/// (docs/research/references.md).
 const LEAST_SHARED: [u32; 2] = [24, 16];
 const DISTURBANCE: [u32; 2] = [20, 12];
 /// Large chunks have so many bytes.

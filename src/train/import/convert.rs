@@ -3,7 +3,7 @@
 //! The decoder becomes the engine's decoder, the encoder its encoder of c, whose symbols are the T5's
 //! ids. Gains of norms go into the products that follow, relative biases are laid out by distance, the
 //! start token's row becomes the separator's, and the scale of a tied head goes into the head.
-//! `docs/import.md` tells what is kept and what is not.
+//! `docs/research/import.md` tells what is kept and what is not.
 
 use std::collections::{BTreeMap, HashMap};
 

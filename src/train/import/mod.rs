@@ -1,4 +1,4 @@
-//! Networks of other projects as model files for the integer engine (docs/import.md).
+//! Networks of other projects as model files for the integer engine (docs/research/import.md).
 
 pub mod check;
 pub mod convert;
