@@ -17,7 +17,9 @@ use crate::archive::read::chunk_cache::RecentChunks;
 use crate::archive::selection::Selection;
 use crate::archive::write::options::{Stats, WriterOptions};
 use crate::archive::write::similar::Similar;
+use crate::codec::model::Models;
 use crate::error::{Error, Result};
+use crate::wire::models::ModelRef;
 
 /// Bytes that are collected before they are written.
 const BUFFER: usize = 1 << 20;
@@ -79,6 +81,17 @@ pub fn pack_with(
 /// `Io`, `NotAnArchive`, and what else is wrong with its index: `Truncated`, `Corrupt`, `Limit`.
 pub fn open(path: impl AsRef<Path>) -> Result<Archive> {
     models::open(path.as_ref())
+}
+
+/// The models that an archive names, for a `StreamReader`: those that it carries, of which `carried` gives the
+/// file by number, those of this build, and those in files.
+///
+/// A model that is missing leaves its place empty; chunks that need it are then errors.
+///
+/// # Errors
+/// `BadModel` if a file that is carried is no model, `Io` if one that was found cannot be read.
+pub fn models_for(refs: &[ModelRef], carried: impl Fn(u8) -> Option<Vec<u8>>) -> Result<Models> {
+    models::for_reading(refs, |number| Ok(carried(number)), None)
 }
 
 /// Unpacks an archive into the directory `target`, which is made if it is missing; gives the number of
