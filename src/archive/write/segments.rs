@@ -13,8 +13,12 @@ use fastcdc::v2020::FastCDC;
 
 /// Bytes of a segment: the fewest, about the mean, and the most.
 const LENGTHS: (usize, usize, usize) = (256, 1 << 10, 8 << 10);
-/// Shorter runs are stored again: an extent has its cost, and what lies together is read together.
+/// Shorter runs are stored again: an extent has its cost, and what lies together is read together. In a long file, of
+/// which a read needs a small part, shorter runs pay.
 const RUN_MIN: usize = 4 << 10;
+const RUN_MIN_OF_LONG: usize = 1 << 10;
+/// Bytes of a long file.
+const LONG: usize = 256 << 10;
 /// Segments that are remembered.
 const REMEMBERED: usize = 1_800_000;
 /// Files that are looked at: shorter ones are one run at most, and longer ones are not held in memory.
@@ -86,17 +90,18 @@ impl Segments {
     }
 
     fn end_run(&mut self, run: Option<Run>, plan: &mut Plan<'_>) {
-        match run {
-            Some(run) if run.range.len() >= RUN_MIN => {
-                plan.add_seen(run.range, run.raw);
+        let grown = run.as_ref().map(|run| plan.grown(&run.range, run.raw));
+        match (run, grown) {
+            (Some(run), Some((before, after))) if run.range.len() + before + after >= plan.run_min() => {
+                plan.add_seen(run.range, run.raw, before, after);
                 // What the run took of the new bytes before it lies elsewhere now.
                 while let Some((key, _)) = plan.remembered.pop_if(|(_, end)| *end > plan.new) {
                     self.places.remove(&key);
                 }
                 plan.remembered.clear();
             }
-            Some(run) => run.segments.into_iter().for_each(|(range, _)| plan.add_new(range)),
-            None => {}
+            (Some(run), _) => run.segments.into_iter().for_each(|(range, _)| plan.add_new(range)),
+            (None, _) => {}
         }
     }
 
@@ -176,20 +181,30 @@ impl Plan<'_> {
         }
     }
 
-    /// Adds a run, which grows as far as the bytes on its both sides are those that were seen.
-    fn add_seen(&mut self, mut range: Range<usize>, mut raw: u64) {
-        if let Some(before) = self.parts.last_mut().filter(|before| before.seen.is_none()) {
-            let more = self.recent.same_before(raw, &self.file[before.range.clone()]);
-            before.range.end -= more;
-            range.start -= more;
-            raw -= more as u64;
-            self.new -= more as u64;
-            if before.range.is_empty() {
+    /// The shortest run that becomes an extent.
+    fn run_min(&self) -> usize {
+        if self.file.len() >= LONG { RUN_MIN_OF_LONG } else { RUN_MIN }
+    }
+
+    /// How many bytes before and after a run are those that were seen before and after it.
+    fn grown(&self, range: &Range<usize>, raw: u64) -> (usize, usize) {
+        let new = self.parts.last().filter(|last| last.seen.is_none());
+        let before = new.map_or(0, |new| self.recent.same_before(raw, &self.file[new.range.clone()]));
+        let after = self.recent.same_after(raw + range.len() as u64, &self.file[range.end..]);
+        (before, after)
+    }
+
+    /// Adds a run that grows by bytes before it, which the new part before loses, and after it.
+    fn add_seen(&mut self, range: Range<usize>, raw: u64, before: usize, after: usize) {
+        if let Some(new) = self.parts.last_mut().filter(|new| new.seen.is_none()) {
+            new.range.end -= before;
+            self.new -= before as u64;
+            if new.range.is_empty() {
                 self.parts.pop();
             }
         }
-        range.end += self.recent.same_after(raw + range.len() as u64, &self.file[range.end..]);
-        self.parts.push(Part { range, seen: Some(raw) });
+        let range = range.start - before..range.end + after;
+        self.parts.push(Part { range, seen: Some(raw - before as u64) });
     }
 }
 
