@@ -10,7 +10,9 @@ pub(crate) fn code(error: &Error) -> u8 {
         | Error::Truncated { .. }
         | Error::Corrupt { .. }
         | Error::Inconsistent { .. }
-        | Error::BadChunk { .. } => 3,
+        | Error::BadChunk { .. }
+        | Error::Unreadable { .. }
+        | Error::BadContent { .. } => 3,
         Error::ModelMissing { .. } | Error::BadModel { .. } => 4,
         Error::UnsafeEntry { .. } | Error::Device { .. } => 5,
         Error::Limit { .. } | Error::TooLarge { .. } => 6,
@@ -25,9 +27,10 @@ pub(crate) fn code(error: &Error) -> u8 {
 /// What a user can do about an error, to follow its text.
 pub(crate) fn advice(error: &Error) -> &'static str {
     match error {
-        Error::Truncated { .. } | Error::Corrupt { .. } | Error::Inconsistent { .. } => {
-            "; `s3a salvage` recovers what is intact"
-        }
+        Error::Truncated { .. }
+        | Error::Corrupt { .. }
+        | Error::Inconsistent { .. }
+        | Error::Unreadable { .. } => "; `s3a salvage` recovers what is intact",
         Error::ModelMissing { .. } => {
             ": put its file beside the archive or in a directory of S3A_MODEL_PATH, or pass --model FILE"
         }

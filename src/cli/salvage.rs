@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
             summary.files
         )),
         // Warnings told which files these are, as far as their entries are left.
-        Err(Error::BadChunk { .. } | Error::Corrupt { .. } | Error::Truncated { .. }) => {
+        Err(e) if e.is_damage() => {
             console.say(&format!(
                 "{}: what is whole is unpacked; files with damaged chunks, and groups named above, are lost",
                 target.display()

@@ -64,6 +64,8 @@ fn of_error(error: &Error) -> Errno {
         | Error::Corrupt { .. }
         | Error::Inconsistent { .. }
         | Error::BadChunk { .. }
+        | Error::Unreadable { .. }
+        | Error::BadContent { .. }
         | Error::UnsupportedVersion { .. }
         | Error::UnsupportedFeature { .. }
         | Error::ModelMissing { .. }

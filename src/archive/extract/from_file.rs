@@ -15,6 +15,7 @@ use crate::archive::observer::{Observer, Warning};
 use crate::archive::path::cmp_paths;
 use crate::archive::read::archive::Archive;
 use crate::archive::read::chunk_cache::RecentChunks;
+use crate::archive::read::layout::GroupAt;
 use crate::error::{Error, Result};
 use crate::wire::entry::Kind;
 
@@ -116,11 +117,20 @@ fn fill(
         if observer.interrupted() {
             return Err(Error::Interrupted);
         }
-        let chunk = archive.chunk(id)?;
+        let chunk = match archive.chunk(id) {
+            Ok(chunk) => chunk,
+            Err(e) if e.is_damage() => {
+                // Where the chunks of its group lie is not known.
+                let raw = archive.layout.group_of(id).map_or(0..0, GroupAt::raw);
+                files.add(Some(raw.end), filler, observer)?;
+                return filler.lose(raw.start, raw.end - raw.start, e);
+            }
+            Err(e) => return Err(e),
+        };
         files.add(Some(chunk.raw_offset + u64::from(chunk.raw_len)), filler, observer)?;
         match bytes {
             Ok(bytes) => filler.feed(chunk.raw_offset, &bytes)?,
-            Err(e @ (Error::BadChunk { .. } | Error::Corrupt { .. } | Error::Truncated { .. })) => {
+            Err(e) if e.is_damage() => {
                 filler.lose(chunk.raw_offset, chunk.raw_len.into(), e)?;
             }
             Err(e) => return Err(e),
