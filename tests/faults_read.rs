@@ -1,6 +1,7 @@
 //! What cannot be read of an archive costs what lies there and nothing else; what reads as something else is told.
 
 mod common;
+mod forge;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -9,6 +10,8 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use common::{assert_same, command, expect, noise, prose, put, s3a, snapshot};
+use s3a::archive::Kind;
+use s3a::wire::entry::content_hash;
 
 /// Gives a file whose inode is `S3A_BAD_INO` bytes that cannot be read, `S3A_BAD_FROM` to `S3A_BAD_TO`, or an end
 /// before what its length says, `S3A_BAD_END`. A read that begins before the bad bytes ends there if `S3A_BAD_SHORT`
@@ -209,4 +212,121 @@ fn a_pipe_from_a_disk_that_cannot_be_read_ends_with_damage() {
     run.current_dir(dir.path()).stdin(fs::File::open(dir.path().join("good.s3a")).unwrap());
     let said = expect(&run.output().unwrap(), 3);
     assert!(good.len() > 100_000 && said.contains("cannot be read"), "{said}");
+}
+
+/// An archive of files whose contents are zeros, though their hashes say something else; all its checksums are right.
+fn forged(dir: &Path, files: &[(&str, &[u8])]) {
+    let (mut raw, mut entries, mut chunks) = (0, vec![forge::entry("", Kind::Directory)], Vec::new());
+    for (path, due) in files {
+        let mut entry = forge::file(path, due.len() as u64, &[(0, raw, due.len() as u64)]);
+        if let Kind::File { hash, .. } = &mut entry.kind {
+            *hash = content_hash(blake3::hash(due).as_bytes(), due.len() as u64);
+        }
+        entries.push(entry);
+        for part in due.chunks(4096) {
+            chunks.push(forge::stored(part.len() as u32));
+        }
+        raw += due.len() as u64;
+    }
+    let forged = forge::Forged::new(vec![forge::ForgedGroup::new(entries, chunks)]);
+    fs::write(dir.join("forged.s3a"), forged.bytes()).unwrap();
+}
+
+#[test]
+fn short_files_are_compared_by_more_than_a_short_hash() {
+    let dir = tempfile::tempdir().unwrap();
+    let (short, zeros) = (noise(1, 300), [0; 300]);
+    forged(dir.path(), &[("same", &zeros), ("short", &short)]);
+    put(dir.path(), b"tree/short", &short);
+    put(dir.path(), b"tree/same", &zeros);
+    let flags = ["diff", "forged.s3a", "tree", "--no-owner", "--no-times", "--no-xattrs", "--json"];
+    let output = s3a(dir.path(), &flags);
+    expect(&output, 1);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let differs = said.as_array().unwrap().iter().filter(|row| row["differs"] == "content");
+    let paths: Vec<_> = differs.map(|row| row["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["short"], "{said}");
+}
+
+#[test]
+fn files_that_are_short_or_have_holes_are_the_same_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..300u64 {
+        put(dir.path(), format!("tree/{}/{i}", i % 7).as_bytes(), &prose(i, 20 * i as usize));
+    }
+    let sparse = fs::File::create(dir.path().join("tree/sparse")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"data", 1 << 20).unwrap();
+    sparse.set_len(3 << 20).unwrap();
+    fs::hard_link(dir.path().join("tree/1/1"), dir.path().join("tree/linked")).unwrap();
+    for flags in [&[][..], &["-l", "2"], &["--model", "nano", "--chunk-size", "8k"]] {
+        expect(&s3a(dir.path(), &[&["pack", "tree", "-f"], flags].concat()), 0);
+        let same = s3a(dir.path(), &["diff", "tree.s3a", "tree"]);
+        expect(&same, 0);
+        assert!(same.stdout.is_empty());
+        put(dir.path(), b"tree/1/15", &prose(15, 299).iter().chain(b"?").copied().collect::<Vec<u8>>());
+        let other = s3a(dir.path(), &["diff", "tree.s3a", "tree", "--no-times"]);
+        expect(&other, 1);
+        assert_eq!(String::from_utf8_lossy(&other.stdout), "1/15: other content\n");
+        put(dir.path(), b"tree/1/15", &prose(15, 300));
+    }
+}
+
+#[test]
+fn a_hash_is_listed_as_long_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), b"tree/long", &prose(1, 5000));
+    put(dir.path(), b"tree/short", &prose(2, 500));
+    let sparse = fs::File::create(dir.path().join("tree/sparse")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, &noise(3, 4096), 1 << 20).unwrap();
+    expect(&s3a(dir.path(), &["pack", "tree"]), 0);
+    let listed = s3a(dir.path(), &["ls", "tree.s3a", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let row = |path: &str| listed.as_array().unwrap().iter().find(|row| row["path"] == path).unwrap().clone();
+    let digits = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+    assert_eq!(row("long")["blake3_prefix"], digits(&prose(1, 5000))[..32]);
+    assert_eq!(row("short")["blake3_prefix"], digits(&prose(2, 500))[..12]);
+    assert_eq!(row("sparse")["data_blake3_prefix"], digits(&noise(3, 4096))[..32]);
+    assert_eq!(row("sparse").get("blake3_prefix"), None);
+}
+
+#[test]
+fn who_reads_a_whole_file_is_told_that_it_is_not_what_was_packed() {
+    let dir = tempfile::tempdir().unwrap();
+    forged(dir.path(), &[("good", &[0; 9000]), ("long", &noise(1, 9000)), ("short", &noise(2, 300)), ("z", &[0; 50])]);
+    let dir = dir.path();
+    for (args, bytes, named) in [
+        (&["cat", "forged.s3a", "good"][..], 9000, &[][..]),
+        (&["cat", "forged.s3a", "long"], 9000, &["long"]),
+        (&["cat", "forged.s3a", "short", "long", "z"], 9350, &["short", "long"]),
+        (&["cat", "forged.s3a", "long", "--length", "9000"], 9000, &["long"]),
+        // Of a part nothing can be told.
+        (&["cat", "forged.s3a", "long", "--length", "8999"], 8999, &[]),
+        (&["cat", "forged.s3a", "long", "--offset", "1"], 8999, &[]),
+        (&["unpack", "forged.s3a", "--to-stdout"], 18350, &["long", "short"]),
+        (&["unpack", "forged.s3a", "--to-stdout", "--include", "good"], 9000, &[]),
+    ] {
+        let output = s3a(dir, args);
+        let said = expect(&output, if named.is_empty() { 0 } else { 3 });
+        assert!(output.stdout == vec![0; bytes], "{args:?}: {} bytes", output.stdout.len());
+        assert!(named.iter().all(|name| said.contains(name)), "{args:?}: {said}");
+    }
+    let output = s3a(dir, &["unpack", "forged.s3a", "--tar", "-"]);
+    let said = expect(&output, 3);
+    assert!(said.contains("long: ") && said.contains("short: ") && !said.contains("good: "), "{said}");
+    fs::write(dir.join("whole.tar"), output.stdout).unwrap();
+    let listed = Command::new("tar").arg("tf").arg(dir.join("whole.tar")).output().unwrap();
+    assert!(listed.status.success() && listed.stdout.ends_with(b"z\n./\n"), "{listed:?}");
+    // Under its own name there is no tar with wrong contents.
+    expect(&s3a(dir, &["unpack", "forged.s3a", "--tar", "out.tar"]), 3);
+    assert!(!dir.join("out.tar").exists());
+    let archive = s3a::open(dir.join("forged.s3a")).unwrap();
+    assert!(archive.read_range("good", 0..9000).is_ok() && archive.read_range("long", 1..9000).is_ok());
+    let whole = archive.read_range("long", 0..u64::MAX);
+    assert!(matches!(whole, Err(s3a::Error::BadContent { .. })), "{whole:?}");
+
+    // Joining decodes nothing, and says so.
+    expect(&s3a(dir, &["merge", "forged.s3a", "-o", "merged.s3a"]), 0);
+    expect(&s3a(dir, &["verify", "merged.s3a"]), 3);
+    let help = String::from_utf8(s3a(dir, &["merge", "--help"]).stdout).unwrap();
+    assert!(help.split_whitespace().collect::<Vec<_>>().join(" ").contains("contents are not checked"), "{help}");
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Patterns, size};
 use super::console::Console;
-use super::entries::{clean, copy_out, find};
+use super::entries::{BadContents, clean, copy_out, find};
 use super::outcome::Outcome;
 use super::output::Out;
 use crate::archive::extract::from_file::extract;
@@ -183,6 +183,7 @@ fn to_stdout(archive: &Archive, options: &ExtractOptions, console: &Console) -> 
     let cache = RecentChunks::new(16 << 20);
     let mut out = Out::new();
     let (mut bytes, max) = (0u64, options.max_bytes);
+    let mut bad = BadContents::default();
     for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {
         let file = match entry.kind {
             Kind::Hardlink { target } => archive.entry(target).map(|entry| &entry.kind),
@@ -196,8 +197,9 @@ fn to_stdout(archive: &Archive, options: &ExtractOptions, console: &Console) -> 
                 return Err(Error::Limit { what, got: bytes, max });
             }
             console.entry(&entry.path);
-            copy_out(archive, id, 0, u64::MAX, &cache, &mut out, console)?;
+            bad.note(copy_out(archive, id, 0, u64::MAX, &cache, &mut out, console), console)?;
         }
     }
-    out.finish()
+    out.finish()?;
+    bad.finish()
 }

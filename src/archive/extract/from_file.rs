@@ -13,15 +13,14 @@ use super::plan::{ExtractOptions, ExtractSummary, Item, LINK_LOST, link, plan, w
 use super::target::Target;
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::path::cmp_paths;
+use crate::archive::read::ahead::LOCKSTEP;
 use crate::archive::read::archive::Archive;
 use crate::archive::read::chunk_cache::RecentChunks;
 use crate::archive::read::layout::GroupAt;
 use crate::error::{Error, Result};
 use crate::wire::entry::Kind;
 
-/// Chunks that a worker decodes together, and raw bytes that all workers do. Models decode many
-/// chunks in lockstep, but the user waits for a batch to see progress or to interrupt.
-pub(crate) const LOCKSTEP: usize = 64;
+/// Raw bytes that all workers decode together.
 const BATCH: u32 = 8 << 20;
 
 /// Raw bytes of chunks that are kept because later ones may refer to them.

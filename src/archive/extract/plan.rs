@@ -7,6 +7,7 @@ use super::admission::Checker;
 use super::metadata::Restore;
 use super::target::Target;
 use crate::archive::observer::{Observer, Warning};
+use crate::archive::read::ahead::in_order;
 use crate::archive::read::archive::Archive;
 use crate::archive::selection::Selection;
 use crate::error::{Error, Result};
@@ -91,13 +92,7 @@ pub(crate) fn wanted(archive: &Archive, items: &[Item<'_>]) -> Vec<ChunkId> {
         let Kind::File { extents, .. } = &item.entry.kind else { continue };
         ranges.extend(extents.iter().filter(|e| e.len > 0).map(|e| archive.chunks_of(e.raw_offset, e.len)));
     }
-    ranges.sort_unstable_by_key(|range| range.start);
-    let (mut ids, mut next) = (Vec::new(), 0);
-    for range in ranges {
-        ids.extend((range.start.max(next)..range.end).map(ChunkId));
-        next = next.max(range.end);
-    }
-    ids
+    in_order(ranges)
 }
 
 pub(crate) const LINK_LOST: &str = "not unpacked: the file that it is a name of was not";
