@@ -80,6 +80,10 @@ pub enum Error {
     #[error("{} exists", .0.display())]
     Exists(PathBuf),
 
+    /// Another file stands at this path than when the work began, or its content was changed.
+    #[error("{} was replaced or changed meanwhile", .0.display())]
+    Changed(PathBuf),
+
     /// Two archives that are to be merged contradict each other.
     #[error("{0}")]
     Clash(String),

@@ -16,7 +16,7 @@ pub(crate) fn code(error: &Error) -> u8 {
         Error::ModelMissing { .. } | Error::BadModel { .. } => 4,
         Error::UnsafeEntry { .. } | Error::Device { .. } => 5,
         Error::Limit { .. } | Error::TooLarge { .. } => 6,
-        Error::Io { .. } | Error::Output(_) => 7,
+        Error::Io { .. } | Error::Output(_) | Error::Changed(_) => 7,
         Error::UnsupportedVersion { .. } | Error::UnsupportedFeature { .. } => 8,
         Error::Exists(_) => 11,
         Error::Internal(_) | Error::Training(_) => 70,
@@ -38,6 +38,7 @@ pub(crate) fn advice(error: &Error) -> &'static str {
         Error::TooLarge { .. } => "; --max-size raises that",
         Error::Clash(_) => "; --on-clash first or last chooses which stays",
         Error::InArchive { .. } => "; --skip-existing leaves out what is there",
+        Error::Changed(_) => "; nothing was written to it, try again",
         Error::Exists(_) => "; use --force to replace it",
         _ => "",
     }

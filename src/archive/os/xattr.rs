@@ -29,9 +29,27 @@ fn proc_path(at: impl AsFd, name: &[u8]) -> Vec<u8> {
 /// Reads the attributes of `name` in the folder `at`, without following a symlink.
 pub fn read(at: impl AsFd, name: &[u8]) -> Result<Xattrs> {
     let path = proc_path(at, name);
+    read_with(
+        &|list| fs::llistxattr(&path[..], spare_capacity(list)),
+        &|key, value| fs::lgetxattr(&path[..], key, spare_capacity(value)),
+    )
+}
+
+/// Reads the attributes of an open file.
+pub fn read_open(file: impl AsFd) -> Result<Xattrs> {
+    read_with(
+        &|list| fs::flistxattr(&file, spare_capacity(list)),
+        &|key, value| fs::fgetxattr(&file, key, spare_capacity(value)),
+    )
+}
+
+type List<'a> = dyn Fn(&mut Vec<u8>) -> Result<usize> + 'a;
+type Get<'a> = dyn Fn(&[u8], &mut Vec<u8>) -> Result<usize> + 'a;
+
+fn read_with(names: &List<'_>, get: &Get<'_>) -> Result<Xattrs> {
     let mut list = Vec::with_capacity(1024);
     loop {
-        match fs::llistxattr(&path[..], spare_capacity(&mut list)) {
+        match names(&mut list) {
             Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::NOTDIR | Errno::NOSYS) => {
                 return Ok(Vec::new());
             }
@@ -44,7 +62,7 @@ pub fn read(at: impl AsFd, name: &[u8]) -> Result<Xattrs> {
     for key in list.split(|&b| b == 0).filter(|key| !key.is_empty() && !LEFT_OUT.contains(key)) {
         let mut value = Vec::with_capacity(256);
         loop {
-            match fs::lgetxattr(&path[..], key, spare_capacity(&mut value)) {
+            match get(key, &mut value) {
                 Ok(_) => {
                     found.push((key.to_vec(), value));
                     break;

@@ -1,0 +1,138 @@
+//! Unpacking and appending keep what is there, and restore what can be restored, whatever the file system does.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{command, expect, noise, prose, put, s3a};
+
+/// A folder `tree`, its archive, and `more` to append.
+fn packed() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), b"tree/a.txt", &prose(1, 50_000));
+    put(dir.path(), b"tree/b.bin", &noise(2, 90_000));
+    put(dir.path(), b"more/c.txt", &prose(3, 70_000));
+    put(dir.path(), b"other/d.txt", &prose(4, 30_000));
+    expect(&s3a(dir.path(), &["pack", "tree"]), 0);
+    dir
+}
+
+/// Appends `more`, and does something to the archive after it was opened and before it is replaced.
+fn append_while(dir: &Path, meanwhile: impl FnOnce()) -> std::process::Output {
+    let mut run = command(dir);
+    run.args(["append", "tree.s3a", "--files-from", "-"]);
+    let mut run = run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The archive is open and locked before the list is read.
+    let (start, inode) = (Instant::now(), fs::metadata(dir.join("tree.s3a")).unwrap().ino());
+    let opened = || {
+        let held = fs::read_dir(format!("/proc/{}/fd", run.id())).unwrap().flatten();
+        held.filter_map(|fd| fs::metadata(fd.path()).ok()).any(|found| found.ino() == inode)
+    };
+    while !opened() {
+        assert!(start.elapsed() < Duration::from_secs(20), "the archive was not opened");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    meanwhile();
+    run.stdin.take().unwrap().write_all(b"more\n").unwrap();
+    run.wait_with_output().unwrap()
+}
+
+#[test]
+fn append_does_not_take_the_place_of_an_archive_that_came_meanwhile() {
+    let dir = packed();
+    let dir = dir.path();
+    let archive = dir.join("tree.s3a");
+    let left = || {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.contains(".partial-")).count()
+    };
+    let output = append_while(dir, || {
+        expect(&s3a(dir, &["pack", "other", "-f", "-o", "tree.s3a"]), 0);
+    });
+    let said = expect(&output, 7);
+    assert!(said.contains("replaced or changed meanwhile"), "{said}");
+    let listed = String::from_utf8(s3a(dir, &["ls", "tree.s3a"]).stdout).unwrap();
+    assert_eq!(listed, ".\nd.txt\n");
+
+    // Written to in its own place: what was copied may be neither the old nor the new.
+    let new = fs::read(&archive).unwrap();
+    let output = append_while(dir, || File::options().append(true).open(&archive).unwrap().write_all(b"?").unwrap());
+    expect(&output, 7);
+    assert_eq!(fs::metadata(&archive).unwrap().len(), new.len() as u64 + 1);
+    fs::write(&archive, &new).unwrap();
+
+    // Who removed it does not want it back.
+    expect(&append_while(dir, || fs::remove_file(&archive).unwrap()), 7);
+    assert!(!archive.exists());
+    fs::write(&archive, &new).unwrap();
+    expect(&append_while(dir, || ()), 0);
+    expect(&s3a(dir, &["verify", "tree.s3a"]), 0);
+    assert!(fs::read(&archive).unwrap().starts_with(&new) && left() == 0);
+}
+
+#[test]
+fn append_keeps_the_archives_attributes_and_names() {
+    let dir = packed();
+    let dir = dir.path();
+    let archive = dir.join("tree.s3a");
+    let old = fs::read(&archive).unwrap();
+    let has_xattrs = rustix::fs::setxattr(&archive, "user.note", b"keep", rustix::fs::XattrFlags::empty()).is_ok();
+    fs::set_permissions(&archive, fs::Permissions::from_mode(0o640)).unwrap();
+    let kept = |path: &Path| {
+        assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o640);
+        if has_xattrs {
+            let mut value = [0; 16];
+            assert_eq!(rustix::fs::getxattr(path, "user.note", &mut value).unwrap(), 4);
+            assert_eq!(&value[..4], b"keep");
+        } else {
+            eprintln!("not checked: this file system has no extended attributes");
+        }
+    };
+    expect(&s3a(dir, &["append", "tree.s3a", "more"]), 0);
+    kept(&archive);
+
+    let grown = fs::read(&archive).unwrap();
+    assert!(grown.starts_with(&old) && grown.len() > old.len());
+    fs::create_dir(dir.join("backup")).unwrap();
+    fs::hard_link(&archive, dir.join("backup/same.s3a")).unwrap();
+    expect(&s3a(dir, &["append", "tree.s3a", "other"]), 0);
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    assert_eq!(inode(&archive), inode(&dir.join("backup/same.s3a")));
+    kept(&archive);
+    let whole = fs::read(&archive).unwrap();
+    assert!(whole.starts_with(&grown) && whole.len() > grown.len());
+    expect(&s3a(dir, &["verify", "backup/same.s3a"]), 0);
+    let partial = fs::read_dir(dir).unwrap().filter(|entry| {
+        entry.as_ref().unwrap().file_name().to_string_lossy().contains(".partial-")
+    });
+    assert_eq!(partial.count(), 0);
+
+    // What cannot be added leaves it as it was.
+    put(dir, b"last/e", &noise(9, 50_000));
+    if let Some(mut run) = strace("pwrite64", "error=ENOSPC", "1+") {
+        run.args(["append", "tree.s3a", "last"]).current_dir(dir);
+        expect(&run.output().unwrap(), 7);
+        assert!(fs::read(&archive).unwrap() == whole);
+        expect(&s3a(dir, &["verify", "tree.s3a"]), 0);
+    }
+}
+
+/// The command with a call to the system that fails; nothing, and a word of it, where there is no `strace`.
+fn strace(call: &str, fault: &str, when: &str) -> Option<Command> {
+    let works = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: there is no strace, or it may not trace");
+        return None;
+    }
+    let mut run = Command::new("strace");
+    run.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    run.args(["-e", &format!("inject={call}:{fault}:when={when}")]);
+    run.arg(env!("CARGO_BIN_EXE_s3a")).env("S3A_MODEL", "none");
+    Some(run)
+}
