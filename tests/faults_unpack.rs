@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{command, expect, noise, prose, put, s3a};
+use common::{assert_same, command, expect, noise, prose, put, s3a, snapshot};
 
 /// A folder `tree`, its archive, and `more` to append.
 fn packed() -> tempfile::TempDir {
@@ -135,4 +135,57 @@ fn strace(call: &str, fault: &str, when: &str) -> Option<Command> {
     run.args(["-e", &format!("inject={call}:{fault}:when={when}")]);
     run.arg(env!("CARGO_BIN_EXE_s3a")).env("S3A_MODEL", "none");
     Some(run)
+}
+
+/// A tree in which each of two files has many names.
+fn linked() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), b"tree/first", &prose(1, 30_000));
+    let sparse = File::create(dir.path().join("tree/sparse")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"data", 1 << 20).unwrap();
+    sparse.set_len(2 << 20).unwrap();
+    fs::set_permissions(dir.path().join("tree/first"), fs::Permissions::from_mode(0o604)).unwrap();
+    sparse.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
+    for i in 0..6 {
+        fs::hard_link(dir.path().join("tree/first"), dir.path().join(format!("tree/z{i}"))).unwrap();
+        fs::hard_link(dir.path().join("tree/sparse"), dir.path().join(format!("tree/zs{i}"))).unwrap();
+    }
+    expect(&s3a(dir.path(), &["pack", "tree"]), 0);
+    dir
+}
+
+#[test]
+fn names_that_cannot_be_links_become_copies() {
+    let dir = linked();
+    let dir = dir.path();
+    let mut source = snapshot(&dir.join("tree"));
+    // A file system without links, and one on which a file has few.
+    for (error, when, names) in [("EPERM", "1+", 1), ("EMLINK", "3+4", 4), ("EOPNOTSUPP", "2+2", 0)] {
+        for from in ["tree.s3a", "-"] {
+            let Some(mut run) = strace("linkat", &format!("error={error}"), when) else { return };
+            run.args(["unpack", from, "-C", "out", "--max-size", "10m"]).current_dir(dir);
+            run.stdin(File::open(dir.join("tree.s3a")).unwrap());
+            let said = expect(&run.output().unwrap(), 1);
+            assert!(said.contains("became copies"), "{said}");
+            let mut out = snapshot(&dir.join("out"));
+            let most = out.values().map(|object| object.nlink).max().unwrap();
+            assert!(names == 0 || most <= names, "{error}: {most} names");
+            assert!(from == "-" || fs::metadata(dir.join("out/zs5")).unwrap().blocks() < 1000, "a hole was filled");
+            for object in source.values_mut().chain(out.values_mut()) {
+                object.nlink = 0;
+                object.same_as = Vec::new();
+            }
+            if from == "-" {
+                source.get_mut(&b""[..]).unwrap().mtime = out[&b""[..]].mtime;
+            }
+            assert_same(&source, &out);
+            fs::remove_dir_all(dir.join("out")).unwrap();
+        }
+    }
+    // Copies count as what is unpacked.
+    if let Some(mut run) = strace("linkat", "error=EPERM", "1+") {
+        run.args(["unpack", "tree.s3a", "-C", "out", "--max-size", "100k"]).current_dir(dir);
+        let said = expect(&run.output().unwrap(), 6);
+        assert!(said.contains("--max-size"), "{said}");
+    }
 }

@@ -36,6 +36,8 @@ pub fn extract(
     observer.phase("checking the index", None);
     let items = plan(archive, options)?;
     let mut target = Target::open(target, options.replace, options.restore, observer)?;
+    let held = items.iter().filter(|item| item.link.is_none()).map(|item| item.entry.data_len());
+    target.bound(held.fold(0, u64::saturating_add), options.max_bytes);
     if !target.fresh {
         items
             .iter()

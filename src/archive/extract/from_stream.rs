@@ -95,6 +95,7 @@ pub fn extract_stream<R: Read>(
         arrived.copy_shared(&mut filler, true)?;
     }
     let Filled { files, failure, lost } = filler.finish();
+    target.bound(checker.bytes(), options.max_bytes);
     for (path, entry) in &arrived.others {
         target.make_other(path, entry)?;
     }

@@ -97,7 +97,7 @@ pub(crate) fn wanted(archive: &Archive, items: &[Item<'_>]) -> Vec<ChunkId> {
 
 pub(crate) const LINK_LOST: &str = "not unpacked: the file that it is a name of was not";
 
-/// Makes a hardlink; a file system that has none costs a warning.
+/// Makes a hardlink, or a copy where the file system takes no more links, or none.
 pub(crate) fn link(
     target: &mut Target<'_>,
     path: &[u8],
@@ -105,12 +105,21 @@ pub(crate) fn link(
     entry: &Entry,
     observer: &dyn Observer,
 ) -> Result<()> {
-    match target.make_link(path, first) {
-        Err(Error::Io { source, .. }) if source.kind() != std::io::ErrorKind::StorageFull => {
-            observer.warning(Warning::new(&entry.path[..], format_args!("not linked: {source}")));
+    let fits = |e: &std::io::Error| {
+        !matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    };
+    let made = match target.make_link(path, first) {
+        Err(Error::Io { source, .. }) if fits(&source) => target.make_copy(path, first),
+        made => made,
+    };
+    match made {
+        Err(Error::Io { source, .. }) if fits(&source) => {
+            observer.warning(Warning::new(&entry.path[..], format_args!("not linked and not copied: {source}")));
         }
-        made => made?,
+        made => {
+            made?;
+            observer.entry(&entry.path);
+        }
     }
-    observer.entry(&entry.path);
     Ok(())
 }

@@ -3,9 +3,11 @@
 //! Every name is resolved beneath the folder and through no symlink. Files are written under a
 //! temporary name and renamed. Folders get their modes and times when everything is in them.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
@@ -15,9 +17,14 @@ use super::metadata::Restore;
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::os::beneath::Beneath;
 use crate::archive::os::partial_file::{rename_new, umask};
+use crate::archive::os::xattr;
+use crate::archive::pack::source_file::segments;
 use crate::archive::path::{cmp_paths, join, split};
 use crate::error::{Error, Result};
-use crate::wire::entry::{Entry, Kind};
+use crate::wire::entry::{Entry, Kind, Timestamp};
+
+/// Bytes that are copied at a time.
+const COPY: usize = 1 << 20;
 
 /// An open target folder.
 pub(crate) struct Target<'a> {
@@ -33,6 +40,18 @@ pub(crate) struct Target<'a> {
     folders: Vec<(Vec<u8>, Entry)>,
     /// Makes temporary names differ.
     serial: u64,
+    copies: Copies,
+}
+
+/// Names of files that could not be made links.
+#[derive(Default)]
+struct Copies {
+    count: u64,
+    /// For a file that takes no more links, by its path: the copy whose names the next ones become.
+    stand_ins: HashMap<Vec<u8>, Vec<u8>>,
+    /// Bytes that all files together hold by now, and may.
+    bytes: u64,
+    max: u64,
 }
 
 /// A file under its temporary name.
@@ -56,7 +75,13 @@ impl<'a> Target<'a> {
         };
         let folder = Beneath::open_root(path).map_err(|e| Error::io(path, e))?;
         let serial = u64::from(std::process::id()) << 32;
-        Ok(Self { folder, fresh, replace, restore, observer, last: None, folders: Vec::new(), serial })
+        let (last, folders, copies) = (None, Vec::new(), Copies::default());
+        Ok(Self { folder, fresh, replace, restore, observer, last, folders, serial, copies })
+    }
+
+    /// How many bytes of files are unpacked, and how many may be: what is copied counts, too.
+    pub fn bound(&mut self, bytes: u64, max: u64) {
+        (self.copies.bytes, self.copies.max) = (bytes, max);
     }
 
     /// Fails if something is in the way of an entry that is no folder.
@@ -147,13 +172,49 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    /// Makes `path` another name of the file that was unpacked as `target`.
+    /// Makes `path` another name of the file that was unpacked as `target`, or of a copy that stands in for it.
     pub fn make_link(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
+        let stand_in = self.copies.stand_ins.get(target).cloned();
+        let target = stand_in.as_deref().unwrap_or(target);
         let (from, old) = split(target);
         let from = self.folder.folder(from).map_err(|e| self.io(target, e))?;
         let (at, name) = self.parent(path)?;
         self.make_new(path, &at, name, |name| fs::linkat(&from, old, &at, name, AtFlags::empty()))?;
         self.keep(path, at);
+        Ok(())
+    }
+
+    /// Makes `path` a copy of the file that was unpacked as `target`, with all its properties.
+    pub fn make_copy(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
+        let source = self.open_file(target)?;
+        let found = fs::fstat(&source).map_err(|e| self.io(target, e))?;
+        let size = found.st_size.cast_unsigned();
+        let data = segments(&source, size).unwrap_or_else(|| vec![(0, size)]);
+        let bytes = data.iter().fold(self.copies.bytes, |sum, (_, len)| sum.saturating_add(*len));
+        if bytes > self.copies.max {
+            return Err(Error::TooLarge { bytes, max: self.copies.max });
+        }
+        let entry = Entry {
+            path: path.to_vec(),
+            kind: Kind::File { size, extents: Vec::new(), hash: [0; 16] },
+            mode: (found.st_mode & 0o7777) as u16,
+            uid: found.st_uid,
+            gid: found.st_gid,
+            mtime: Timestamp { secs: found.st_mtime, nanos: found.st_mtime_nsec as u32 },
+            xattrs: xattr::read_open(&source).unwrap_or_default(),
+        };
+        let (temp, file) = self.begin_file(path)?;
+        let copied = copy_data(&source, &file, &data, size, self.observer).map_err(|e| match e.kind() {
+            std::io::ErrorKind::Interrupted => Error::Interrupted,
+            _ => Error::io(self.display(path), e),
+        });
+        if let Err(e) = copied.and_then(|()| self.commit_file(&temp, file, path, &entry)) {
+            self.discard(&temp);
+            return Err(e);
+        }
+        self.copies.bytes = bytes;
+        self.copies.count += 1;
+        self.copies.stand_ins.insert(target.to_vec(), path.to_vec());
         Ok(())
     }
 
@@ -251,6 +312,13 @@ impl<'a> Target<'a> {
 
     /// Sets modes and times of the folders, the deepest first.
     pub fn finish(mut self) {
+        if self.copies.count > 0 {
+            let what = format_args!(
+                "{} further names of files became copies: the file system takes no more links, or none",
+                self.copies.count
+            );
+            self.observer.warning(Warning::new(Vec::new(), what));
+        }
         self.folders.sort_by(|a, b| cmp_paths(&a.0, &b.0));
         while let Some((path, entry)) = self.folders.pop() {
             match self.folder.open(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
@@ -300,4 +368,28 @@ impl<'a> Target<'a> {
     fn io(&self, path: &[u8], errno: Errno) -> Error {
         Error::io(self.display(path), errno.into())
     }
+}
+
+/// Copies the parts of a file that are no holes. `Interrupted` is what the user asked for.
+fn copy_data(
+    from: &File,
+    to: &File,
+    data: &[(u64, u64)],
+    size: u64,
+    observer: &dyn Observer,
+) -> std::io::Result<()> {
+    let mut buf = vec![0; usize::try_from(size).unwrap_or(COPY).min(COPY)];
+    for &(start, len) in data {
+        let (mut at, end) = (start, start + len);
+        while at < end {
+            if observer.interrupted() {
+                return Err(std::io::ErrorKind::Interrupted.into());
+            }
+            let part = &mut buf[..usize::try_from(end - at).unwrap_or(COPY).min(COPY)];
+            from.read_exact_at(part, at)?;
+            to.write_all_at(part, at)?;
+            at += part.len() as u64;
+        }
+    }
+    to.set_len(size)
 }
