@@ -189,3 +189,129 @@ fn names_that_cannot_be_links_become_copies() {
         assert!(said.contains("--max-size"), "{said}");
     }
 }
+
+/// Many files, some of them large, with every kind of object beside them.
+fn many() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..40u64 {
+        put(dir.path(), format!("tree/{}/{i}.bin", i % 5).as_bytes(), &noise(i, 20_000));
+        put(dir.path(), format!("tree/{}/{i}.txt", i % 5).as_bytes(), &prose(i, 3_000));
+    }
+    for i in 0..3 {
+        fs::hard_link(dir.path().join("tree/1/1.bin"), dir.path().join(format!("tree/link-{i}"))).unwrap();
+    }
+    std::os::unix::fs::symlink("1/1.bin", dir.path().join("tree/symlink")).unwrap();
+    fs::set_permissions(dir.path().join("tree/2"), fs::Permissions::from_mode(0o750)).unwrap();
+    expect(&s3a(dir.path(), &["pack", "tree", "--chunk-size", "4k", "--group-size", "64k"]), 0);
+    dir
+}
+
+#[test]
+fn what_is_there_is_not_decoded_again() {
+    let dir = many();
+    let dir = dir.path();
+    let source = snapshot(&dir.join("tree"));
+    let unpack = |archive: &str, from: &str| {
+        let mut run = command(dir);
+        run.args(["unpack", from, "-C", "out", "--skip-existing"]).stdin(File::open(dir.join(archive)).unwrap());
+        run.output().unwrap()
+    };
+    expect(&s3a(dir, &["unpack", "tree.s3a", "-C", "out"]), 0);
+    // As an interrupted run leaves it, with another name of a file that is linked, and without the first.
+    for name in ["3/3.bin", "4/14.txt", "1/1.bin", "link-2", "symlink"] {
+        fs::remove_file(dir.join("out").join(name)).unwrap();
+    }
+    fs::write(dir.join("out/4/.s3a-unpack-1"), "left over").unwrap();
+    // What is there cannot be decoded any more.
+    let mut bytes = fs::read(dir.join("tree.s3a")).unwrap();
+    for i in [1, 7, 12, 39] {
+        let at = bytes.windows(16).position(|part| part == &noise(i, 16)[..]).unwrap();
+        bytes[at] ^= 1;
+    }
+    fs::write(dir.join("damaged.s3a"), bytes).unwrap();
+    expect(&s3a(dir, &["unpack", "damaged.s3a", "-C", "out"]), 11);
+    let said = expect(&unpack("damaged.s3a", "damaged.s3a"), 0);
+    assert!(said.contains("were there already"), "{said}");
+    fs::remove_file(dir.join("out/4/.s3a-unpack-1")).unwrap();
+    assert_same(&source, &snapshot(&dir.join("out")));
+    // Nothing to do, and the same from a pipe.
+    for from in ["damaged.s3a", "-"] {
+        let archive = if from == "-" { "tree.s3a" } else { from };
+        if from == "-" {
+            for name in ["3/3.bin", "link-1", "symlink"] {
+                fs::remove_file(dir.join("out").join(name)).unwrap();
+            }
+        }
+        let said = expect(&unpack(archive, from), 0);
+        assert!(said.contains("were there already"), "{said}");
+        let mut out = snapshot(&dir.join("out"));
+        if from == "-" {
+            // Not known to be made by an earlier run before all names have come.
+            out.get_mut(&b""[..]).unwrap().mtime = source[&b""[..]].mtime;
+        }
+        assert_same(&source, &out);
+    }
+
+    // What is another thing stays, is told, and no name becomes a link to it.
+    fs::remove_file(dir.join("out/1/1.bin")).unwrap();
+    fs::write(dir.join("out/1/1.bin"), "mine").unwrap();
+    for i in 0..3 {
+        fs::remove_file(dir.join(format!("out/link-{i}"))).unwrap();
+    }
+    fs::remove_file(dir.join("out/symlink")).unwrap();
+    fs::write(dir.join("out/symlink"), "mine too").unwrap();
+    let said = expect(&unpack("tree.s3a", "tree.s3a"), 1);
+    assert!(said.contains("1/1.bin: left as it is") && said.contains("symlink: left as it is"), "{said}");
+    let read = |name: &str| fs::read(dir.join("out").join(name)).unwrap();
+    assert!(read("1/1.bin") == b"mine" && read("symlink") == b"mine too");
+    assert!(read("link-0") == noise(1, 20_000) && read("link-2") == noise(1, 20_000));
+
+    // A folder that has other things in it keeps its own properties.
+    put(dir, b"mixed/own", b"own");
+    fs::set_permissions(dir.join("mixed"), fs::Permissions::from_mode(0o711)).unwrap();
+    expect(&s3a(dir, &["unpack", "tree.s3a", "-C", "mixed", "--skip-existing"]), 0);
+    assert_eq!(fs::metadata(dir.join("mixed")).unwrap().mode() & 0o777, 0o711);
+    for more in [&["--force"][..], &["--to-stdout"], &["--tar", "x.tar"]] {
+        expect(&s3a(dir, &[&["unpack", "tree.s3a", "--skip-existing"], more].concat()), 2);
+    }
+}
+
+#[test]
+fn an_interrupted_unpack_keeps_what_is_complete_and_goes_on() {
+    let dir = many();
+    let dir = dir.path();
+    let source = snapshot(&dir.join("tree"));
+    let mut partly = 0;
+    for round in 0..12u64 {
+        // Into a folder of its own name, and into one that is named.
+        let flags = if round % 2 == 0 { &["-C", "out"][..] } else { &[] };
+        let run = |more: &[&str]| {
+            let mut run = command(&dir.join("at"));
+            run.args(["unpack", "../tree.s3a", "-j", "1"]).args(flags).args(more);
+            run.stdout(Stdio::null()).stderr(Stdio::null());
+            run
+        };
+        fs::create_dir(dir.join("at")).unwrap();
+        let out = dir.join("at").join(if round % 2 == 0 { "out" } else { "tree" });
+        let mut first = run(&[]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(4 * round));
+        let pid = rustix::process::Pid::from_child(&first);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        let ended = first.wait().unwrap();
+        let mut found = 0;
+        for i in 0..40u64 {
+            for (ending, content) in [("bin", noise(i, 20_000)), ("txt", prose(i, 3_000))] {
+                if let Ok(bytes) = fs::read(out.join(format!("{}/{i}.{ending}", i % 5))) {
+                    assert!(bytes == content, "round {round}");
+                    found += 1;
+                }
+            }
+        }
+        partly += usize::from(found > 0 && found < 80);
+        assert!(ended.code() != Some(0) || found == 80, "round {round}");
+        assert_eq!(run(&["--skip-existing"]).status().unwrap().code(), Some(0), "round {round}");
+        assert_same(&source, &snapshot(&out));
+        fs::remove_dir_all(dir.join("at")).unwrap();
+    }
+    println!("{partly} of 12 interrupts left a part");
+}

@@ -36,7 +36,7 @@ pub(crate) struct Args {
     archive: PathBuf,
     /// Write a new archive, with the models of the old one, instead of unpacking
     #[arg(short, long, value_name = "FILE", conflicts_with_all = [
-        "directory", "strip_components", "same_owner", "no_same_owner", "numeric_owner",
+        "directory", "skip_existing", "strip_components", "same_owner", "no_same_owner", "numeric_owner",
         "preserve_permissions", "no_xattrs", "devices",
     ])]
     output: Option<PathBuf>,

@@ -96,6 +96,7 @@ pub fn unpack(archive: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<Ext
         selection: Selection::default(),
         strip: 0,
         replace: false,
+        skip_existing: false,
         restore: Restore { owners: rustix::process::geteuid().is_root(), privileges: false, xattrs: true },
         devices: false,
         max_bytes: max_bytes(archive.archive_len()),

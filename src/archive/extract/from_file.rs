@@ -9,6 +9,7 @@ use std::iter::Peekable;
 use std::path::Path;
 
 use super::assembler::{Filled, Filler};
+use super::existing;
 use super::plan::{ExtractOptions, ExtractSummary, Item, LINK_LOST, link, plan, wanted};
 use super::target::Target;
 use crate::archive::observer::{Observer, Warning};
@@ -34,11 +35,15 @@ pub fn extract(
     observer: &dyn Observer,
 ) -> Result<ExtractSummary> {
     observer.phase("checking the index", None);
-    let items = plan(archive, options)?;
+    let mut items = plan(archive, options)?;
     let mut target = Target::open(target, options.replace, options.restore, observer)?;
     let held = items.iter().filter(|item| item.link.is_none()).map(|item| item.entry.data_len());
     target.bound(held.fold(0, u64::saturating_add), options.max_bytes);
-    if !target.fresh {
+    let mut skipped = 0;
+    if options.skip_existing && !target.fresh {
+        target.adopt(&existing::tops(&items));
+        skipped = existing::mark(&mut items, &mut target, observer);
+    } else if !target.fresh {
         items
             .iter()
             .filter(|item| item.entry.kind != Kind::Directory)
@@ -52,7 +57,7 @@ pub fn extract(
     fill(archive, &items, &mut filler, observer)?;
     let Filled { files, failure, lost } = filler.finish();
 
-    for item in &items {
+    for item in items.iter().filter(|item| !item.present) {
         match (&item.entry.kind, item.link) {
             (Kind::Directory, _) | (Kind::File { .. }, None) => {}
             (_, Some(first)) if lost.contains(&items[first].path[..]) => {
@@ -63,7 +68,8 @@ pub fn extract(
         }
     }
     target.finish();
-    failure.map_or(Ok(ExtractSummary { files, entries: items.len() as u64 }), Err)
+    let entries = items.len() as u64 - skipped;
+    failure.map_or(Ok(ExtractSummary { files, entries, skipped }), Err)
 }
 
 /// The files among the items, in the order in which the raw stream comes to them, each with where that is;
@@ -76,7 +82,7 @@ struct Files<'i, 'a> {
 impl<'i, 'a> Files<'i, 'a> {
     fn new(items: &'i [Item<'a>]) -> Self {
         let begins = |(number, item): (u32, &Item<'_>)| match &item.entry.kind {
-            Kind::File { extents, .. } if item.link.is_none() => {
+            Kind::File { extents, .. } if item.has_content() => {
                 let offsets = extents.iter().filter(|extent| extent.len > 0).map(|extent| extent.raw_offset);
                 Some((offsets.min().unwrap_or(0), number))
             }

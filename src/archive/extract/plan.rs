@@ -21,6 +21,8 @@ pub struct ExtractOptions {
     pub strip: usize,
     /// Replace files that are in the way. Folders with something in them never are.
     pub replace: bool,
+    /// Leave what is there already, instead of refusing to unpack; not with `replace`.
+    pub skip_existing: bool,
     pub restore: Restore,
     /// Unpack devices, which otherwise are refused.
     pub devices: bool,
@@ -33,6 +35,8 @@ pub struct ExtractOptions {
 pub struct ExtractSummary {
     pub files: u64,
     pub entries: u64,
+    /// Entries that were there already and left as they were.
+    pub skipped: u64,
 }
 
 /// An entry that is to be unpacked.
@@ -41,6 +45,15 @@ pub(crate) struct Item<'a> {
     pub path: Cow<'a, [u8]>,
     /// For a hardlink: the item that has the content.
     pub link: Option<usize>,
+    /// Something is at its path, and stays.
+    pub present: bool,
+}
+
+impl Item<'_> {
+    /// Whether it brings the content of a file that is to be unpacked.
+    pub fn has_content(&self) -> bool {
+        matches!(self.entry.kind, Kind::File { .. }) && self.link.is_none() && !self.present
+    }
 }
 
 impl ExtractOptions {
@@ -66,7 +79,7 @@ pub(crate) fn plan<'a>(archive: &'a Archive, options: &ExtractOptions) -> Result
         let Some(path) = options.path(entry) else { continue };
         checker.admit(id, entry, path)?;
         let content = if let Kind::Hardlink { target } = entry.kind { target } else { id };
-        let mut item = Item { entry, path: Cow::Borrowed(path), link: None };
+        let mut item = Item { entry, path: Cow::Borrowed(path), link: None, present: false };
         if matches!(entry.kind, Kind::File { .. } | Kind::Hardlink { .. }) {
             item.link = first.get(&content).copied();
             if item.link.is_none() {
@@ -88,7 +101,7 @@ pub(crate) fn plan<'a>(archive: &'a Archive, options: &ExtractOptions) -> Result
 /// The chunks that hold the data of all items, in order.
 pub(crate) fn wanted(archive: &Archive, items: &[Item<'_>]) -> Vec<ChunkId> {
     let mut ranges = Vec::new();
-    for item in items.iter().filter(|item| item.link.is_none()) {
+    for item in items.iter().filter(|item| item.has_content()) {
         let Kind::File { extents, .. } = &item.entry.kind else { continue };
         ranges.extend(extents.iter().filter(|e| e.len > 0).map(|e| archive.chunks_of(e.raw_offset, e.len)));
     }

@@ -3,14 +3,14 @@
 //! Every name is resolved beneath the folder and through no symlink. Files are written under a
 //! temporary name and renamed. Folders get their modes and times when everything is in them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::metadata::Restore;
@@ -23,14 +23,28 @@ use crate::archive::path::{cmp_paths, join, split};
 use crate::error::{Error, Result};
 use crate::wire::entry::{Entry, Kind, Timestamp};
 
+/// What temporary names begin with.
+const TEMP: &[u8] = b".s3a-unpack-";
+
+/// What is at a path already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum There {
+    Nothing,
+    /// An object of the entry's kind, and of its size.
+    Same,
+    Other,
+}
+
 /// Bytes that are copied at a time.
 const COPY: usize = 1 << 20;
 
 /// An open target folder.
 pub(crate) struct Target<'a> {
     folder: Beneath,
-    /// It was made for this archive, so it is empty and gets the root's metadata.
+    /// It was made for this archive, so it is empty.
     pub fresh: bool,
+    /// It gets the root's metadata.
+    takes_root: bool,
     replace: bool,
     restore: Restore,
     observer: &'a dyn Observer,
@@ -75,13 +89,50 @@ impl<'a> Target<'a> {
         };
         let folder = Beneath::open_root(path).map_err(|e| Error::io(path, e))?;
         let serial = u64::from(std::process::id()) << 32;
+        let takes_root = fresh;
         let (last, folders, copies) = (None, Vec::new(), Copies::default());
-        Ok(Self { folder, fresh, replace, restore, observer, last, folders, serial, copies })
+        Ok(Self { folder, fresh, takes_root, replace, restore, observer, last, folders, serial, copies })
     }
 
     /// How many bytes of files are unpacked, and how many may be: what is copied counts, too.
     pub fn bound(&mut self, bytes: u64, max: u64) {
         (self.copies.bytes, self.copies.max) = (bytes, max);
+    }
+
+    /// Takes the folder for one that an earlier run has made, if there is nothing in it but what the archive brings.
+    pub fn adopt(&mut self, names: &HashSet<&[u8]>) {
+        let found = self.folder.open(b"", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).and_then(Dir::new);
+        let Ok(found) = found else { return };
+        let mut own = true;
+        for entry in found {
+            let Ok(entry) = entry else { return };
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." && !name.starts_with(TEMP) {
+                own &= names.contains(name);
+            }
+        }
+        self.takes_root |= own;
+    }
+
+    /// What is there in place of an entry, of whose content `entry` tells.
+    pub fn there(&mut self, path: &[u8], entry: &Entry) -> There {
+        let (folder, name) = split(path);
+        let Ok(at) = self.folder.folder(folder) else { return There::Nothing };
+        let Ok(found) = fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW) else { return There::Nothing };
+        let kind = FileType::from_raw_mode(found.st_mode);
+        let same = match &entry.kind {
+            Kind::File { size, .. } => {
+                kind == FileType::RegularFile && found.st_size.cast_unsigned() == *size
+            }
+            Kind::Hardlink { .. } => kind == FileType::RegularFile,
+            Kind::Directory => kind == FileType::Directory,
+            Kind::Symlink { .. } => kind == FileType::Symlink,
+            Kind::Fifo => kind == FileType::Fifo,
+            Kind::Socket => kind == FileType::Socket,
+            Kind::CharDevice { .. } => kind == FileType::CharacterDevice,
+            Kind::BlockDevice { .. } => kind == FileType::BlockDevice,
+        };
+        if same { There::Same } else { There::Other }
     }
 
     /// Fails if something is in the way of an entry that is no folder.
@@ -104,7 +155,7 @@ impl<'a> Target<'a> {
     /// Makes a folder, or takes one that is there.
     pub fn make_folder(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
         if path.is_empty() {
-            if self.fresh {
+            if self.takes_root {
                 self.folders.push((Vec::new(), entry.clone()));
             }
             return Ok(());
@@ -252,7 +303,7 @@ impl<'a> Target<'a> {
 
     fn temp_name(&mut self) -> Vec<u8> {
         self.serial = self.serial.wrapping_add(1);
-        format!(".s3a-unpack-{:x}", self.serial).into_bytes()
+        [TEMP, format!("{:x}", self.serial).as_bytes()].concat()
     }
 
     /// Begins a file that is to become `path`.
