@@ -221,7 +221,7 @@ fn what_is_there_is_not_decoded_again() {
     for name in ["3/3.bin", "4/14.txt", "1/1.bin", "link-2", "symlink"] {
         fs::remove_file(dir.join("out").join(name)).unwrap();
     }
-    fs::write(dir.join("out/4/.s3a-unpack-1"), "left over").unwrap();
+    fs::write(dir.join("out/.s3a-unpack-1"), "left over").unwrap();
     // What is there cannot be decoded any more.
     let mut bytes = fs::read(dir.join("tree.s3a")).unwrap();
     for i in [1, 7, 12, 39] {
@@ -232,8 +232,12 @@ fn what_is_there_is_not_decoded_again() {
     expect(&s3a(dir, &["unpack", "damaged.s3a", "-C", "out"]), 11);
     let said = expect(&unpack("damaged.s3a", "damaged.s3a"), 0);
     assert!(said.contains("were there already"), "{said}");
-    fs::remove_file(dir.join("out/4/.s3a-unpack-1")).unwrap();
-    assert_same(&source, &snapshot(&dir.join("out")));
+    let unpacked = || {
+        let mut out = snapshot(&dir.join("out"));
+        out.remove(&b".s3a-unpack-1"[..]);
+        out
+    };
+    assert_same(&source, &unpacked());
     // Nothing to do, and the same from a pipe.
     for from in ["damaged.s3a", "-"] {
         let archive = if from == "-" { "tree.s3a" } else { from };
@@ -244,7 +248,7 @@ fn what_is_there_is_not_decoded_again() {
         }
         let said = expect(&unpack(archive, from), 0);
         assert!(said.contains("were there already"), "{said}");
-        let mut out = snapshot(&dir.join("out"));
+        let mut out = unpacked();
         if from == "-" {
             // Not known to be made by an earlier run before all names have come.
             out.get_mut(&b""[..]).unwrap().mtime = source[&b""[..]].mtime;
