@@ -319,3 +319,55 @@ fn an_interrupted_unpack_keeps_what_is_complete_and_goes_on() {
     }
     println!("{partly} of 12 interrupts left a part");
 }
+
+#[test]
+fn folders_above_what_is_selected_have_their_properties() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for name in ["home/.ssh/keys/id", "home/.ssh/config", "home/other/x", "home/top"] {
+        put(dir, name.as_bytes(), name.as_bytes());
+    }
+    let old = std::time::UNIX_EPOCH + Duration::from_secs(1_234_567_890);
+    for (name, mode) in [("home/.ssh/keys", 0o500), ("home/.ssh", 0o700), ("home/other", 0o711), ("home", 0o750)] {
+        let folder = File::open(dir.join(name)).unwrap();
+        folder.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
+        folder.set_modified(old).unwrap();
+    }
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(dir.join("home/.ssh"), Some(1234), Some(1235)).unwrap();
+    }
+    let source = snapshot(&dir.join("home"));
+    expect(&s3a(dir, &["pack", "home"]), 0);
+    let check = |selects: &str| {
+        let out = snapshot(&dir.join("out"));
+        for (path, found) in &out {
+            assert_eq!(found, &source[path], "{selects}: {}", String::from_utf8_lossy(path));
+        }
+        let due: Vec<&[u8]> = vec![b"", b".ssh", b".ssh/keys", b".ssh/keys/id"];
+        assert_eq!(out.keys().collect::<Vec<_>>(), due, "{selects}");
+        let removed = Command::new("rm").arg("-r").arg(dir.join("out")).status().unwrap();
+        assert!(removed.success());
+    };
+    for selects in [&[".ssh/keys/id"][..], &["--include", "id"], &["--include", "/.ssh/keys/i*"]] {
+        for from in ["home.s3a", "-"] {
+            let mut run = command(dir);
+            run.args(["unpack", from, "-C", "out"]).args(selects);
+            expect(&run.stdin(File::open(dir.join("home.s3a")).unwrap()).output().unwrap(), 0);
+            check(&format!("{selects:?} from {from}"));
+        }
+        expect(&s3a(dir, &[&["unpack", "home.s3a", "--tar", "some.tar", "-f"], selects].concat()), 0);
+        fs::create_dir(dir.join("out")).unwrap();
+        let tar = Command::new("tar").args(["-xpf", "some.tar", "-C", "out"]).current_dir(dir).output().unwrap();
+        expect(&tar, 0);
+        check(&format!("{selects:?} through tar"));
+    }
+    expect(&s3a(dir, &["salvage", "home.s3a", "-o", "some.s3a", "--include", "id"]), 0);
+    expect(&s3a(dir, &["unpack", "some.s3a", "-C", "out"]), 0);
+    check("salvage");
+
+    // What is taken off is not restored, and a folder that is left out is not made.
+    expect(&s3a(dir, &["unpack", "home.s3a", ".ssh/keys/id", "--strip-components", "1", "-C", "out"]), 0);
+    let keys = fs::metadata(dir.join("out/keys")).unwrap();
+    assert!(keys.mode() & 0o777 == 0o500 && keys.modified().unwrap() == old);
+    assert_eq!(fs::read_dir(dir.join("out")).unwrap().count(), 1);
+}

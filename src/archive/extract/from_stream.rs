@@ -16,6 +16,7 @@ use super::target::{Target, There};
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::path::{escape, is_beneath};
 use crate::archive::read::stream::{Event, StreamReader};
+use crate::archive::read::taken::Above;
 use crate::error::{Error, Result};
 use crate::wire::entry::{Entry, EntryId, Extent, Kind};
 
@@ -67,6 +68,7 @@ pub fn extract_stream<R: Read>(
     let mut filler = Filler::new(&mut target, observer);
     let skips = options.skip_existing && !filler.target.fresh;
     let mut arrived = Arrived { skips, ..Arrived::default() };
+    let mut above = Folders::default();
     let mut missing: Vec<&Vec<u8>> = options.selection.named().iter().collect();
     observer.phase("unpacking", None);
     let ended = loop {
@@ -78,6 +80,12 @@ pub fn extract_stream<R: Read>(
             Ok(None) => break Ok(()),
             Ok(Some(Event::Entry(id, entry))) => {
                 missing.retain(|named| !is_beneath(&entry.path, named));
+                let Some(taken) = above.take(id, &entry, options) else { continue };
+                for (id, folder) in taken {
+                    let Some(path) = options.path(&folder) else { continue };
+                    checker.admit(id, &folder, path)?;
+                    arrived.take(&mut filler, stream, id, path, &folder)?;
+                }
                 let Some(path) = options.path(&entry) else { continue };
                 checker.admit(id, &entry, path)?;
                 if !arrived.skip(&mut filler, id, path, &entry, observer) {
@@ -123,6 +131,41 @@ pub fn extract_stream<R: Read>(
     match missing.first() {
         None => Ok(ExtractSummary { files, entries: arrived.entries, skipped: arrived.skipped }),
         Some(path) => Err(Error::Usage(format!("{} is not in the archive", escape(path)))),
+    }
+}
+
+/// Folders that are taken if something below them is.
+#[derive(Default)]
+struct Folders {
+    above: Above,
+    /// Those of which nothing that is taken has come yet.
+    aside: HashMap<Vec<u8>, (EntryId, Entry)>,
+}
+
+impl Folders {
+    /// Whether an entry is taken; if so, gives the folders above it that came before and are taken now.
+    fn take(
+        &mut self,
+        id: EntryId,
+        entry: &Entry,
+        options: &ExtractOptions,
+    ) -> Option<Vec<(EntryId, Entry)>> {
+        let mut folders = Vec::new();
+        if options.selection.takes_all() {
+            return Some(folders);
+        }
+        let is_folder = entry.kind == Kind::Directory;
+        if options.selection.takes(&entry.path, is_folder) {
+            self.above.note(&entry.path, |path| folders.extend(self.aside.remove(path)));
+            return Some(folders);
+        }
+        if self.above.has(entry) {
+            return Some(folders);
+        }
+        if is_folder {
+            self.aside.insert(entry.path.clone(), (id, entry.clone()));
+        }
+        None
     }
 }
 

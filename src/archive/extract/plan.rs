@@ -9,6 +9,7 @@ use super::target::Target;
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::read::ahead::in_order;
 use crate::archive::read::archive::Archive;
+use crate::archive::read::taken::taken;
 use crate::archive::selection::Selection;
 use crate::error::{Error, Result};
 use crate::wire::entry::{ChunkId, Entry, EntryId, Kind};
@@ -57,11 +58,8 @@ impl Item<'_> {
 }
 
 impl ExtractOptions {
-    /// What becomes of an entry's path; `None` leaves it out.
+    /// What becomes of the path of an entry that is taken; `None` leaves it out.
     pub(crate) fn path<'a>(&self, entry: &'a Entry) -> Option<&'a [u8]> {
-        if !self.selection.takes(&entry.path, entry.kind == Kind::Directory) {
-            return None;
-        }
         let mut path = entry.path.as_slice();
         for _ in 0..self.strip {
             path = &path[path.iter().position(|&b| b == b'/')? + 1..];
@@ -75,8 +73,9 @@ pub(crate) fn plan<'a>(archive: &'a Archive, options: &ExtractOptions) -> Result
     let mut checker = Checker::new(options.devices, options.max_bytes);
     let mut items: Vec<Item<'a>> = Vec::new();
     let mut first: HashMap<EntryId, usize> = HashMap::new();
+    let taken = taken(archive.entries(), &options.selection);
     for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {
-        let Some(path) = options.path(entry) else { continue };
+        let Some(path) = options.path(entry).filter(|_| taken[id.0 as usize]) else { continue };
         checker.admit(id, entry, path)?;
         let content = if let Kind::Hardlink { target } = entry.kind { target } else { id };
         let mut item = Item { entry, path: Cow::Borrowed(path), link: None, present: false };

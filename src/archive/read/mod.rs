@@ -21,3 +21,4 @@ pub mod record_order;
 pub mod records;
 pub mod reference_depth;
 pub mod stream;
+pub mod taken;

@@ -11,6 +11,7 @@ use crate::archive::observer::{Observer, Warning};
 use crate::archive::path_set::{Clash, Paths};
 use crate::archive::read::archive::Archive;
 use crate::archive::read::chunk_cache::RecentChunks;
+use crate::archive::read::taken::taken;
 use crate::archive::selection::Selection;
 use crate::archive::write::content::{Content, ContentWarning};
 use crate::archive::write::options::WriterOptions;
@@ -66,11 +67,12 @@ pub fn repack<W: Write>(
         _ => 0,
     });
     observer.phase("salvaging", Some(sizes.fold(0, u64::saturating_add)));
-    for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {
+    let taken = taken(archive.entries(), &options.selection);
+    for ((id, entry), taken) in (0..).map(EntryId).zip(archive.entries()).zip(taken) {
         if observer.interrupted() {
             return Err(Error::Interrupted);
         }
-        if options.selection.takes(&entry.path, entry.kind == Kind::Directory) {
+        if taken {
             repack.take(id, entry)?;
         }
     }
