@@ -118,7 +118,8 @@ fn compare(dir: &Path, library: &Path, good: &[u8], bad: Bad) {
     }
     fs::write(dir.join("zeroed.s3a"), zeroed).unwrap();
     let both = |args: &[&str]| {
-        let zeroed: Vec<&str> = args.iter().map(|&arg| if arg == "bad.s3a" { "zeroed.s3a" } else { arg }).collect();
+        let zeroed: Vec<&str> =
+            args.iter().map(|&arg| if arg == "bad.s3a" { "zeroed.s3a" } else { arg }).collect();
         (run(dir, library, bad, args), s3a(dir, &zeroed))
     };
     let code = |output: &Output| output.status.code();
@@ -137,12 +138,12 @@ fn compare(dir: &Path, library: &Path, good: &[u8], bad: Bad) {
         let told = String::from_utf8_lossy(&told).into_owned();
         assert!(told.contains("cannot be read") || told.contains("cut short"), "{bad:?}: {told}");
     }
-    for (args, salvages) in [
-        (&["unpack", "bad.s3a", "-C", "out"][..], false),
-        (&["salvage", "bad.s3a", "-C", "out"], true),
-    ] {
+    for (args, salvages) in
+        [(&["unpack", "bad.s3a", "-C", "out"][..], false), (&["salvage", "bad.s3a", "-C", "out"], true)]
+    {
         let trees = ["bad.s3a", "zeroed.s3a"].map(|archive| {
-            let args: Vec<&str> = args.iter().map(|&arg| if arg == "bad.s3a" { archive } else { arg }).collect();
+            let args: Vec<&str> =
+                args.iter().map(|&arg| if arg == "bad.s3a" { archive } else { arg }).collect();
             let output = if archive == "bad.s3a" { run(dir, library, bad, &args) } else { s3a(dir, &args) };
             assert!(matches!(code(&output), Some(0 | 1 | 3)), "{bad:?} {args:?}: {}", said(&output));
             let out = dir.join("out");
@@ -155,7 +156,9 @@ fn compare(dir: &Path, library: &Path, good: &[u8], bad: Bad) {
         assert_eq!(tree.is_some(), other.is_some(), "{bad:?} {args:?}");
         if let (Some(mut tree), Some(mut other)) = (tree, other) {
             // Where folders lost their entries, they have the time of now.
-            for object in tree.values_mut().chain(other.values_mut()).filter(|object| object.mode & 0o40000 != 0) {
+            for object in
+                tree.values_mut().chain(other.values_mut()).filter(|object| object.mode & 0o40000 != 0)
+            {
                 object.mtime = (0, 0);
             }
             assert!(!salvages || tree.len() > 5, "{bad:?}");
@@ -292,7 +295,10 @@ fn a_hash_is_listed_as_long_as_it_is() {
 #[test]
 fn who_reads_a_whole_file_is_told_that_it_is_not_what_was_packed() {
     let dir = tempfile::tempdir().unwrap();
-    forged(dir.path(), &[("good", &[0; 9000]), ("long", &noise(1, 9000)), ("short", &noise(2, 300)), ("z", &[0; 50])]);
+    forged(
+        dir.path(),
+        &[("good", &[0; 9000]), ("long", &noise(1, 9000)), ("short", &noise(2, 300)), ("z", &[0; 50])],
+    );
     let dir = dir.path();
     for (args, bytes, named) in [
         (&["cat", "forged.s3a", "good"][..], 9000, &[][..]),
@@ -328,5 +334,8 @@ fn who_reads_a_whole_file_is_told_that_it_is_not_what_was_packed() {
     expect(&s3a(dir, &["merge", "forged.s3a", "-o", "merged.s3a"]), 0);
     expect(&s3a(dir, &["verify", "merged.s3a"]), 3);
     let help = String::from_utf8(s3a(dir, &["merge", "--help"]).stdout).unwrap();
-    assert!(help.split_whitespace().collect::<Vec<_>>().join(" ").contains("contents are not checked"), "{help}");
+    assert!(
+        help.split_whitespace().collect::<Vec<_>>().join(" ").contains("contents are not checked"),
+        "{help}"
+    );
 }

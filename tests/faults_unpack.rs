@@ -62,7 +62,8 @@ fn append_does_not_take_the_place_of_an_archive_that_came_meanwhile() {
 
     // Written to in its own place: what was copied may be neither the old nor the new.
     let new = fs::read(&archive).unwrap();
-    let output = append_while(dir, || File::options().append(true).open(&archive).unwrap().write_all(b"?").unwrap());
+    let output =
+        append_while(dir, || File::options().append(true).open(&archive).unwrap().write_all(b"?").unwrap());
     expect(&output, 7);
     assert_eq!(fs::metadata(&archive).unwrap().len(), new.len() as u64 + 1);
     fs::write(&archive, &new).unwrap();
@@ -82,7 +83,8 @@ fn append_keeps_the_archives_attributes_and_names() {
     let dir = dir.path();
     let archive = dir.join("tree.s3a");
     let old = fs::read(&archive).unwrap();
-    let has_xattrs = rustix::fs::setxattr(&archive, "user.note", b"keep", rustix::fs::XattrFlags::empty()).is_ok();
+    let has_xattrs =
+        rustix::fs::setxattr(&archive, "user.note", b"keep", rustix::fs::XattrFlags::empty()).is_ok();
     fs::set_permissions(&archive, fs::Permissions::from_mode(0o640)).unwrap();
     let kept = |path: &Path| {
         assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o640);
@@ -108,9 +110,9 @@ fn append_keeps_the_archives_attributes_and_names() {
     let whole = fs::read(&archive).unwrap();
     assert!(whole.starts_with(&grown) && whole.len() > grown.len());
     expect(&s3a(dir, &["verify", "backup/same.s3a"]), 0);
-    let partial = fs::read_dir(dir).unwrap().filter(|entry| {
-        entry.as_ref().unwrap().file_name().to_string_lossy().contains(".partial-")
-    });
+    let partial = fs::read_dir(dir)
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains(".partial-"));
     assert_eq!(partial.count(), 0);
 
     // What cannot be added leaves it as it was.
@@ -170,7 +172,10 @@ fn names_that_cannot_be_links_become_copies() {
             let mut out = snapshot(&dir.join("out"));
             let most = out.values().map(|object| object.nlink).max().unwrap();
             assert!(names == 0 || most <= names, "{error}: {most} names");
-            assert!(from == "-" || fs::metadata(dir.join("out/zs5")).unwrap().blocks() < 1000, "a hole was filled");
+            assert!(
+                from == "-" || fs::metadata(dir.join("out/zs5")).unwrap().blocks() < 1000,
+                "a hole was filled"
+            );
             for object in source.values_mut().chain(out.values_mut()) {
                 object.nlink = 0;
                 object.same_as = Vec::new();
@@ -213,7 +218,8 @@ fn what_is_there_is_not_decoded_again() {
     let source = snapshot(&dir.join("tree"));
     let unpack = |archive: &str, from: &str| {
         let mut run = command(dir);
-        run.args(["unpack", from, "-C", "out", "--skip-existing"]).stdin(File::open(dir.join(archive)).unwrap());
+        run.args(["unpack", from, "-C", "out", "--skip-existing"])
+            .stdin(File::open(dir.join(archive)).unwrap());
         run.output().unwrap()
     };
     expect(&s3a(dir, &["unpack", "tree.s3a", "-C", "out"]), 0);
@@ -328,7 +334,9 @@ fn folders_above_what_is_selected_have_their_properties() {
         put(dir, name.as_bytes(), name.as_bytes());
     }
     let old = std::time::UNIX_EPOCH + Duration::from_secs(1_234_567_890);
-    for (name, mode) in [("home/.ssh/keys", 0o500), ("home/.ssh", 0o700), ("home/other", 0o711), ("home", 0o750)] {
+    for (name, mode) in
+        [("home/.ssh/keys", 0o500), ("home/.ssh", 0o700), ("home/other", 0o711), ("home", 0o750)]
+    {
         let folder = File::open(dir.join(name)).unwrap();
         folder.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
         folder.set_modified(old).unwrap();
@@ -357,7 +365,8 @@ fn folders_above_what_is_selected_have_their_properties() {
         }
         expect(&s3a(dir, &[&["unpack", "home.s3a", "--tar", "some.tar", "-f"], selects].concat()), 0);
         fs::create_dir(dir.join("out")).unwrap();
-        let tar = Command::new("tar").args(["-xpf", "some.tar", "-C", "out"]).current_dir(dir).output().unwrap();
+        let tar =
+            Command::new("tar").args(["-xpf", "some.tar", "-C", "out"]).current_dir(dir).output().unwrap();
         expect(&tar, 0);
         check(&format!("{selects:?} through tar"));
     }
@@ -370,4 +379,51 @@ fn folders_above_what_is_selected_have_their_properties() {
     let keys = fs::metadata(dir.join("out/keys")).unwrap();
     assert!(keys.mode() & 0o777 == 0o500 && keys.modified().unwrap() == old);
     assert_eq!(fs::read_dir(dir.join("out")).unwrap().count(), 1);
+}
+
+#[test]
+fn properties_are_set_on_what_was_unpacked_and_on_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::os::unix::fs::symlink("nowhere", dir.join("link")).unwrap();
+    fs::create_dir(dir.join("tree")).unwrap();
+    std::os::unix::fs::symlink("nowhere", dir.join("tree/link")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, dir.join("tree/fifo"), rustix::fs::Mode::from_raw_mode(0o640))
+        .unwrap();
+    put(dir, b"tree/folder/file", b"file");
+    for name in ["link", "fifo"] {
+        let times = rustix::fs::Timestamps {
+            last_access: rustix::fs::Timespec { tv_sec: 5, tv_nsec: 6 },
+            last_modification: rustix::fs::Timespec { tv_sec: 1_000_000_000, tv_nsec: 7 },
+        };
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::utimensat(rustix::fs::CWD, dir.join("tree").join(name), &times, flags).unwrap();
+    }
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::lchown(dir.join("tree/link"), Some(4321), Some(4322)).unwrap();
+        std::os::unix::fs::lchown(dir.join("tree/fifo"), Some(4323), Some(4324)).unwrap();
+    }
+    // Root may give them attributes, where the file system has such.
+    for name in ["link", "fifo", "folder"] {
+        let path = dir.join("tree").join(name);
+        let _ = rustix::fs::lsetxattr(path, "trusted.note", b"x", rustix::fs::XattrFlags::empty());
+    }
+    expect(&s3a(dir, &["pack", "tree", "--special"]), 0);
+    expect(&s3a(dir, &["unpack", "tree.s3a", "-C", "out", "-p"]), 0);
+    assert_same(&snapshot(&dir.join("tree")), &snapshot(&dir.join("out")));
+    // No call that sets anything names what it is for, but the descriptor alone.
+    let Some(_) = strace("linkat", "error=EPERM", "1+") else { return };
+    let calls = "trace=fchownat,lchown,chown,fchmodat,chmod,utimensat,lsetxattr,setxattr,fchmodat2";
+    let mut run = Command::new("strace");
+    run.args(["-f", "-qq", "-o", "calls", "-e", calls, env!("CARGO_BIN_EXE_s3a")]);
+    run.args(["unpack", "tree.s3a", "-C", "again", "-p"]).current_dir(dir).env("S3A_MODEL", "none");
+    expect(&run.output().unwrap(), 0);
+    let calls = fs::read_to_string(dir.join("calls")).unwrap();
+    assert!(calls.contains("utimensat("), "{calls}");
+    let by_name = |path: &str| {
+        let fd = path.strip_prefix("/proc/self/fd/");
+        !path.is_empty() && !fd.is_some_and(|fd| fd.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let named = calls.lines().filter(|line| line.split('"').nth(1).is_some_and(by_name));
+    assert_eq!(named.collect::<Vec<_>>(), Vec::<&str>::new());
 }

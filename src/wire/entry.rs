@@ -52,7 +52,9 @@ impl Entry {
     /// Bytes of a file that are no holes; none of what is no file.
     pub fn data_len(&self) -> u64 {
         match &self.kind {
-            Kind::File { extents, .. } => extents.iter().fold(0, |sum, extent| sum.saturating_add(extent.len)),
+            Kind::File { extents, .. } => {
+                extents.iter().fold(0, |sum, extent| sum.saturating_add(extent.len))
+            }
             _ => 0,
         }
     }

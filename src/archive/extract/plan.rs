@@ -126,7 +126,8 @@ pub(crate) fn link(
     };
     match made {
         Err(Error::Io { source, .. }) if fits(&source) => {
-            observer.warning(Warning::new(&entry.path[..], format_args!("not linked and not copied: {source}")));
+            observer
+                .warning(Warning::new(&entry.path[..], format_args!("not linked and not copied: {source}")));
         }
         made => {
             made?;

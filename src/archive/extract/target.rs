@@ -50,12 +50,29 @@ pub(crate) struct Target<'a> {
     observer: &'a dyn Observer,
     /// The folder used last, which the next object most likely goes to as well.
     last: Option<(Vec<u8>, OwnedFd)>,
-    /// Folders whose metadata is still to be set.
-    folders: Vec<(Vec<u8>, Entry)>,
+    /// Folders whose metadata is still to be set, each with what it is: the root needs no identity.
+    folders: Vec<(Vec<u8>, Entry, Option<Identity>)>,
     /// Makes temporary names differ.
     serial: u64,
     copies: Copies,
+    /// Whom new files belong to, once it was asked for.
+    uid: Option<u32>,
 }
+
+/// What tells one object from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    fn of(found: &fs::Stat) -> Self {
+        Self { device: found.st_dev, inode: found.st_ino }
+    }
+}
+
+const SWAPPED: &str = "its owner, mode and time are not restored: another object took its place meanwhile";
 
 /// Names of files that could not be made links.
 #[derive(Default)]
@@ -91,7 +108,19 @@ impl<'a> Target<'a> {
         let serial = u64::from(std::process::id()) << 32;
         let takes_root = fresh;
         let (last, folders, copies) = (None, Vec::new(), Copies::default());
-        Ok(Self { folder, fresh, takes_root, replace, restore, observer, last, folders, serial, copies })
+        Ok(Self {
+            folder,
+            fresh,
+            takes_root,
+            replace,
+            restore,
+            observer,
+            last,
+            folders,
+            serial,
+            copies,
+            uid: None,
+        })
     }
 
     /// How many bytes of files are unpacked, and how many may be: what is copied counts, too.
@@ -101,7 +130,8 @@ impl<'a> Target<'a> {
 
     /// Takes the folder for one that an earlier run has made, if there is nothing in it but what the archive brings.
     pub fn adopt(&mut self, names: &HashSet<&[u8]>) {
-        let found = self.folder.open(b"", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).and_then(Dir::new);
+        let found =
+            self.folder.open(b"", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).and_then(Dir::new);
         let Ok(found) = found else { return };
         let mut own = true;
         for entry in found {
@@ -156,34 +186,46 @@ impl<'a> Target<'a> {
     pub fn make_folder(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
         if path.is_empty() {
             if self.takes_root {
-                self.folders.push((Vec::new(), entry.clone()));
+                self.folders.push((Vec::new(), entry.clone(), None));
             }
             return Ok(());
         }
-        self.make_folder_at(path, Mode::RWXU)?;
+        let (is_new, found) = self.make_folder_at(path, Mode::RWXU)?;
+        if is_new && !self.is_own(found.st_uid) {
+            self.observer.warning(Warning::new(&entry.path[..], SWAPPED));
+            return Ok(());
+        }
         let meta = Entry { kind: Kind::Directory, ..entry.clone() };
-        self.folders.push((path.to_vec(), meta));
+        self.folders.push((path.to_vec(), meta, Some(Identity::of(&found))));
         Ok(())
     }
 
-    fn make_folder_at(&mut self, path: &[u8], mode: Mode) -> Result<()> {
+    /// Tells whether it was made, and what is there now.
+    fn make_folder_at(&mut self, path: &[u8], mode: Mode) -> Result<(bool, fs::Stat)> {
         let (at, name) = self.parent(path)?;
+        let stat = |this: &Self| {
+            let found = fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| this.io(path, e))?;
+            Ok((FileType::from_raw_mode(found.st_mode) == FileType::Directory, found))
+        };
+        let mut is_new = true;
         match fs::mkdirat(&at, name, mode) {
             Ok(()) => {}
             Err(Errno::EXIST) => {
-                let found = fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.io(path, e))?;
-                let is_folder = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+                let (is_folder, _) = stat(self)?;
+                is_new = !is_folder;
                 if !is_folder && self.replace {
                     fs::unlinkat(&at, name, AtFlags::empty()).map_err(|e| self.io(path, e))?;
                     fs::mkdirat(&at, name, mode).map_err(|e| self.io(path, e))?;
-                } else if !is_folder {
-                    return Err(Error::Exists(self.display(path)));
                 }
             }
             Err(e) => return Err(self.io(path, e)),
         }
+        let (is_folder, found) = stat(self)?;
+        if !is_folder {
+            return Err(Error::Exists(self.display(path)));
+        }
         self.keep(path, at);
-        Ok(())
+        Ok((is_new, found))
     }
 
     /// Makes a symlink, FIFO, socket or device.
@@ -215,12 +257,55 @@ impl<'a> Target<'a> {
             }
             made => {
                 made?;
-                let is_symlink = matches!(entry.kind, Kind::Symlink { .. });
-                self.restore.on_name(&at, name, entry, is_symlink, self.observer);
+                match self.made(&at, name, entry) {
+                    Some(fd) => self.restore.on_path(&fd, entry, self.observer),
+                    None => self.observer.warning(Warning::new(&entry.path[..], SWAPPED)),
+                }
             }
         }
         self.keep(path, at);
         Ok(())
+    }
+
+    /// Opens what was just made, if it is what was made: no call makes one of these and gives its descriptor.
+    fn made(&mut self, at: &OwnedFd, name: &[u8], entry: &Entry) -> Option<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = fs::openat(at, name, flags, Mode::empty()).ok()?;
+        let found = fs::fstat(&fd).ok()?;
+        let kind = FileType::from_raw_mode(found.st_mode);
+        let same = match &entry.kind {
+            Kind::Symlink { target } => {
+                kind == FileType::Symlink
+                    && fs::readlinkat(&fd, c"", Vec::new()).is_ok_and(|found| found.as_bytes() == &target[..])
+            }
+            Kind::Fifo => kind == FileType::Fifo,
+            Kind::Socket => kind == FileType::Socket,
+            Kind::CharDevice { major, minor } => {
+                kind == FileType::CharacterDevice && found.st_rdev == fs::makedev(*major, *minor)
+            }
+            Kind::BlockDevice { major, minor } => {
+                kind == FileType::BlockDevice && found.st_rdev == fs::makedev(*major, *minor)
+            }
+            Kind::Directory | Kind::File { .. } | Kind::Hardlink { .. } => false,
+        };
+        (same && found.st_nlink == 1 && self.is_own(found.st_uid)).then_some(fd)
+    }
+
+    /// Whether what this process makes belongs to this user: its own, or the one that the file system gives all files.
+    fn is_own(&mut self, uid: u32) -> bool {
+        uid == rustix::process::geteuid().as_raw() || self.uid_of_new() == Some(uid)
+    }
+
+    fn uid_of_new(&mut self) -> Option<u32> {
+        if self.uid.is_none() {
+            let at = self.folder.folder(b"").ok()?;
+            let name = self.temp_name();
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = fs::openat(&at, &name, flags, Mode::RUSR | Mode::WUSR).ok()?;
+            let _ = fs::unlinkat(&at, &name, AtFlags::empty());
+            self.uid = fs::fstat(&fd).ok().map(|found| found.st_uid);
+        }
+        self.uid
     }
 
     /// Makes `path` another name of the file that was unpacked as `target`, or of a copy that stands in for it.
@@ -371,9 +456,14 @@ impl<'a> Target<'a> {
             self.observer.warning(Warning::new(Vec::new(), what));
         }
         self.folders.sort_by(|a, b| cmp_paths(&a.0, &b.0));
-        while let Some((path, entry)) = self.folders.pop() {
-            match self.folder.open(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
-                Ok(fd) => self.restore.on_open(&fd, &entry, self.observer),
+        while let Some((path, entry, identity)) = self.folders.pop() {
+            let opened = self.folder.open(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
+            let found = opened.and_then(|fd| Ok((Identity::of(&fs::fstat(&fd)?), fd)));
+            match found {
+                Ok((found, _)) if identity.is_some_and(|identity| identity != found) => {
+                    self.observer.warning(Warning::new(path, SWAPPED));
+                }
+                Ok((_, fd)) => self.restore.on_open(&fd, &entry, self.observer),
                 Err(e) => {
                     let e = std::io::Error::from(e);
                     self.observer
@@ -443,4 +533,58 @@ fn copy_data(
         }
     }
     to.set_len(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<String>>);
+
+    impl Observer for Heard {
+        fn warning(&self, warning: Warning) {
+            self.0.lock().unwrap().push(warning.to_string());
+        }
+    }
+
+    fn entry(path: &str, kind: Kind) -> Entry {
+        let mtime = Timestamp { secs: 1_000_000_000, nanos: 0 };
+        Entry { path: path.into(), kind, mode: 0o777, uid: 0, gid: 0, mtime, xattrs: Vec::new() }
+    }
+
+    #[test]
+    fn what_took_the_place_of_something_unpacked_keeps_its_properties() {
+        let dir = tempfile::tempdir().unwrap();
+        let heard = Heard::default();
+        let restore = Restore { owners: false, privileges: false, xattrs: true };
+        let mut target = Target::open(dir.path(), false, restore, &heard).unwrap();
+        for name in ["kept", "swapped"] {
+            target.make_folder(name.as_bytes(), &entry(name, Kind::Directory)).unwrap();
+        }
+        let link = entry("link", Kind::Symlink { target: b"x".to_vec() });
+        target.make_other(b"link", &link).unwrap();
+        let other = entry("link", Kind::Symlink { target: b"y".to_vec() });
+        let (at, name) = target.parent(b"link").unwrap();
+        assert!(target.made(&at, name, &link).is_some());
+        assert!(
+            target.made(&at, name, &other).is_none()
+                && target.made(&at, name, &entry("", Kind::Fifo)).is_none()
+        );
+        let uid = rustix::process::geteuid().as_raw();
+        assert!(target.is_own(uid) && !target.is_own(uid + 1));
+
+        let path = |name: &str| dir.path().join(name);
+        std::fs::rename(path("swapped"), path("away")).unwrap();
+        std::fs::create_dir(path("swapped")).unwrap();
+        std::fs::set_permissions(path("swapped"), std::fs::Permissions::from_mode(0o711)).unwrap();
+        target.finish();
+        let mode = |name: &str| std::fs::metadata(path(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("kept"), mode("swapped"), mode("away")), (0o777, 0o711, 0o700));
+        let heard = heard.0.into_inner().unwrap();
+        assert!(heard.len() == 1 && heard[0].starts_with("swapped: "), "{heard:?}");
+    }
 }

@@ -287,9 +287,7 @@ fn again(result: &Result<Arc<[u8]>>) -> Result<Arc<[u8]>> {
             Error::ModelMissing { fingerprint: fingerprint.clone(), name: name.clone() }
         }
         Err(Error::BadModel { name, rule }) => Error::BadModel { name: name.clone(), rule: rule.clone() },
-        Err(Error::Io { path, source }) => {
-            Error::io(path, again_io(source))
-        }
+        Err(Error::Io { path, source }) => Error::io(path, again_io(source)),
         Err(_) => Error::Internal("a chunk could not be decoded"),
     })
 }

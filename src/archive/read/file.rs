@@ -67,7 +67,9 @@ impl ArchiveFile {
         let Err((at, source)) = self.fill(&mut bytes, offset) else { return Ok(bytes) };
         Err(match source.kind() {
             ErrorKind::UnexpectedEof => Error::Truncated { offset: at, needed: end - at },
-            _ if is_lost(&source) => Error::Unreadable { offset: at, len: block_end(at).min(end) - at, source },
+            _ if is_lost(&source) => {
+                Error::Unreadable { offset: at, len: block_end(at).min(end) - at, source }
+            }
             _ => Error::io(&self.name, source),
         })
     }
