@@ -169,9 +169,10 @@ fn clone(file: &File, path: &Path) -> Result<File> {
 /// Gives the new file the extended attributes of the old one, access control lists among them.
 fn keep_xattrs(old: &File, new: &File, path: &Path, console: &Console) {
     let set = |(key, value): &(Vec<u8>, Vec<u8>)| fsetxattr(new, &key[..], value, XattrFlags::empty());
-    let kept = xattr::read_open(old).and_then(|found| {
+    let kept: rustix::io::Result<()> = xattr::read_open(old).and_then(|found| {
         // What can be kept is, whatever comes of the others.
-        found.iter().map(set).fold(Ok(()), |all, set| all.and(set))
+        let all: Vec<_> = found.iter().map(set).collect();
+        all.into_iter().collect()
     });
     if let Err(e) = kept {
         let e = std::io::Error::from(e);

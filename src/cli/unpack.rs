@@ -22,9 +22,6 @@ use crate::setup::models;
 use crate::setup::models::open_options;
 use crate::wire::entry::{EntryId, Kind};
 
-/// How many bytes of files a byte of the archive may stand for before it is taken for a bomb, and
-/// how much is allowed whatever the archive's length.
-
 /// Unpack an archive into a folder
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -260,7 +260,11 @@ impl Arrived {
                 if owner.is_some_and(|owner| filler.is_pending(owner)) && !end {
                     later.push(shared);
                 } else if filler.is_pending(shared.file) && !self.copy(filler, &shared)? {
-                    let id = self.files.iter().find(|(_, (file, _))| *file == Some(shared.file)).map(|(id, _)| *id);
+                    let id = self
+                        .files
+                        .iter()
+                        .find(|(_, (file, _))| *file == Some(shared.file))
+                        .map(|(id, _)| *id);
                     self.leave_behind(filler, id.unwrap_or(shared.owner), shared.file);
                 }
             }
