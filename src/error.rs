@@ -36,6 +36,14 @@ pub enum Error {
     #[error("chunk {chunk} at byte {offset} is damaged: {rule}")]
     BadChunk { chunk: u32, offset: u64, rule: &'static str },
 
+    /// The system does not give bytes of the archive: a sector of the disk that cannot be read.
+    #[error("the {len} bytes at byte {offset} cannot be read: {source}")]
+    Unreadable { offset: u64, len: u64, source: std::io::Error },
+
+    /// The content of a file is not what was packed.
+    #[error("{path}: its content has another hash than its entry")]
+    BadContent { path: String },
+
     /// The archive was written by a newer major format version.
     #[error("format version {got} is not supported, this build reads up to {max}; a newer s3a is needed")]
     UnsupportedVersion { got: u16, max: u16 },
@@ -72,6 +80,10 @@ pub enum Error {
     #[error("{} exists", .0.display())]
     Exists(PathBuf),
 
+    /// Another file stands at this path than when the work began, or its content was changed.
+    #[error("{} was replaced or changed meanwhile", .0.display())]
+    Changed(PathBuf),
+
     /// Two archives that are to be merged contradict each other.
     #[error("{0}")]
     Clash(String),
@@ -105,6 +117,19 @@ impl Error {
     /// An I/O error with the path it happened on.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), source }
+    }
+
+    /// Whether it tells of damage to an archive, which costs what is damaged and nothing else.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Truncated { .. }
+                | Self::Corrupt { .. }
+                | Self::Inconsistent { .. }
+                | Self::BadChunk { .. }
+                | Self::Unreadable { .. }
+                | Self::BadContent { .. }
+        )
     }
 
     /// The same error, where damage of a chunk's frame is damage of that chunk.

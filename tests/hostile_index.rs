@@ -639,6 +639,7 @@ fn attack(name: &str, until: Until, bytes: &[u8], folder: &Path) {
         selection: Selection::default(),
         strip: 0,
         replace: false,
+        skip_existing: false,
         restore: Restore { owners: false, privileges: false, xattrs: true },
         devices: false,
         max_bytes: 100 << 20,

@@ -2,7 +2,8 @@
 //!
 //! The archive is cloned where the file system can, else copied; the copy gets the new generation
 //! and takes the archive's place when it is complete and on disk. Until then, whatever happens, the
-//! archive is as it was.
+//! archive is as it was. An archive with several names (hardlinks) keeps them: what is new is written to
+//! the end of it then, while the whole copy lies beside it.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, XattrFlags, fsetxattr};
 use rustix::io::Errno;
 
 use super::args::Global;
@@ -20,8 +21,9 @@ use super::destination::{BUFFER, name_output};
 use super::outcome::Outcome;
 use super::output::{human_bytes, human_time};
 use super::take::Take;
-use crate::archive::observer::Observer;
+use crate::archive::observer::{Observer, Warning};
 use crate::archive::os::partial_file::{Partial, left_by_runs};
+use crate::archive::os::xattr;
 use crate::archive::pack::packer::Packer;
 use crate::archive::read::archive::Archive;
 use crate::archive::write::options::WriterOptions;
@@ -107,7 +109,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
 
     let (partial, file) = Partial::create(&path, true, TAG)?;
     let named = |e| name_output(e, &path);
-    let file = copy(&old, file, archive.archive_len(), console).map_err(named)?;
+    let file = copy(&old, &path, file, archive.archive_len(), console).map_err(named)?;
     let out = BufWriter::with_capacity(BUFFER, file);
     let (out, stats) = packer.append(&archive, out, writer).map_err(named)?;
     let file = out.into_inner().map_err(|e| Error::io(&path, e.into_error()))?;
@@ -115,7 +117,8 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         std::os::unix::fs::fchown(&file, Some(found.uid()), Some(found.gid()))
             .map_err(|e| Error::io(&path, e))?;
     }
-    partial.commit_with_mode(&file, found.mode())?;
+    keep_xattrs(&old, &file, &path, console);
+    partial.commit_after(&file, &found)?;
     console.finish();
     console.say(&format!(
         "{}: {} entries and {} added, now {}, in {}{}",
@@ -141,9 +144,7 @@ fn lock(file: &File, path: &Path) -> Result<()> {
             let still = std::fs::metadata(path).and_then(|now| Ok(same(now, file.metadata()?)));
             match still.map_err(|e| Error::io(path, e))? {
                 true => Ok(()),
-                false => {
-                    Err(Error::Usage(format!("{}: it was replaced just now; try again", path.display())))
-                }
+                false => Err(Error::Changed(path.to_owned())),
             }
         }
     }
@@ -165,16 +166,32 @@ fn clone(file: &File, path: &Path) -> Result<File> {
     file.try_clone().map_err(|e| Error::io(path, e))
 }
 
+/// Gives the new file the extended attributes of the old one, access control lists among them.
+fn keep_xattrs(old: &File, new: &File, path: &Path, console: &Console) {
+    let set = |(key, value): &(Vec<u8>, Vec<u8>)| fsetxattr(new, &key[..], value, XattrFlags::empty());
+    let kept: rustix::io::Result<()> = xattr::read_open(old).and_then(|found| {
+        // What can be kept is, whatever comes of the others.
+        let all: Vec<_> = found.iter().map(set).collect();
+        all.into_iter().collect()
+    });
+    if let Err(e) = kept {
+        let e = std::io::Error::from(e);
+        let what = format_args!("not all of its own extended attributes are kept: {e}");
+        console.warning(Warning::new(path.as_os_str().as_encoded_bytes(), what));
+    }
+}
+
 /// Fills `new` with the archive, sharing its blocks where the file system can.
-fn copy(old: &File, mut new: File, len: u64, console: &Console) -> Result<File> {
+fn copy(old: &File, path: &Path, mut new: File, len: u64, console: &Console) -> Result<File> {
     let failed = Error::Output;
+    let unread = |e| Error::io(path, e);
     if rustix::fs::ioctl_ficlone(&new, old).is_ok() {
         new.seek(SeekFrom::Start(len)).map_err(failed)?;
         return Ok(new);
     }
     console.phase("copying the archive", Some(len));
-    let mut old = old.try_clone().map_err(failed)?;
-    old.seek(SeekFrom::Start(0)).map_err(failed)?;
+    let mut old = old.try_clone().map_err(unread)?;
+    old.seek(SeekFrom::Start(0)).map_err(unread)?;
     let mut left = len;
     while left > 0 {
         if console.interrupted() {
@@ -182,7 +199,7 @@ fn copy(old: &File, mut new: File, len: u64, console: &Console) -> Result<File> 
         }
         let part = std::io::copy(&mut (&mut old).take(left.min(64 << 20)), &mut new).map_err(failed)?;
         if part == 0 {
-            return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
+            return Err(Error::Changed(path.to_owned()));
         }
         console.advanced(part);
         left -= part;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::args::size;
 use super::console::Console;
-use super::entries::{copy_out, find};
+use super::entries::{BadContents, copy_out, find};
 use super::outcome::Outcome;
 use super::output::Out;
 use crate::archive::read::chunk_cache::RecentChunks;
@@ -33,6 +33,7 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     let archive = models::open(&args.archive)?;
     let cache = RecentChunks::new(16 << 20);
     let mut out = Out::new();
+    let mut bad = BadContents::default();
     for path in &args.paths {
         let id = find(&archive, path)?;
         let is_file =
@@ -40,8 +41,10 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
         if !is_file {
             return Err(Error::Usage(format!("{} is not a file", path.display())));
         }
-        copy_out(&archive, id, args.offset, args.length.unwrap_or(u64::MAX), &cache, &mut out, console)?;
+        let length = args.length.unwrap_or(u64::MAX);
+        bad.note(copy_out(&archive, id, args.offset, length, &cache, &mut out, console), console)?;
     }
     out.finish()?;
+    bad.finish()?;
     Ok(Outcome::Done)
 }

@@ -10,17 +10,17 @@ use super::outcome::Outcome;
 use super::output::Out;
 use crate::archive::check::diff::{DiffOptions, What, diff};
 use crate::archive::path::escape;
-use crate::archive::read::archive::Archive;
 use crate::cli::output::hex;
 use crate::error::{Error, Result};
-use crate::setup::models::open_options;
+use crate::setup::models;
 
 /// Exit code where there are differences, as diff(1) has it.
 const DIFFERENT: u8 = 1;
 
 /// Compare an archive with a folder
 ///
-/// Contents are compared by their hashes, so nothing is decoded. Ends with code 1 if anything differs.
+/// Contents are compared by their hashes, and decoded only where these are short: those of files under 4 KiB.
+/// Ends with code 1 if anything differs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[arg(value_name = "ARCHIVE")]
@@ -55,7 +55,7 @@ struct Row {
 
 pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     console.about(&args.archive);
-    let archive = Archive::open(&args.archive, &open_options())?;
+    let archive = models::open(&args.archive)?;
     if !args.folder.is_dir() {
         let e = std::fs::metadata(&args.folder).err();
         return Err(e.map_or_else(

@@ -4,7 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::output::Out;
-use crate::archive::observer::Observer;
+use crate::archive::observer::{Observer, Warning};
+use crate::archive::path::escape;
 use crate::archive::read::archive::Archive;
 use crate::archive::read::chunk_cache::ChunkCache;
 use crate::error::{Error, Result};
@@ -25,7 +26,7 @@ pub(crate) fn clean(path: &Path) -> Vec<u8> {
 
 /// The entry that the user names.
 pub(crate) fn find(archive: &Archive, path: &Path) -> Result<EntryId> {
-    let name = crate::archive::path::escape(&clean(path));
+    let name = escape(&clean(path));
     archive
         .lookup(&clean(path))
         .ok_or_else(|| Error::Usage(format!("{name} is not in the archive; `s3a ls` lists what is")))
@@ -38,6 +39,9 @@ pub(crate) const FIRST: usize = 64 << 10;
 pub(crate) const READ: usize = 4 << 20;
 
 /// Writes up to `len` bytes of a file from `offset` on.
+///
+/// # Errors
+/// `BadContent` after all bytes were written, if these were the whole file and are not what was packed.
 pub(crate) fn copy_out(
     archive: &Archive,
     id: EntryId,
@@ -57,6 +61,7 @@ pub(crate) fn copy_out(
     let read = archive.together(chunks, 0).saturating_mul(chunk_size).max(READ);
     let mut buf = vec![0; usize::try_from(size).unwrap_or(read).min(read)];
     let (mut at, mut left, mut most) = (offset, len, if read > READ { read } else { FIRST });
+    let mut check = archive.content_check(id).filter(|_| offset == 0);
     while left > 0 {
         if observer.interrupted() {
             return Err(Error::Interrupted);
@@ -68,8 +73,42 @@ pub(crate) fn copy_out(
             break;
         }
         out.bytes(&buf[..got])?;
+        if let Some(check) = &mut check {
+            check.feed(&buf[..got]);
+        }
         at = at.saturating_add(got as u64);
         left -= got as u64;
     }
-    Ok(())
+    match check.and_then(|check| check.is_right()) {
+        Some(false) => {
+            let path = archive.entry(id).map(|entry| escape(&entry.path)).unwrap_or_default();
+            Err(Error::BadContent { path })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lets work on many files go on after one whose content is not what was packed.
+#[derive(Default)]
+pub(crate) struct BadContents(Option<Error>);
+
+impl BadContents {
+    /// Notes such a file; other errors are passed on.
+    pub fn note(&mut self, copied: Result<()>, observer: &dyn Observer) -> Result<()> {
+        match (copied, &self.0) {
+            (Err(Error::BadContent { path }), Some(_)) => {
+                let what = "written, but its content is not what was packed";
+                observer.warning(Warning { path: path.into_bytes(), what: what.to_owned(), remedy: None });
+            }
+            (Err(error @ Error::BadContent { .. }), None) => self.0 = Some(error),
+            (other, _) => other?,
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// The first that was noted.
+    pub fn finish(self) -> Result<()> {
+        self.0.map_or(Ok(()), Err)
+    }
 }

@@ -10,11 +10,13 @@ pub(crate) fn code(error: &Error) -> u8 {
         | Error::Truncated { .. }
         | Error::Corrupt { .. }
         | Error::Inconsistent { .. }
-        | Error::BadChunk { .. } => 3,
+        | Error::BadChunk { .. }
+        | Error::Unreadable { .. }
+        | Error::BadContent { .. } => 3,
         Error::ModelMissing { .. } | Error::BadModel { .. } => 4,
         Error::UnsafeEntry { .. } | Error::Device { .. } => 5,
         Error::Limit { .. } | Error::TooLarge { .. } => 6,
-        Error::Io { .. } | Error::Output(_) => 7,
+        Error::Io { .. } | Error::Output(_) | Error::Changed(_) => 7,
         Error::UnsupportedVersion { .. } | Error::UnsupportedFeature { .. } => 8,
         Error::Exists(_) => 11,
         Error::Internal(_) | Error::Training(_) => 70,
@@ -25,9 +27,10 @@ pub(crate) fn code(error: &Error) -> u8 {
 /// What a user can do about an error, to follow its text.
 pub(crate) fn advice(error: &Error) -> &'static str {
     match error {
-        Error::Truncated { .. } | Error::Corrupt { .. } | Error::Inconsistent { .. } => {
-            "; `s3a salvage` recovers what is intact"
-        }
+        Error::Truncated { .. }
+        | Error::Corrupt { .. }
+        | Error::Inconsistent { .. }
+        | Error::Unreadable { .. } => "; `s3a salvage` recovers what is intact",
         Error::ModelMissing { .. } => {
             ": put its file beside the archive or in a directory of S3A_MODEL_PATH, or pass --model FILE"
         }
@@ -35,6 +38,7 @@ pub(crate) fn advice(error: &Error) -> &'static str {
         Error::TooLarge { .. } => "; --max-size raises that",
         Error::Clash(_) => "; --on-clash first or last chooses which stays",
         Error::InArchive { .. } => "; --skip-existing leaves out what is there",
+        Error::Changed(_) => "; nothing was written to it, try again",
         Error::Exists(_) => "; use --force to replace it",
         _ => "",
     }

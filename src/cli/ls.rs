@@ -15,7 +15,7 @@ use crate::archive::read::archive::Archive;
 use crate::cli::output::hex;
 use crate::error::Result;
 use crate::setup::models::open_options;
-use crate::wire::entry::{Entry, Kind};
+use crate::wire::entry::{Entry, Kind, hash_len};
 
 /// List what an archive holds
 #[derive(Debug, clap::Args)]
@@ -58,8 +58,12 @@ struct Row<'a> {
     mtime_nanos: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
+    /// As many bytes of the content's BLAKE3 as the archive has: 16, or 6 of a file under 4 KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
-    blake3: Option<String>,
+    blake3_prefix: Option<String>,
+    /// The same of a file with holes: of what lies between them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_blake3_prefix: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -177,10 +181,13 @@ fn long(archive: &Archive, entry: &Entry) -> String {
 }
 
 fn row<'a>(archive: &Archive, entry: &'a Entry) -> Row<'a> {
-    let (size, blake3) = match &entry.kind {
-        Kind::File { size, hash, .. } => (Some(*size), Some(hex(hash))),
-        _ => (None, None),
-    };
+    let (mut size, mut blake3_prefix, mut data_blake3_prefix) = (None, None, None);
+    if let Kind::File { size: len, extents, hash } = &entry.kind {
+        let data = extents.iter().fold(0u64, |sum, extent| sum.saturating_add(extent.len));
+        let prefix = Some(hex(&hash[..hash_len(data)]));
+        size = Some(*len);
+        *(if data == *len { &mut blake3_prefix } else { &mut data_blake3_prefix }) = prefix;
+    }
     Row {
         path: String::from_utf8_lossy(&entry.path).into_owned(),
         path_hex: std::str::from_utf8(&entry.path).is_err().then(|| hex(&entry.path)),
@@ -191,7 +198,8 @@ fn row<'a>(archive: &Archive, entry: &'a Entry) -> Row<'a> {
         mtime: entry.mtime.secs,
         mtime_nanos: entry.mtime.nanos,
         size,
-        blake3,
+        blake3_prefix,
+        data_blake3_prefix,
         target: target(archive, entry).map(|to| String::from_utf8_lossy(to).into_owned()),
         xattrs: entry.xattrs.iter().filter_map(|(key, _)| std::str::from_utf8(key).ok()).collect(),
     }

@@ -23,6 +23,8 @@ const TAG: &str = "merge";
 /// Join archives without coding them again
 ///
 /// Folders that several archives have come together. Content that several have is kept as often.
+/// What is copied passes the checks of its coded bytes; nothing is decoded, so that hashes of contents
+/// are not checked: `s3a verify` does.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The archives to join, in their order

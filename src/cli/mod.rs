@@ -140,7 +140,6 @@ fn decodes(command: &Command) -> bool {
     !matches!(
         command,
         Command::Ls(_)
-            | Command::Diff(_)
             | Command::Info(_)
             | Command::Umount(_)
             | Command::Model(_)

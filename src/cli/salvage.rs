@@ -36,7 +36,7 @@ pub(crate) struct Args {
     archive: PathBuf,
     /// Write a new archive, with the models of the old one, instead of unpacking
     #[arg(short, long, value_name = "FILE", conflicts_with_all = [
-        "directory", "strip_components", "same_owner", "no_same_owner", "numeric_owner",
+        "directory", "skip_existing", "strip_components", "same_owner", "no_same_owner", "numeric_owner",
         "preserve_permissions", "no_xattrs", "devices",
     ])]
     output: Option<PathBuf>,
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
             summary.files
         )),
         // Warnings told which files these are, as far as their entries are left.
-        Err(Error::BadChunk { .. } | Error::Corrupt { .. } | Error::Truncated { .. }) => {
+        Err(e) if e.is_damage() => {
             console.say(&format!(
                 "{}: what is whole is unpacked; files with damaged chunks, and groups named above, are lost",
                 target.display()

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Patterns, size};
 use super::console::Console;
-use super::entries::{clean, copy_out, find};
+use super::entries::{BadContents, clean, copy_out, find};
 use super::outcome::Outcome;
 use super::output::Out;
 use crate::archive::extract::from_file::extract;
 use crate::archive::extract::from_stream::extract_stream;
 use crate::archive::extract::metadata::Restore;
-use crate::archive::extract::plan::ExtractOptions;
+use crate::archive::extract::plan::{ExtractOptions, ExtractSummary};
 use crate::archive::observer::Observer;
 use crate::archive::path::is_beneath;
 use crate::archive::read::archive::Archive;
@@ -21,9 +21,6 @@ use crate::setup::calls::max_bytes;
 use crate::setup::models;
 use crate::setup::models::open_options;
 use crate::wire::entry::{EntryId, Kind};
-
-/// How many bytes of files a byte of the archive may stand for before it is taken for a bomb, and
-/// how much is allowed whatever the archive's length.
 
 /// Unpack an archive into a folder
 #[derive(Debug, clap::Args)]
@@ -37,10 +34,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     how: How,
     /// Write the contents of files to standard output, one after the other
-    #[arg(long)]
+    #[arg(long, conflicts_with = "skip_existing")]
     to_stdout: bool,
     /// Write a tar stream to a file or, with `-`, to standard output, instead of unpacking
-    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["to_stdout", "directory"])]
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["to_stdout", "directory", "skip_existing"])]
     tar: Option<PathBuf>,
     #[command(flatten)]
     patterns: Patterns,
@@ -55,6 +52,9 @@ pub(crate) struct How {
     /// Replace existing files
     #[arg(short, long)]
     pub force: bool,
+    /// Leave what is there already, and do not decode it again: an interrupted run goes on
+    #[arg(long, conflicts_with = "force")]
+    pub skip_existing: bool,
     /// Take this many leading components off each path
     #[arg(long, value_name = "N", default_value_t = 0)]
     strip_components: usize,
@@ -93,6 +93,7 @@ impl How {
             selection: patterns.selection()?.beneath(paths.iter().map(|path| clean(path))),
             strip: self.strip_components,
             replace: self.force,
+            skip_existing: self.skip_existing,
             restore: Restore {
                 owners: self.same_owner || (!self.no_same_owner && rustix::process::geteuid().is_root()),
                 privileges: self.preserve_permissions,
@@ -122,7 +123,7 @@ impl How {
             name.push(".unpacked");
         }
         let target = PathBuf::from(name);
-        if !self.force && target.symlink_metadata().is_ok() {
+        if !self.force && !self.skip_existing && target.symlink_metadata().is_ok() {
             return Err(Error::Exists(target));
         }
         Ok(target)
@@ -156,8 +157,17 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     let target = args.how.target(&archive, &args.archive, "")?;
     let summary = extract(&archive, &target, &options, console)?;
     console.finish();
-    console.say(&format!("{}: {} entries, {} files", target.display(), summary.entries, summary.files));
+    console.say(&told(&target, &summary));
     Ok(Outcome::Done)
+}
+
+/// What was done.
+fn told(target: &Path, summary: &ExtractSummary) -> String {
+    let skipped = match summary.skipped {
+        0 => String::new(),
+        count => format!("; {count} were there already"),
+    };
+    format!("{}: {} entries, {} files{skipped}", target.display(), summary.entries, summary.files)
 }
 
 fn from_pipe(args: &Args, console: &Console) -> Result<Outcome> {
@@ -175,7 +185,7 @@ fn from_pipe(args: &Args, console: &Console) -> Result<Outcome> {
     let target = args.how.directory.clone().unwrap_or_else(|| ".".into());
     let summary = extract_stream(&mut stream, &target, &options, &load, console)?;
     console.finish();
-    console.say(&format!("{}: {} entries, {} files", target.display(), summary.entries, summary.files));
+    console.say(&told(&target, &summary));
     Ok(Outcome::Done)
 }
 
@@ -183,6 +193,7 @@ fn to_stdout(archive: &Archive, options: &ExtractOptions, console: &Console) -> 
     let cache = RecentChunks::new(16 << 20);
     let mut out = Out::new();
     let (mut bytes, max) = (0u64, options.max_bytes);
+    let mut bad = BadContents::default();
     for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {
         let file = match entry.kind {
             Kind::Hardlink { target } => archive.entry(target).map(|entry| &entry.kind),
@@ -196,8 +207,9 @@ fn to_stdout(archive: &Archive, options: &ExtractOptions, console: &Console) -> 
                 return Err(Error::Limit { what, got: bytes, max });
             }
             console.entry(&entry.path);
-            copy_out(archive, id, 0, u64::MAX, &cache, &mut out, console)?;
+            bad.note(copy_out(archive, id, 0, u64::MAX, &cache, &mut out, console), console)?;
         }
     }
-    out.finish()
+    out.finish()?;
+    bad.finish()
 }

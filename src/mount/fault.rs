@@ -64,6 +64,8 @@ fn of_error(error: &Error) -> Errno {
         | Error::Corrupt { .. }
         | Error::Inconsistent { .. }
         | Error::BadChunk { .. }
+        | Error::Unreadable { .. }
+        | Error::BadContent { .. }
         | Error::UnsupportedVersion { .. }
         | Error::UnsupportedFeature { .. }
         | Error::ModelMissing { .. }
@@ -72,6 +74,7 @@ fn of_error(error: &Error) -> Errno {
         | Error::Device { .. }
         | Error::Io { .. }
         | Error::Output(_)
+        | Error::Changed(_)
         | Error::Training(_)
         | Error::Internal(_) => Errno::IO,
         Error::Limit { .. } | Error::TooLarge { .. } => Errno::NOMEM,

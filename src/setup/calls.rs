@@ -109,6 +109,7 @@ pub fn unpack(archive: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<Ext
         selection: Selection::default(),
         strip: 0,
         replace: false,
+        skip_existing: false,
         restore: Restore { owners: rustix::process::geteuid().is_root(), privileges: false, xattrs: true },
         devices: false,
         max_bytes: max_bytes(archive.archive_len()),
@@ -123,7 +124,8 @@ pub(crate) fn max_bytes(archive_len: u64) -> u64 {
 
 impl Archive {
     /// The bytes of `range` of the file at `path`; fewer only where the file ends. Chunks that the range
-    /// lies in are decoded, with those that they refer to.
+    /// lies in are decoded, with those that they refer to. A range that is all of the file is held against
+    /// the hash of its content.
     ///
     /// # Errors
     /// `Io` (not found) if there is no such entry, `Usage` if it is no file, `ModelMissing`, and what is
@@ -145,6 +147,14 @@ impl Archive {
         let mut bytes = vec![0; len];
         let read = self.read_at(id, range.start, &mut bytes, &RecentChunks::new(CACHE))?;
         bytes.truncate(read);
+        if range.start == 0
+            && let Some(mut check) = self.content_check(id)
+        {
+            check.feed(&bytes);
+            if check.is_right() == Some(false) {
+                return Err(Error::BadContent { path: path.display().to_string() });
+            }
+        }
         Ok(bytes)
     }
 }

@@ -66,7 +66,7 @@ pub(crate) fn for_reading(
     for (index, wanted) in (0..=u8::MAX).zip(refs) {
         // A damaged one is missed only where it is not at hand otherwise, by the chunks that need it.
         let carried = match embedded(index) {
-            Err(Error::Corrupt { .. } | Error::Truncated { .. }) => None,
+            Err(e) if e.is_damage() => None,
             carried => carried?,
         };
         let model = match carried.filter(|file| *blake3::hash(file).as_bytes() == wanted.fingerprint) {

@@ -48,6 +48,18 @@ pub struct Entry {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+impl Entry {
+    /// Bytes of a file that are no holes; none of what is no file.
+    pub fn data_len(&self) -> u64 {
+        match &self.kind {
+            Kind::File { extents, .. } => {
+                extents.iter().fold(0, |sum, extent| sum.saturating_add(extent.len))
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// Seconds and nanoseconds since 1970, as `st_mtim` has them. `nanos < 1_000_000_000`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp {

@@ -92,8 +92,11 @@ impl Hashing {
                 continue;
             }
             hashed += 1;
-            if archive.hash_extents(extents, cache)? != *hash {
-                wrong.push(id);
+            match archive.hash_extents(extents, cache) {
+                Ok(found) if found == *hash => {}
+                Err(error) if !error.is_damage() => return Err(error),
+                // What could be read a moment ago may be gone.
+                _ => wrong.push(id),
             }
         }
         Ok((hashed, wrong))

@@ -1,7 +1,11 @@
-//! What differs between an archive and a tree: contents by their hash, so that nothing is decoded.
+//! What differs between an archive and a tree: contents by their hash.
+//!
+//! Data under 4 KiB have a hash of 48 bits, for which other data are found in seconds: where such a hash is equal, the
+//! data are decoded, in the order of the archive, and compared by a whole hash.
 
 use std::cmp::Ordering;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -11,10 +15,11 @@ use crate::archive::pack::found::Found;
 use crate::archive::pack::scan::Tree;
 use crate::archive::pack::source_file::segments;
 use crate::archive::path::cmp_paths;
+use crate::archive::read::ahead::{Ahead, in_order};
 use crate::archive::read::archive::Archive;
 use crate::archive::selection::Selection;
 use crate::error::{Error, Result};
-use crate::wire::entry::{ContentHash, Entry, Extent, Kind, content_hash};
+use crate::wire::entry::{ContentHash, Entry, Extent, Kind, content_hash, hash_len};
 
 /// Bytes that are read at a time.
 const PIECE: usize = 1 << 20;
@@ -44,8 +49,9 @@ pub enum What {
     Xattrs,
 }
 
-/// Compares `archive` with the folder `tree`, and reports each difference in the order of a walk; a file that cannot
-/// be read is a warning. Tells how many differences there are.
+/// Compares `archive`, whose models are set, with the folder `tree`, and reports each difference in the order of a
+/// walk, but last those that only decoding shows; a file that cannot be read is a warning. Tells how many differences
+/// there are.
 pub fn diff(
     archive: &Archive,
     tree: &Path,
@@ -74,6 +80,7 @@ pub fn diff(
     let (mut packed, mut found) = (packed.into_iter().peekable(), tree.entries.iter().peekable());
     // The folder that one side lacks: what is below it lacks there too.
     let mut missing: Option<&[u8]> = None;
+    let mut unsure = Vec::new();
     let below = |path: &[u8], missing: Option<&[u8]>| {
         missing.is_some_and(|top| path.strip_prefix(top).is_some_and(|rest| rest.starts_with(b"/")))
     };
@@ -82,7 +89,7 @@ pub fn diff(
             return Err(Error::Interrupted);
         }
         let order = match (packed.peek(), found.peek()) {
-            (None, None) => return Ok(count),
+            (None, None) => break,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (Some(entry), Some(found)) => cmp_paths(&entry.path, &found.entry.path),
@@ -92,7 +99,7 @@ pub fn diff(
             Ordering::Greater => (found.next().map(|found| &found.entry.path), What::OnlyInTree),
             Ordering::Equal => {
                 if let (Some(entry), Some(found)) = (packed.next(), found.next()) {
-                    compare(archive, entry, &tree, found, options, observer, &mut tell)?;
+                    unsure.extend(compare(archive, entry, &tree, found, options, observer, &mut tell)?);
                 }
                 continue;
             }
@@ -106,18 +113,65 @@ pub fn diff(
             missing = Some(path);
         }
     }
+    decode(archive, unsure, observer, &mut |path| tell(path, What::Content))?;
+    Ok(count)
 }
 
-fn compare(
+/// A file whose data have too short a hash in the archive.
+struct Unsure<'a> {
+    path: &'a [u8],
+    extents: &'a [Extent],
+    /// The BLAKE3 of the data in the tree.
+    found: [u8; 32],
+}
+
+/// Decodes the data of files, and tells those whose hash is another than in the tree.
+fn decode(
     archive: &Archive,
-    entry: &Entry,
+    mut files: Vec<Unsure<'_>>,
+    observer: &dyn Observer,
+    tell: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let first = |file: &Unsure<'_>| file.extents.first().map_or(0, |extent| extent.raw_offset);
+    files.sort_by_key(first);
+    let mut chunks: Vec<Range<u32>> = Vec::new();
+    for extent in files.iter().flat_map(|file| file.extents) {
+        chunks.push(archive.chunks_of(extent.raw_offset, extent.len));
+    }
+    let mut ahead = Ahead::new(archive, in_order(chunks));
+    observer.phase("decoding short files", Some(ahead.raw_len()));
+    for file in files {
+        let mut hasher = blake3::Hasher::new();
+        let decoded = file.extents.iter().try_for_each(|extent| {
+            ahead.copy(extent.raw_offset, extent.len, observer, &mut |part| {
+                hasher.update(part);
+                Ok(())
+            })
+        });
+        match decoded {
+            Ok(()) if *hasher.finalize().as_bytes() == file.found => {}
+            Ok(()) => tell(file.path)?,
+            Err(e) if e.is_damage() || matches!(e, Error::ModelMissing { .. }) => {
+                observer.warning(Warning::new(file.path, format_args!("not compared: {e}")));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Compares two objects; gives a file of which more than its hash in the archive has to be compared.
+fn compare<'a>(
+    archive: &'a Archive,
+    entry: &'a Entry,
     tree: &Tree,
     found: &Found,
     options: &DiffOptions,
     observer: &dyn Observer,
     tell: &mut dyn FnMut(&[u8], What) -> Result<()>,
-) -> Result<()> {
+) -> Result<Option<Unsure<'a>>> {
     let path = &entry.path[..];
+    let mut unsure = None;
     // All names of a file have its content and properties.
     let file = match &entry.kind {
         Kind::Hardlink { target } => archive.entry(*target).unwrap_or(entry),
@@ -129,8 +183,11 @@ fn compare(
                 tell(path, What::Size)?;
             } else {
                 match same_content(tree, found, *size, extents, hash) {
-                    Ok(true) => {}
-                    Ok(false) => tell(path, What::Content)?,
+                    Ok(Some(found)) if data_len(extents) > 0 && hash_len(data_len(extents)) < hash.len() => {
+                        unsure = Some(Unsure { path, extents, found });
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) => tell(path, What::Content)?,
                     Err(e) => observer.warning(Warning::new(path, format_args!("not compared: {e}"))),
                 }
             }
@@ -146,7 +203,8 @@ fn compare(
             tell(path, What::Device)?
         }
         (kind, now) if std::mem::discriminant(kind) != std::mem::discriminant(now) => {
-            return tell(path, What::Kind);
+            tell(path, What::Kind)?;
+            return Ok(None);
         }
         _ => {}
     }
@@ -163,23 +221,23 @@ fn compare(
     if options.xattrs && file.xattrs != now.xattrs {
         tell(path, What::Xattrs)?;
     }
-    Ok(())
+    Ok(unsure)
 }
 
-/// Whether a file has the content of this hash, and nothing but zeros elsewhere.
+/// The BLAKE3 of a file's data, if they have this hash and nothing but zeros lies elsewhere.
 fn same_content(
     tree: &Tree,
     found: &Found,
     size: u64,
     extents: &[Extent],
     hash: &ContentHash,
-) -> std::io::Result<bool> {
+) -> std::io::Result<Option<[u8; 32]>> {
     let file = File::from(tree.open(found)?);
     let mut hasher = blake3::Hasher::new();
     let mut end = 0;
     for extent in extents {
         if !is_zero(&file, end, extent.file_offset)? {
-            return Ok(false);
+            return Ok(None);
         }
         each_piece(&file, extent.file_offset, extent.file_offset + extent.len, &mut |piece| {
             hasher.update(piece);
@@ -187,7 +245,14 @@ fn same_content(
         })?;
         end = extent.file_offset + extent.len;
     }
-    Ok(is_zero(&file, end, size)? && content_hash(hasher.finalize().as_bytes(), hasher.count()) == *hash)
+    let digest = *hasher.finalize().as_bytes();
+    let same = is_zero(&file, end, size)? && content_hash(&digest, hasher.count()) == *hash;
+    Ok(same.then_some(digest))
+}
+
+/// Bytes of a file that are no holes.
+fn data_len(extents: &[Extent]) -> u64 {
+    extents.iter().fold(0, |sum, extent| sum.saturating_add(extent.len))
 }
 
 /// Whether a part of a file holds zeros only; holes are known to.

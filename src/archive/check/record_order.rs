@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use crate::archive::read::archive::Archive;
+use crate::archive::read::file::Unreadable;
 use crate::archive::read::layout::GroupAt;
 use crate::archive::read::record_order::RecordOrder;
 use crate::archive::read::records::check_group;
@@ -101,9 +102,11 @@ impl<'a> Between<'a> {
     /// Checks what begins at `at`; tells its length.
     fn check(&mut self, at: u64) -> Result<u64> {
         let file = &self.archive.file;
-        let start = file.read_up_to(at, TRAILER_LEN as u64)?;
+        // What begins here may be shorter than a trailer, and what follows unreadable.
+        let ahead = (TRAILER_LEN as u64).min(file.len() - at);
+        let start = file.read_around(at, ahead, &mut Unreadable::default())?;
         let (len, order) = if start.starts_with(&TRAILER_MARKER) {
-            let trailer = Trailer::read(&start, at)?;
+            let trailer = Trailer::read(&file.read(at, ahead)?, at)?;
             let group = self.groups.checked_sub(1).and_then(|at| self.archive.layout.groups.get(at));
             let is_open = group.is_some_and(|group| group.leaves_open);
             (TRAILER_LEN, self.order.trailer(&trailer, is_open, self.named))

@@ -88,10 +88,9 @@ impl Check<'_> {
     fn models(&mut self) {
         for number in (0..=u8::MAX).take(self.archive.models().len()) {
             if let Err(error) = self.archive.embedded_model(number) {
-                let known = matches!(error, Error::Corrupt { .. } | Error::Truncated { .. });
-                let offset = if let Error::Corrupt { offset, .. } = error { offset } else { 0 };
+                let offset = self.archive.embedded_at(number).unwrap_or(0);
                 // A damaged frame in its place was found before.
-                if known && !self.report.damages.iter().any(|damage| damage.offset == offset) {
+                if error.is_damage() && !self.report.damages.iter().any(|damage| damage.offset == offset) {
                     self.damage(offset..offset, error);
                 }
             }
@@ -112,7 +111,7 @@ impl Check<'_> {
 
     /// Notes a damaged chunk.
     fn bad_chunk(&mut self, id: ChunkId, error: Error) -> Result<()> {
-        if !matches!(error, Error::BadChunk { .. } | Error::Corrupt { .. } | Error::Truncated { .. }) {
+        if !error.is_damage() {
             return Err(error);
         }
         let Some(group) = self.archive.layout.group_of(id) else { return Err(error) };

@@ -30,6 +30,11 @@ impl Checker {
         Self { seen: HashMap::new(), devices, max_bytes, bytes: 0 }
     }
 
+    /// Bytes that the files so far hold between their holes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Checks an entry that is to be unpacked as `path`.
     pub fn admit(&mut self, id: EntryId, entry: &Entry, path: &[u8]) -> Result<()> {
         let refuse = |rule| Err(Error::UnsafeEntry { path: escape(&entry.path), rule });

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 
 use super::target::{Target, Temp};
 use crate::archive::observer::{Observer, Warning};
+use crate::archive::path::escape;
 use crate::error::{Error, Result};
 use crate::wire::entry::{ContentHash, Entry, Extent, Kind, content_hash};
 
@@ -288,11 +289,8 @@ impl<'t, 'a> Filler<'t, 'a> {
         failed?;
         self.lost.insert(filling.path);
         let why = "its content is not what was packed";
+        self.failure.get_or_insert(Error::BadContent { path: escape(&filling.entry.path) });
         self.observer.warning(Warning::new(filling.entry.path, format_args!("not unpacked: {why}")));
-        self.failure.get_or_insert(Error::Corrupt {
-            offset: 0,
-            rule: "the content of a file has another hash than its entry",
-        });
         Ok(())
     }
 

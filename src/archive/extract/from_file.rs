@@ -9,18 +9,19 @@ use std::iter::Peekable;
 use std::path::Path;
 
 use super::assembler::{Filled, Filler};
+use super::existing;
 use super::plan::{ExtractOptions, ExtractSummary, Item, LINK_LOST, link, plan, wanted};
 use super::target::Target;
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::path::cmp_paths;
+use crate::archive::read::ahead::LOCKSTEP;
 use crate::archive::read::archive::Archive;
 use crate::archive::read::chunk_cache::RecentChunks;
+use crate::archive::read::layout::GroupAt;
 use crate::error::{Error, Result};
 use crate::wire::entry::Kind;
 
-/// Chunks that a worker decodes together, and raw bytes that all workers do. Models decode many
-/// chunks in lockstep, but the user waits for a batch to see progress or to interrupt.
-pub(crate) const LOCKSTEP: usize = 64;
+/// Raw bytes that all workers decode together.
 const BATCH: u32 = 8 << 20;
 
 /// Raw bytes of chunks that are kept because later ones may refer to them.
@@ -34,9 +35,15 @@ pub fn extract(
     observer: &dyn Observer,
 ) -> Result<ExtractSummary> {
     observer.phase("checking the index", None);
-    let items = plan(archive, options)?;
+    let mut items = plan(archive, options)?;
     let mut target = Target::open(target, options.replace, options.restore, observer)?;
-    if !target.fresh {
+    let held = items.iter().filter(|item| item.link.is_none()).map(|item| item.entry.data_len());
+    target.bound(held.fold(0, u64::saturating_add), options.max_bytes);
+    let mut skipped = 0;
+    if options.skip_existing && !target.fresh {
+        target.adopt(&existing::tops(&items));
+        skipped = existing::mark(&mut items, &mut target, observer);
+    } else if !target.fresh {
         items
             .iter()
             .filter(|item| item.entry.kind != Kind::Directory)
@@ -50,7 +57,7 @@ pub fn extract(
     fill(archive, &items, &mut filler, observer)?;
     let Filled { files, failure, lost } = filler.finish();
 
-    for item in &items {
+    for item in items.iter().filter(|item| !item.present) {
         match (&item.entry.kind, item.link) {
             (Kind::Directory, _) | (Kind::File { .. }, None) => {}
             (_, Some(first)) if lost.contains(&items[first].path[..]) => {
@@ -61,7 +68,8 @@ pub fn extract(
         }
     }
     target.finish();
-    failure.map_or(Ok(ExtractSummary { files, entries: items.len() as u64 }), Err)
+    let entries = items.len() as u64 - skipped;
+    failure.map_or(Ok(ExtractSummary { files, entries, skipped }), Err)
 }
 
 /// The files among the items, in the order in which the raw stream comes to them, each with where that is;
@@ -74,7 +82,7 @@ struct Files<'i, 'a> {
 impl<'i, 'a> Files<'i, 'a> {
     fn new(items: &'i [Item<'a>]) -> Self {
         let begins = |(number, item): (u32, &Item<'_>)| match &item.entry.kind {
-            Kind::File { extents, .. } if item.link.is_none() => {
+            Kind::File { extents, .. } if item.has_content() => {
                 let offsets = extents.iter().filter(|extent| extent.len > 0).map(|extent| extent.raw_offset);
                 Some((offsets.min().unwrap_or(0), number))
             }
@@ -116,11 +124,20 @@ fn fill(
         if observer.interrupted() {
             return Err(Error::Interrupted);
         }
-        let chunk = archive.chunk(id)?;
+        let chunk = match archive.chunk(id) {
+            Ok(chunk) => chunk,
+            Err(e) if e.is_damage() => {
+                // Where the chunks of its group lie is not known.
+                let raw = archive.layout.group_of(id).map_or(0..0, GroupAt::raw);
+                files.add(Some(raw.end), filler, observer)?;
+                return filler.lose(raw.start, raw.end - raw.start, e);
+            }
+            Err(e) => return Err(e),
+        };
         files.add(Some(chunk.raw_offset + u64::from(chunk.raw_len)), filler, observer)?;
         match bytes {
             Ok(bytes) => filler.feed(chunk.raw_offset, &bytes)?,
-            Err(e @ (Error::BadChunk { .. } | Error::Corrupt { .. } | Error::Truncated { .. })) => {
+            Err(e) if e.is_damage() => {
                 filler.lose(chunk.raw_offset, chunk.raw_len.into(), e)?;
             }
             Err(e) => return Err(e),

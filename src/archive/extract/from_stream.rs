@@ -10,11 +10,13 @@ use std::path::Path;
 
 use super::admission::Checker;
 use super::assembler::{Filled, Filler};
+use super::existing;
 use super::plan::{ExtractOptions, ExtractSummary, LINK_LOST, link};
-use super::target::Target;
+use super::target::{Target, There};
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::path::{escape, is_beneath};
 use crate::archive::read::stream::{Event, StreamReader};
+use crate::archive::read::taken::Above;
 use crate::error::{Error, Result};
 use crate::wire::entry::{Entry, EntryId, Extent, Kind};
 
@@ -24,14 +26,17 @@ const COPY: usize = 1 << 20;
 /// What arrived so far.
 #[derive(Default)]
 struct Arrived {
-    /// Number in the filler, and path in the target, of each file.
-    files: HashMap<EntryId, (u32, Vec<u8>)>,
+    /// Number in the filler, and path in the target, of each file; no number of one that was there already.
+    files: HashMap<EntryId, (Option<u32>, Vec<u8>)>,
     /// Hardlinks: path in the target, whose, and the entry.
     links: Vec<(Vec<u8>, EntryId, Entry)>,
     others: Vec<(Vec<u8>, Entry)>,
     /// Bytes that files share with files that are not complete yet.
     shared: Vec<Shared>,
     entries: u64,
+    skipped: u64,
+    /// Whether what is there already is left.
+    skips: bool,
     /// Length of the raw stream that went by.
     passed: u64,
 }
@@ -61,7 +66,9 @@ pub fn extract_stream<R: Read>(
     let mut checker = Checker::new(options.devices, options.max_bytes);
     let mut target = Target::open(target, options.replace, options.restore, observer)?;
     let mut filler = Filler::new(&mut target, observer);
-    let mut arrived = Arrived::default();
+    let skips = options.skip_existing && !filler.target.fresh;
+    let mut arrived = Arrived { skips, ..Arrived::default() };
+    let mut above = Folders::default();
     let mut missing: Vec<&Vec<u8>> = options.selection.named().iter().collect();
     observer.phase("unpacking", None);
     let ended = loop {
@@ -73,13 +80,21 @@ pub fn extract_stream<R: Read>(
             Ok(None) => break Ok(()),
             Ok(Some(Event::Entry(id, entry))) => {
                 missing.retain(|named| !is_beneath(&entry.path, named));
+                let Some(taken) = above.take(id, &entry, options) else { continue };
+                for (id, folder) in taken {
+                    let Some(path) = options.path(&folder) else { continue };
+                    checker.admit(id, &folder, path)?;
+                    arrived.take(&mut filler, stream, id, path, &folder)?;
+                }
                 let Some(path) = options.path(&entry) else { continue };
                 checker.admit(id, &entry, path)?;
-                arrived.take(&mut filler, stream, id, path, &entry)?;
+                if !arrived.skip(&mut filler, id, path, &entry, observer) {
+                    arrived.take(&mut filler, stream, id, path, &entry)?;
+                }
             }
             Ok(Some(Event::Models)) => load(stream)?,
             Ok(Some(Event::FileEnd { id, hash })) => {
-                if let Some((file, _)) = arrived.files.get(&id) {
+                if let Some((Some(file), _)) = arrived.files.get(&id) {
                     filler.set_hash(*file, hash);
                 }
             }
@@ -95,6 +110,7 @@ pub fn extract_stream<R: Read>(
         arrived.copy_shared(&mut filler, true)?;
     }
     let Filled { files, failure, lost } = filler.finish();
+    target.bound(checker.bytes(), options.max_bytes);
     for (path, entry) in &arrived.others {
         target.make_other(path, entry)?;
     }
@@ -113,8 +129,43 @@ pub fn extract_stream<R: Read>(
         return Err(failure);
     }
     match missing.first() {
-        None => Ok(ExtractSummary { files, entries: arrived.entries }),
+        None => Ok(ExtractSummary { files, entries: arrived.entries, skipped: arrived.skipped }),
         Some(path) => Err(Error::Usage(format!("{} is not in the archive", escape(path)))),
+    }
+}
+
+/// Folders that are taken if something below them is.
+#[derive(Default)]
+struct Folders {
+    above: Above,
+    /// Those of which nothing that is taken has come yet.
+    aside: HashMap<Vec<u8>, (EntryId, Entry)>,
+}
+
+impl Folders {
+    /// Whether an entry is taken; if so, gives the folders above it that came before and are taken now.
+    fn take(
+        &mut self,
+        id: EntryId,
+        entry: &Entry,
+        options: &ExtractOptions,
+    ) -> Option<Vec<(EntryId, Entry)>> {
+        let mut folders = Vec::new();
+        if options.selection.takes_all() {
+            return Some(folders);
+        }
+        let is_folder = entry.kind == Kind::Directory;
+        if options.selection.takes(&entry.path, is_folder) {
+            self.above.note(&entry.path, |path| folders.extend(self.aside.remove(path)));
+            return Some(folders);
+        }
+        if self.above.has(entry) {
+            return Some(folders);
+        }
+        if is_folder {
+            self.aside.insert(entry.path.clone(), (id, entry.clone()));
+        }
+        None
     }
 }
 
@@ -122,6 +173,26 @@ const LEFT_BEHIND: &str =
     "not unpacked: its content came with a file that was left out; unpack from a file instead of a pipe";
 
 impl Arrived {
+    /// Whether something is there already, and stays. A link may be to any file.
+    fn skip(
+        &mut self,
+        filler: &mut Filler<'_, '_>,
+        id: EntryId,
+        path: &[u8],
+        entry: &Entry,
+        observer: &dyn Observer,
+    ) -> bool {
+        if !self.skips || entry.kind == Kind::Directory {
+            return false;
+        }
+        let there = existing::look(filler.target, path, entry, entry, observer);
+        if there == There::Same && matches!(entry.kind, Kind::File { .. }) {
+            self.files.insert(id, (None, path.to_vec()));
+        }
+        self.skipped += u64::from(there != There::Nothing);
+        there != There::Nothing
+    }
+
     fn take<R: Read>(
         &mut self,
         filler: &mut Filler<'_, '_>,
@@ -139,7 +210,7 @@ impl Arrived {
             }
             Kind::File { extents, .. } => {
                 let file = filler.add(path, entry, self.passed)?;
-                self.files.insert(id, (file, path.to_vec()));
+                self.files.insert(id, (Some(file), path.to_vec()));
                 for extent in extents {
                     self.share(filler, stream, id, file, extent);
                 }
@@ -185,11 +256,15 @@ impl Arrived {
         loop {
             let before = self.shared.len();
             for shared in std::mem::take(&mut self.shared) {
-                let owner = self.files.get(&shared.owner).map(|(owner, _)| *owner);
+                let owner = self.files.get(&shared.owner).and_then(|(owner, _)| *owner);
                 if owner.is_some_and(|owner| filler.is_pending(owner)) && !end {
                     later.push(shared);
                 } else if filler.is_pending(shared.file) && !self.copy(filler, &shared)? {
-                    let id = self.files.iter().find(|(_, (file, _))| *file == shared.file).map(|(id, _)| *id);
+                    let id = self
+                        .files
+                        .iter()
+                        .find(|(_, (file, _))| *file == Some(shared.file))
+                        .map(|(id, _)| *id);
                     self.leave_behind(filler, id.unwrap_or(shared.owner), shared.file);
                 }
             }
@@ -202,7 +277,7 @@ impl Arrived {
 
     fn leave_behind(&mut self, filler: &mut Filler<'_, '_>, id: EntryId, file: u32) {
         filler.give_up(file, LEFT_BEHIND.trim_start_matches("not unpacked: "));
-        if self.files.get(&id).is_some_and(|(known, _)| *known == file) {
+        if self.files.get(&id).is_some_and(|(known, _)| *known == Some(file)) {
             self.files.remove(&id);
         }
     }

@@ -1,17 +1,16 @@
-//! Puts owners, attributes, modes and times on objects that were unpacked.
+//! Puts owners, attributes, modes and times on objects that were unpacked, by their descriptors.
 //!
 //! The order matters: a change of owner clears set-user-ID bits and capabilities, attributes need
 //! the mode that creation gave, and times come last. What cannot be restored is a warning.
 
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
+use rustix::fs::{self, AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::os::xattr;
-use crate::wire::entry::{Entry, Timestamp};
+use crate::wire::entry::{Entry, Kind, Timestamp};
 
 /// Set-user-ID and set-group-ID.
 const PRIVILEGED_BITS: u16 = 0o6000;
@@ -51,37 +50,34 @@ impl Restore {
         report(fs::futimens(fd, &times(entry.mtime)), entry, "its time", observer);
     }
 
-    /// Sets everything on what is called `name` in a folder and is no file and no folder.
-    pub(crate) fn on_name(
-        &self,
-        at: &OwnedFd,
-        name: &[u8],
-        entry: &Entry,
-        is_symlink: bool,
-        observer: &dyn Observer,
-    ) {
+    /// Sets everything on what is neither file nor folder, and was opened without being used (`O_PATH`). By its name
+    /// it could be another thing by now: that of another user who may write in its folder.
+    pub(crate) fn on_path(&self, fd: &OwnedFd, entry: &Entry, observer: &dyn Observer) {
         if self.owners {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            let owner = fs::chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+            let owner = fs::chownat(fd, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH);
             report(owner, entry, "its owner", observer);
         }
         for (key, value) in self.xattrs_of(entry) {
-            report(xattr::write(at, name, key, value), entry, "an extended attribute", observer);
+            report(xattr::write_path(fd, key, value), entry, "an extended attribute", observer);
         }
-        if !is_symlink {
-            report(self.mode_on_name(at, name, entry), entry, "its mode", observer);
+        if !matches!(entry.kind, Kind::Symlink { .. }) {
+            report(self.mode_on_path(fd, entry), entry, "its mode", observer);
         }
-        let set = fs::utimensat(at, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
+        let times = times(entry.mtime);
+        let set = match fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH) {
+            // Kernels before 5.8.
+            Err(Errno::INVAL | Errno::NOENT) => {
+                fs::utimensat(CWD, &xattr::proc_path(fd)[..], &times, AtFlags::empty())
+            }
+            set => set,
+        };
         report(set, entry, "its time", observer);
     }
 
-    /// `fchmodat` follows symlinks, so the object is opened without being used and changed through
-    /// that.
-    fn mode_on_name(&self, at: &OwnedFd, name: &[u8], entry: &Entry) -> rustix::io::Result<()> {
-        let fd = fs::openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        let mode = std::fs::Permissions::from_mode(self.mode(entry).into());
-        std::fs::set_permissions(path, mode).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+    /// No call takes a mode and a descriptor that is not used.
+    fn mode_on_path(&self, fd: &OwnedFd, entry: &Entry) -> rustix::io::Result<()> {
+        fs::chmod(&xattr::proc_path(fd)[..], Mode::from_raw_mode(self.mode(entry).into()))
     }
 
     fn xattrs_of<'a>(&self, entry: &'a Entry) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {

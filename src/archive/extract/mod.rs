@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod assembler;
+pub mod existing;
 pub mod from_file;
 pub mod from_stream;
 pub mod metadata;

@@ -2,7 +2,7 @@
 //!
 //! The groups of the archives follow one another. Nothing in a group depends on where it stands but
 //! the numbers of models, so frames of chunks are copied as they are, after their checks. Models are
-//! united by fingerprint. Entries that clash are dropped, see `join`.
+//! united by fingerprint. Contents are not decoded, so that their hashes are not checked. Entries that clash are dropped, see `join`.
 
 use std::io::Write;
 

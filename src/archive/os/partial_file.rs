@@ -4,10 +4,10 @@
 //! renamed, and the folder synced. Dropped before that, it is removed, unless it is kept for a run
 //! that goes on with it: the tag says for which. A lock on the file tells that a run is at work.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 
 /// How much of a long name the partial file's name keeps, so that it stays below 255 bytes.
 const NAME_KEPT: usize = 200;
+
+/// Bytes that are copied at a time.
+const COPY: usize = 1 << 20;
 
 /// Digits of a tag that count.
 const TAG_KEPT: usize = 16;
@@ -170,6 +173,65 @@ impl Partial {
         fs::fsync(&self.folder).map_err(io)?;
         self.done = true;
         Ok(())
+    }
+
+    /// The same for a file that goes on from the one at its path, whose bytes it begins with; `found` is what was
+    /// known of that when it was read. A file with several names keeps them: the rest is added to it in its place, while
+    /// the whole file lies beside it for as long as the file is not complete.
+    ///
+    /// # Errors
+    /// `Changed` if the file at the path is another by now, or has other content; it stays as it is.
+    pub fn commit_after(self, file: &File, found: &Metadata) -> Result<()> {
+        let io = |e: Errno| Error::io(&self.path, e.into());
+        fs::fchmod(file, Mode::from_raw_mode(found.mode() & 0o777)).map_err(io)?;
+        fs::fsync(file).map_err(io)?;
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // To be told of it is all that is needed, but for a file that is written to.
+        let known = match fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(now) => now.st_nlink,
+            Err(Errno::NOENT) => return Err(Error::Changed(self.path.clone())),
+            Err(e) => return Err(io(e)),
+        };
+        let access = if known > 1 { OFlags::RDWR } else { OFlags::PATH };
+        let now = match fs::openat(&self.folder, &self.name, flags | access, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::NOENT | Errno::LOOP) => return Err(Error::Changed(self.path.clone())),
+            Err(e) => return Err(io(e)),
+        };
+        let named = |e| Error::io(&self.path, e);
+        let metadata = now.metadata().map_err(named)?;
+        let what = |of: &Metadata| (of.dev(), of.ino(), of.len(), of.mtime(), of.mtime_nsec());
+        if what(&metadata) != what(found) {
+            return Err(Error::Changed(self.path.clone()));
+        }
+        if known == 1 {
+            fs::renameat(&self.folder, &self.partial, &self.folder, &self.name).map_err(io)?;
+            fs::fsync(&self.folder).map_err(io)?;
+            let mut this = self;
+            this.done = true;
+            return Ok(());
+        }
+        if let Err(e) = add_rest(file, &now, found.len()) {
+            let _ = now.set_len(found.len()).and_then(|()| now.sync_all());
+            return Err(named(e));
+        }
+        Ok(())
+    }
+}
+
+/// Writes all bytes of `from` from `at` on to the same place of `to`.
+fn add_rest(from: &File, to: &File, mut at: u64) -> std::io::Result<()> {
+    let mut buf = vec![0; COPY];
+    loop {
+        match from.read_at(&mut buf, at) {
+            Ok(0) => return to.sync_all(),
+            Ok(len) => {
+                to.write_all_at(&buf[..len], at)?;
+                at += len as u64;
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
 }
 

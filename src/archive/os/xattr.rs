@@ -20,18 +20,37 @@ pub fn is_privilege(name: &[u8]) -> bool {
     name.starts_with(b"security.") || name.starts_with(b"trusted.")
 }
 
-fn proc_path(at: impl AsFd, name: &[u8]) -> Vec<u8> {
-    let mut path = format!("/proc/self/fd/{}/", at.as_fd().as_raw_fd()).into_bytes();
-    path.extend_from_slice(name);
-    path
+/// A path that leads to an open object, for calls that take no descriptor.
+pub(crate) fn proc_path(object: impl AsFd) -> Vec<u8> {
+    format!("/proc/self/fd/{}", object.as_fd().as_raw_fd()).into_bytes()
+}
+
+fn name_path(at: impl AsFd, name: &[u8]) -> Vec<u8> {
+    [&proc_path(at)[..], b"/", name].concat()
 }
 
 /// Reads the attributes of `name` in the folder `at`, without following a symlink.
 pub fn read(at: impl AsFd, name: &[u8]) -> Result<Xattrs> {
-    let path = proc_path(at, name);
+    let path = name_path(at, name);
+    read_with(&|list| fs::llistxattr(&path[..], spare_capacity(list)), &|key, value| {
+        fs::lgetxattr(&path[..], key, spare_capacity(value))
+    })
+}
+
+/// Reads the attributes of an open file.
+pub fn read_open(file: impl AsFd) -> Result<Xattrs> {
+    read_with(&|list| fs::flistxattr(&file, spare_capacity(list)), &|key, value| {
+        fs::fgetxattr(&file, key, spare_capacity(value))
+    })
+}
+
+type List<'a> = dyn Fn(&mut Vec<u8>) -> Result<usize> + 'a;
+type Get<'a> = dyn Fn(&[u8], &mut Vec<u8>) -> Result<usize> + 'a;
+
+fn read_with(names: &List<'_>, get: &Get<'_>) -> Result<Xattrs> {
     let mut list = Vec::with_capacity(1024);
     loop {
-        match fs::llistxattr(&path[..], spare_capacity(&mut list)) {
+        match names(&mut list) {
             Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::NOTDIR | Errno::NOSYS) => {
                 return Ok(Vec::new());
             }
@@ -44,7 +63,7 @@ pub fn read(at: impl AsFd, name: &[u8]) -> Result<Xattrs> {
     for key in list.split(|&b| b == 0).filter(|key| !key.is_empty() && !LEFT_OUT.contains(key)) {
         let mut value = Vec::with_capacity(256);
         loop {
-            match fs::lgetxattr(&path[..], key, spare_capacity(&mut value)) {
+            match get(key, &mut value) {
                 Ok(_) => {
                     found.push((key.to_vec(), value));
                     break;
@@ -60,7 +79,7 @@ pub fn read(at: impl AsFd, name: &[u8]) -> Result<Xattrs> {
     Ok(found)
 }
 
-/// Sets one attribute of `name` in the folder `at`, without following a symlink.
-pub fn write(at: impl AsFd, name: &[u8], key: &[u8], value: &[u8]) -> Result<()> {
-    fs::lsetxattr(&proc_path(at, name)[..], key, value, XattrFlags::empty())
+/// Sets one attribute of what was opened without being used (`O_PATH`), a symlink for one.
+pub fn write_path(object: impl AsFd, key: &[u8], value: &[u8]) -> Result<()> {
+    fs::setxattr(&proc_path(object)[..], key, value, XattrFlags::empty())
 }

@@ -103,10 +103,8 @@ impl Archive {
 
     /// The file of model `index`, if the archive carries it; its fingerprint is checked.
     pub fn embedded_model(&self, index: u8) -> Result<Option<Vec<u8>>> {
-        let at = usize::from(index);
-        let Some(model) = self.models().get(at).filter(|model| model.embedded) else { return Ok(None) };
-        let nth = self.models()[..at].iter().filter(|model| model.embedded).count();
-        let Some(&offset) = self.index.embedded.get(nth) else { return Ok(None) };
+        let Some(model) = self.models().get(usize::from(index)) else { return Ok(None) };
+        let Some(offset) = self.embedded_at(index) else { return Ok(None) };
         let frame = self.file.frame_at(offset)?;
         let mut input = frame.expect(FrameKind::Model, offset)?;
         let (number, file) = read_model(&mut input)?;
@@ -114,6 +112,14 @@ impl Archive {
             return Err(Error::Corrupt { offset, rule: "an embedded model is not the one that is named" });
         }
         Ok(Some(file.to_vec()))
+    }
+
+    /// Where the frame with the file of model `index` begins, if the archive carries the file.
+    pub(crate) fn embedded_at(&self, index: u8) -> Option<u64> {
+        let at = usize::from(index);
+        self.models().get(at).filter(|model| model.embedded)?;
+        let nth = self.models()[..at].iter().filter(|model| model.embedded).count();
+        self.index.embedded.get(nth).copied()
     }
 
     /// Models by the numbers of `models()`, which the caller has loaded and compared.
@@ -238,7 +244,7 @@ impl Archive {
         let mut chunk = Pending::read(id, &data, info.offset, group, info.raw_len, reach)?;
         if chunk.takes_dictionary() {
             chunk.dictionary = self.dictionaries.of(&self.file, group).map_err(|e| match e {
-                Error::Corrupt { .. } | Error::Truncated { .. } => bad("its group's dictionary is damaged"),
+                e if e.is_damage() => bad("its group's dictionary is damaged"),
                 other => other,
             })?;
         }

@@ -280,13 +280,21 @@ fn again(result: &Result<Arc<[u8]>>) -> Result<Arc<[u8]>> {
         Err(Error::Corrupt { offset, rule }) => Error::Corrupt { offset: *offset, rule },
         Err(Error::Inconsistent { rule }) => Error::Inconsistent { rule },
         Err(Error::Truncated { offset, needed }) => Error::Truncated { offset: *offset, needed: *needed },
+        Err(Error::Unreadable { offset, len, source }) => {
+            Error::Unreadable { offset: *offset, len: *len, source: again_io(source) }
+        }
         Err(Error::ModelMissing { fingerprint, name }) => {
             Error::ModelMissing { fingerprint: fingerprint.clone(), name: name.clone() }
         }
         Err(Error::BadModel { name, rule }) => Error::BadModel { name: name.clone(), rule: rule.clone() },
-        Err(Error::Io { path, source }) => {
-            Error::io(path, std::io::Error::new(source.kind(), source.to_string()))
-        }
+        Err(Error::Io { path, source }) => Error::io(path, again_io(source)),
         Err(_) => Error::Internal("a chunk could not be decoded"),
     })
+}
+
+fn again_io(source: &std::io::Error) -> std::io::Error {
+    match source.raw_os_error() {
+        Some(code) => std::io::Error::from_raw_os_error(code),
+        None => std::io::Error::new(source.kind(), source.to_string()),
+    }
 }

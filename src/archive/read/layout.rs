@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use super::file::ArchiveFile;
+use super::file::{ArchiveFile, Unreadable};
 use crate::error::{Error, Result};
 use crate::wire::chunk::{ChunkFrame, ChunkHead, Place};
 use crate::wire::cursor::Cursor;
@@ -81,7 +81,7 @@ impl GroupAt {
     /// length is right, which shows at the end.
     fn walk(&self, file: &ArchiveFile) -> Result<Chunks> {
         let offset = self.record.body();
-        let body = file.read(offset, u64::from(self.record.body_len))?;
+        let body = file.read_around(offset, self.record.body_len.into(), &mut Unreadable::default())?;
         let (mut frame_lens, mut raw_lens) = (Vec::new(), Vec::new());
         let mut at = self.group.dictionary_len as usize;
         for index in 0..self.group.chunk_count {

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read};
 
+use super::file::{block_end, is_lost};
 use crate::error::{Error, Result};
 use crate::wire::cursor::Cursor;
 use crate::wire::frame::{Frame, FrameHead, HEAD_MAX};
@@ -44,7 +45,8 @@ impl<R: Read> Source<R> {
                 other => other,
             };
             self.buf.truncate(start + *got.as_ref().unwrap_or(&0));
-            self.ended = got.map_err(|e| Error::io("input", e))? == 0;
+            let offset = self.offset + (self.buf.len() - self.pos) as u64;
+            self.ended = got.map_err(|e| unreadable(offset, e))? == 0;
         }
         Ok(())
     }
@@ -82,5 +84,13 @@ impl<R: Read> Source<R> {
         let head = FrameHead::read(&mut Cursor::at(start, offset))?;
         let bytes = self.take(head.frame_len())?;
         Frame::read(&bytes, offset)
+    }
+}
+
+/// An input of which bytes cannot be read is a damaged archive; others cannot be read at all.
+fn unreadable(offset: u64, source: std::io::Error) -> Error {
+    match is_lost(&source) {
+        true => Error::Unreadable { offset, len: block_end(offset) - offset, source },
+        false => Error::io("input", source),
     }
 }

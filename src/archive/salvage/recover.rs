@@ -14,7 +14,7 @@ use crate::archive::read::archive::Archive;
 use crate::archive::read::budget::Budget;
 use crate::archive::read::catalog::Catalog;
 use crate::archive::read::damage::Damage;
-use crate::archive::read::file::ArchiveFile;
+use crate::archive::read::file::{ArchiveFile, Unreadable};
 use crate::archive::read::layout::{GroupAt, Layout};
 use crate::archive::read::options::OpenOptions;
 use crate::archive::read::records::{read_entries, read_group, read_index};
@@ -48,8 +48,10 @@ pub fn salvage(file: File, name: &Path, options: &OpenOptions) -> Result<(Archiv
     let header = scan.header()?;
     while let Some(next) = scan.find(scan.at)? {
         scan.skip_to(next);
-        if let Err(error) = scan.take() {
-            scan.lose(error);
+        match scan.take() {
+            Ok(()) => {}
+            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(error) => scan.lose(error),
         }
         if let Err(error) = scan.check_looks() {
             // What was found by now is kept.
@@ -84,6 +86,8 @@ struct Scan<'a> {
     file: &'a ArchiveFile,
     /// The bytes that were searched last, and where they begin.
     piece: RefCell<(u64, Vec<u8>)>,
+    /// What the search stepped over.
+    unreadable: RefCell<Unreadable>,
     /// Bytes looked at in frames, and how many that may be.
     looked: Cell<u64>,
     most_looked: u64,
@@ -109,6 +113,7 @@ impl<'a> Scan<'a> {
         Self {
             file,
             piece: RefCell::default(),
+            unreadable: RefCell::default(),
             looked: Cell::new(0),
             most_looked: file.len().saturating_mul(LOOKS).saturating_add(FREE_BYTES),
             at: 0,
@@ -127,9 +132,13 @@ impl<'a> Scan<'a> {
 
     /// The header, or the widest bounds where it is damaged.
     fn header(&mut self) -> Result<Header> {
-        let read = Header::read(&self.file.read_up_to(0, HEADER_LEN as u64)?);
-        match read {
-            Err(error @ (Error::UnsupportedVersion { .. } | Error::UnsupportedFeature { .. })) => Err(error),
+        let bytes = self.file.read_up_to(0, HEADER_LEN as u64);
+        match bytes.and_then(|bytes| Header::read(&bytes)) {
+            Err(
+                error @ (Error::UnsupportedVersion { .. }
+                | Error::UnsupportedFeature { .. }
+                | Error::Io { .. }),
+            ) => Err(error),
             Err(error) => {
                 if self.find(0)?.is_none() {
                     return Err(error);
@@ -154,6 +163,12 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// Up to `len` bytes from `from` on, with zeros for what cannot be read.
+    fn read_around(&self, from: u64, len: u64) -> Result<Vec<u8>> {
+        let len = len.min(self.file.len().saturating_sub(from));
+        self.file.read_around(from, len, &mut self.unreadable.borrow_mut())
+    }
+
     /// Where the next marker of a frame or trailer lies.
     fn find(&self, mut from: u64) -> Result<Option<u64>> {
         let mut piece = self.piece.borrow_mut();
@@ -161,7 +176,7 @@ impl<'a> Scan<'a> {
             let (start, bytes) = &mut *piece;
             let end = *start + bytes.len() as u64;
             if from < *start || (from + 4 > end && end < self.file.len()) || from >= end {
-                (*start, *bytes) = (from, self.file.read_up_to(from, PIECE)?);
+                (*start, *bytes) = (from, self.read_around(from, PIECE)?);
             }
             let skipped = (from - *start) as usize;
             let found = bytes[skipped..].windows(4).position(|four| four == MARKER || four == TRAILER_MARKER);
@@ -219,7 +234,9 @@ impl<'a> Scan<'a> {
     fn report_lost(&mut self) {
         if let Some(offset) = self.lost_from.take() {
             self.gap_due = true;
-            let error = Error::Corrupt { offset, rule: "nothing that belongs here can be read" };
+            let rule = "nothing that belongs here can be read";
+            let unreadable = self.unreadable.borrow().within(offset..self.at);
+            let error = unreadable.unwrap_or(Error::Corrupt { offset, rule });
             self.damages.push(Damage { offset, len: self.at - offset, chunk: None, error });
         }
     }
@@ -227,7 +244,7 @@ impl<'a> Scan<'a> {
     /// Takes in the frame, trailer or group that begins here.
     fn take(&mut self) -> Result<()> {
         let at = self.at;
-        let start = self.file.read_up_to(at, TRAILER_LEN as u64)?;
+        let start = self.read_around(at, TRAILER_LEN as u64)?;
         if start.starts_with(&TRAILER_MARKER) {
             // Damaged lengths tell no more than that something is lost.
             Trailer::read(&start, at)?;
@@ -279,6 +296,8 @@ impl<'a> Scan<'a> {
                 }
                 Err(error) => {
                     let Some(table_at) = self.find_table(entries_at, &group)? else { return Err(error) };
+                    // Why the frame could not be read, where it was not.
+                    let error = self.frame_at(entries_at).err().unwrap_or(error);
                     let body_at = table_at.saturating_sub(group.body_len.into()).max(entries_at);
                     self.damages.push(Damage {
                         offset: entries_at,

@@ -11,8 +11,9 @@ use crate::archive::observer::{Observer, Warning};
 use crate::archive::path_set::{Clash, Paths};
 use crate::archive::read::archive::Archive;
 use crate::archive::read::chunk_cache::RecentChunks;
+use crate::archive::read::taken::taken;
 use crate::archive::selection::Selection;
-use crate::archive::write::content::Content;
+use crate::archive::write::content::{Content, ContentWarning};
 use crate::archive::write::options::WriterOptions;
 use crate::archive::write::writer::Writer;
 use crate::error::{Error, Result};
@@ -66,11 +67,12 @@ pub fn repack<W: Write>(
         _ => 0,
     });
     observer.phase("salvaging", Some(sizes.fold(0, u64::saturating_add)));
-    for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {
+    let taken = taken(archive.entries(), &options.selection);
+    for ((id, entry), taken) in (0..).map(EntryId).zip(archive.entries()).zip(taken) {
         if observer.interrupted() {
             return Err(Error::Interrupted);
         }
-        if options.selection.takes(&entry.path, entry.kind == Kind::Directory) {
+        if taken {
             repack.take(id, entry)?;
         }
     }
@@ -132,9 +134,14 @@ impl<W: Write> Rescue<'_, W> {
                 return Ok(());
             }
         };
-        if added.warning.is_some() {
-            // It was whole when it was checked, and reads of an archive do not change.
-            return Err(Error::Internal("a file that was whole could not be read again"));
+        // It was whole when it was checked: the archive was changed since, or its disk is failing.
+        match added.warning {
+            None => {}
+            Some(ContentWarning::Failed { source, .. }) => {
+                let inner = source.into_inner().and_then(|inner| inner.downcast::<Error>().ok());
+                return Err(inner.map_or(Error::Internal("a reader of an archive failed"), |error| *error));
+            }
+            Some(_) => return Err(Error::Internal("a file that was whole has another length")),
         }
         self.paths.take(&entry.path, is_folder);
         self.observer.entry(&entry.path);
@@ -185,7 +192,7 @@ impl<W: Write> Rescue<'_, W> {
     fn lose_if_damaged(&mut self, path: &[u8], error: Error) -> Result<()> {
         match error {
             Error::Corrupt { rule, .. } | Error::Inconsistent { rule } => self.lose(path, rule),
-            Error::BadChunk { .. } | Error::Truncated { .. } => self.lose(path, error),
+            error if error.is_damage() => self.lose(path, error),
             other => return Err(other),
         }
         Ok(())
