@@ -141,8 +141,7 @@ impl<'a> Builder<'a> {
                 None => return Ok(None),
             }
             if self.entry(node).kind != Kind::Directory {
-                return Err(Error::Corrupt {
-                    offset: 0,
+                return Err(Error::Inconsistent {
                     rule: "an entry lies in something that is not a directory",
                 });
             }
@@ -164,8 +163,7 @@ impl<'a> Builder<'a> {
                 }
             };
             if self.entry(node).kind != Kind::Directory {
-                return Err(Error::Corrupt {
-                    offset: 0,
+                return Err(Error::Inconsistent {
                     rule: "an entry lies in something that is not a directory",
                 });
             }
