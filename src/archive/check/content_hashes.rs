@@ -14,9 +14,24 @@ pub(crate) struct Run {
     raw: Range<u64>,
     hash: ContentHash,
     files: Vec<EntryId>,
-    hasher: blake3::Hasher,
+    /// While the run goes by: a hasher takes 2 KB, so that only few may be there at a time.
+    hasher: Option<Box<blake3::Hasher>>,
     /// Bytes hashed so far.
     done: u64,
+    /// Whether the hash was right, once all bytes were there.
+    is_right: Option<bool>,
+}
+
+impl Run {
+    fn feed(&mut self, bytes: &[u8]) {
+        let hasher = self.hasher.get_or_insert_default();
+        hasher.update(bytes);
+        self.done += bytes.len() as u64;
+        if self.done == self.raw.end - self.raw.start {
+            self.is_right = Some(content_hash(hasher.finalize().as_bytes(), self.done) == self.hash);
+            self.hasher = None;
+        }
+    }
 }
 
 pub(crate) struct Hashing {
@@ -45,25 +60,28 @@ impl Hashing {
                 raw: start..end,
                 hash,
                 files,
-                hasher: blake3::Hasher::new(),
+                hasher: None,
                 done: 0,
+                is_right: None,
             })
             .collect();
+        runs.iter_mut().filter(|run| run.raw.is_empty()).for_each(|run| run.feed(&[]));
         runs.sort_by_key(|run| (run.raw.start, run.raw.end));
         Self { runs, first: 0, scattered }
     }
 
     pub fn feed(&mut self, raw_offset: u64, bytes: &Arc<[u8]>) {
         let end = raw_offset + bytes.len() as u64;
-        while self.runs.get(self.first).is_some_and(|run| run.raw.end <= raw_offset) {
+        while let Some(run) = self.runs.get_mut(self.first).filter(|run| run.raw.end <= raw_offset) {
+            // What is not complete by now misses some bytes.
+            run.hasher = None;
             self.first += 1;
         }
         for run in self.runs[self.first..].iter_mut().take_while(|run| run.raw.start < end) {
             let from = run.raw.start.max(raw_offset);
             let to = run.raw.end.min(end);
             if from < to && from == run.raw.start + run.done {
-                run.hasher.update(&bytes[(from - raw_offset) as usize..(to - raw_offset) as usize]);
-                run.done += to - from;
+                run.feed(&bytes[(from - raw_offset) as usize..(to - raw_offset) as usize]);
             }
         }
     }
@@ -77,11 +95,9 @@ impl Hashing {
     ) -> Result<(u64, Vec<EntryId>)> {
         let (mut hashed, mut wrong) = (0, Vec::new());
         for run in self.runs {
-            if run.done == run.raw.end - run.raw.start {
-                hashed += run.files.len() as u64;
-                if content_hash(run.hasher.finalize().as_bytes(), run.done) != run.hash {
-                    wrong.extend(run.files);
-                }
+            hashed += run.is_right.map_or(0, |_| run.files.len() as u64);
+            if run.is_right == Some(false) {
+                wrong.extend(run.files);
             }
         }
         for id in self.scattered {
