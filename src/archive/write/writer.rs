@@ -272,7 +272,9 @@ impl<W: Write> Writer<W> {
         let hash = content_hash(&digest, size);
         let raw_offset = self.records.base.raw + self.gathered.raw.len() as u64;
         let parts = match self.contents.get(&digest) {
-            Some(&before) => vec![Part { range: 0..bytes.len(), seen: Some(before) }],
+            Some(&before) => {
+                vec![Part { start: 0, len: bytes.len(), raw_offset: before, is_new: false }]
+            }
             None => {
                 let groups = self.recent.iter().map(|(start, raw)| (*start, &raw[..]));
                 let gathered = (self.records.base.raw, &self.gathered.raw[..]);
@@ -280,14 +282,11 @@ impl<W: Write> Writer<W> {
                 self.segments.plan(&bytes, raw_offset, &recent)
             }
         };
-        let mut new = raw_offset;
         let extents: Vec<Extent> = parts
             .iter()
             .map(|part| {
-                let len = part.range.len() as u64;
-                let raw_offset = part.seen.unwrap_or(new);
-                new += if part.seen.is_none() { len } else { 0 };
-                Extent { file_offset: part.range.start as u64, raw_offset, len }
+                let (file_offset, len) = (part.start as u64, part.len as u64);
+                Extent { file_offset, raw_offset: part.raw_offset, len }
             })
             .collect();
         let known = match &extents[..] {
@@ -302,8 +301,8 @@ impl<W: Write> Writer<W> {
         self.gather(entry);
         let mut seen = 0;
         for part in &parts {
-            let mut rest = &bytes[part.range.clone()];
-            if part.seen.is_some() {
+            let mut rest = &bytes[part.start..part.start + part.len];
+            if !part.is_new {
                 seen += rest.len() as u64;
                 continue;
             }
