@@ -10,24 +10,31 @@ use std::sync::{Arc, Mutex as StdMutex};
 use shuttle::thread;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use archive::{ChunkCache, ChunkId};
+use archive::read::chunk_cache::ChunkCache;
 use cache::{Batch, Cache, ENTRY_COST, Outcome, Slot};
 use error::Error;
+use wire::entry::ChunkId;
 
 #[path = "../../../src/error.rs"]
 #[allow(dead_code)]
 mod error;
 
-#[path = "../../../src/archive/cache.rs"]
+#[path = "../../../src/archive/read/chunk_cache.rs"]
 #[allow(dead_code)]
 mod chunk_cache;
 
 mod archive {
-    pub use super::chunk_cache::ChunkCache;
+    pub mod read {
+        pub(crate) use crate::chunk_cache;
+    }
+}
 
-    /// As the format has it.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    pub struct ChunkId(pub u32);
+mod wire {
+    pub mod entry {
+        /// As the format has it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub struct ChunkId(pub u32);
+    }
 }
 
 /// What the cache takes for its locks.
