@@ -69,3 +69,8 @@ pub use error::{Error, Result};
 pub use setup::calls::{models_for, open, pack, pack_with, unpack};
 pub use wire::entry::{ChunkId, ContentHash, Entry, EntryId, Extent, Kind, Timestamp};
 pub use wire::models::ModelRef;
+
+/// The Rust of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
