@@ -4,6 +4,7 @@
 //! being a layer's work for many rows. Rows are padded with zeros to `PAD` elements. This is the only home
 //! of `unsafe`; a backend is a proof that the CPU has its instructions.
 
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
@@ -18,7 +19,6 @@ pub(crate) mod gelu;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 pub(crate) mod pack;
-#[cfg(target_arch = "x86_64")]
 pub mod prefetch;
 pub mod scalar;
 #[cfg(feature = "train")]

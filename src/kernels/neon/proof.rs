@@ -3,7 +3,7 @@
 /// Proof that this CPU has NEON, and whether it has dot products of bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Neon {
-    dot: bool,
+    pub(crate) dot: bool,
 }
 
 impl Neon {
