@@ -159,7 +159,7 @@ fn for_appending(name: Option<&str>, embed: bool, archive: &Archive, path: &Path
     let model = u8::try_from(number).ok().and_then(|number| found.get(number)).cloned();
     let missing = || Error::ModelMissing { fingerprint: wanted.hex(), name: wanted.name.clone() };
     let models = Models::one(model.ok_or_else(missing)?);
-    Ok(models::Chosen { models, embed: Vec::new(), missing: None, zstd_alone: false })
+    Ok(models::Chosen { models, embed: Vec::new(), bases: Vec::new(), missing: None, zstd_alone: false })
 }
 
 fn clone(file: &File, path: &Path) -> Result<File> {

@@ -8,6 +8,7 @@ use crate::archive::byte_size;
 use crate::archive::selection::Selection;
 use crate::codec::choice::Choice;
 use crate::error::{Error, Result};
+use crate::setup::budget::Budget;
 
 /// More threads than any machine has use for.
 const MOST_THREADS: usize = 512;
@@ -65,6 +66,26 @@ impl Global {
     pub fn start_threads(&self) -> Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.min(MOST_THREADS)).build_global();
         pool.map_err(|e| Error::Usage(format!("{} threads: {e}", self.threads)))
+    }
+}
+
+/// A budget of learning: `default`, tokens with a suffix as of sizes in powers of ten, seconds or minutes.
+pub(crate) fn budget(text: &str) -> std::result::Result<Budget, String> {
+    let wrong = || format!("{text:?} is neither tokens (20m), nor seconds (90s), nor minutes (5min)");
+    if text == "default" {
+        return Ok(Budget::Default);
+    }
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let times = |unit: u64| number.checked_mul(unit).filter(|&all| all > 0).ok_or_else(wrong);
+    match &text[digits.len()..].to_ascii_lowercase()[..] {
+        "s" => times(1).map(Budget::Seconds),
+        "min" => times(60).map(Budget::Seconds),
+        "" => times(1).map(Budget::Tokens),
+        "k" => times(1000).map(Budget::Tokens),
+        "m" => times(1_000_000).map(Budget::Tokens),
+        "g" => times(1_000_000_000).map(Budget::Tokens),
+        _ => Err(wrong()),
     }
 }
 

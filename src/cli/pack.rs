@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::args::{Global, chunk_size, group_size};
+use super::args::{Global, budget, chunk_size, group_size};
 use super::console::Console;
 use super::destination::{BUFFER, name_output, refuse_terminal};
 use super::outcome::Outcome;
@@ -16,12 +16,20 @@ use super::output::{human_bytes, human_time, ratio};
 use super::take::Take;
 use crate::archive::os::partial_file::{Partial, left_by_runs};
 use crate::archive::pack::packer::Packer;
+#[cfg(feature = "train")]
+use crate::archive::read::stream::StreamReader;
 use crate::archive::write::options::{Stats, WriterOptions};
 use crate::archive::write::resume::Previous;
 use crate::archive::write::similar::Similar;
 use crate::cli::output::hex;
 use crate::codec::neural::search::Search;
 use crate::error::{Error, Result};
+#[cfg(feature = "train")]
+use crate::model::delta::is_delta;
+#[cfg(feature = "train")]
+use crate::model::registry;
+use crate::model::registry::Found;
+use crate::setup::budget::Budget;
 use crate::setup::{level, models};
 
 /// Pack folders and files into an archive
@@ -47,6 +55,11 @@ pub(crate) struct Args {
     /// Carry the model's file in the archive, so that any s3a can read it
     #[arg(long)]
     embed_model: bool,
+    /// Learn the data first: the archive carries what it changes in the model, if that saves more than it takes.
+    /// For so many tokens (`20m`), seconds (`90s`) or minutes (`5min`) of a nominal machine [default: about one and
+    /// a half times what packing takes]
+    #[arg(long, value_name = "BUDGET", num_args = 0..=1, require_equals = true, default_missing_value = "default", value_parser = budget, conflicts_with = "tar")]
+    learn: Option<Budget>,
     /// Bytes of a chunk, the least that is decoded for a read: 4k to 1m
     #[arg(long, value_name = "SIZE", value_parser = chunk_size, env = "S3A_CHUNK_SIZE", hide_env_values = true)]
     chunk_size: Option<u32>,
@@ -110,6 +123,12 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     let names = args.model.as_deref().map_or(level.models.to_vec(), |name| vec![name]);
     let mut search = Search::from(usize::from(args.effort.unwrap_or(level.effort)));
     search.longest = args.max_symbols.map_or(usize::MAX, usize::from);
+    let found = models::find(&names)?;
+    if args.learn.is_some() && found.is_none() {
+        return Err(Error::Usage(
+            "there is no model to learn with: take a level from 4 on, or name one".into(),
+        ));
+    }
     let chosen = models::for_packing(&names, args.embed_model, search)?;
     if let Some(missing) = &chosen.missing {
         console.say(missing);
@@ -117,12 +136,13 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     let chunk_size = args.chunk_size.unwrap_or(level.chunk_size);
     let (references, depth) =
         (args.references.unwrap_or(level.references), args.depth.unwrap_or(level.depth));
-    let writer = WriterOptions {
+    let mut writer = WriterOptions {
         chunk_size,
         group_len: args.group_size.max(chunk_size),
         threads: global.threads,
         models: chosen.models,
         embed: chosen.embed,
+        bases: chosen.bases,
         check: !args.no_check,
         block_len: level::block_len(args.read_time.unwrap_or(level.read_time)),
         references: Similar::for_options(references, depth, chunk_size),
@@ -150,6 +170,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     if level.arrange {
         packer.arrange(console)?;
     }
+    if let (Some(budget), Some((found, _))) = (args.learn, found) {
+        learn((args, budget, &tag), &output, &packer, &found, search, &mut writer, console)?;
+    }
     let stats = if to_stdout {
         write_plain(packer, std::io::stdout().lock(), writer)?
     } else if is_pipe {
@@ -162,6 +185,78 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     console.finish();
     console.say(&report(&output, &stats, start));
     Ok(Outcome::Done)
+}
+
+/// The difference that the partial archive of an interrupted run carries, if this run is to go on with it.
+#[cfg(feature = "train")]
+fn partial_model(args: &Args, output: &Path, tag: &str) -> Result<Option<Vec<u8>>> {
+    if !args.resume {
+        return Ok(None);
+    }
+    let Some((partial, file)) = Partial::find(output, args.force, tag)? else { return Ok(None) };
+    drop(partial.keep());
+    let stream = StreamReader::open(file, &models::open_options()).ok();
+    let carried = stream.as_ref().and_then(|stream| {
+        let numbers = (0..=u8::MAX).take(stream.models().len());
+        numbers.filter_map(|number| stream.embedded_model(number)).find(|file| is_delta(file))
+    });
+    Ok(carried.map(<[u8]>::to_vec))
+}
+
+/// Learns the tree, or takes what an interrupted run has learned, and packs with it if that pays.
+#[cfg(feature = "train")]
+fn learn(
+    (args, budget, tag): (&Args, Budget, &str),
+    output: &Path,
+    packer: &Packer,
+    found: &Found,
+    search: Search,
+    writer: &mut WriterOptions,
+    console: &Console,
+) -> Result<()> {
+    use crate::setup::learn::{Learning, learn_tree, with_delta};
+
+    if let Some(delta) = partial_model(args, output, tag)? {
+        console.say("going on with what the interrupted run has learned");
+        let base = registry::file_bytes(found)?;
+        return Ok(take_model(writer, with_delta(found, &base, delta, search, args.embed_model)?));
+    }
+    let plan = budget.plan(packer.bytes());
+    console.say(&format!(
+        "learning {} tokens, about {} on two cores",
+        plan.tokens(),
+        human_time(std::time::Duration::from_secs(plan.seconds)),
+    ));
+    match learn_tree(packer, found, search, plan, writer, args.embed_model)? {
+        Learning::Pays { chosen, delta_len, saved } => {
+            console.say(&format!(
+                "learned: {} carried, about {} saved",
+                human_bytes(delta_len),
+                human_bytes(saved)
+            ));
+            take_model(writer, chosen);
+        }
+        Learning::DoesNotPay => console.say("what was learned does not pay: packing without it"),
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "train"))]
+fn learn(
+    _: (&Args, Budget, &str),
+    _: &Path,
+    _: &Packer,
+    _: &Found,
+    _: Search,
+    _: &mut WriterOptions,
+    _: &Console,
+) -> Result<()> {
+    super::outcome::built_without("train")
+}
+
+#[cfg(feature = "train")]
+fn take_model(writer: &mut WriterOptions, chosen: models::Chosen) {
+    (writer.models, writer.embed, writer.bases) = (chosen.models, chosen.embed, chosen.bases);
 }
 
 /// Device and inode of the file that standard output goes to.

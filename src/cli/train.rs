@@ -128,6 +128,12 @@ pub(crate) struct Args {
     /// With --init: keep width, layers, feed-forward and window of the options, and take what fits into them
     #[arg(long, requires = "init")]
     grow: bool,
+    /// With --init: learn a difference to that model, and write it instead of a model
+    #[arg(long, requires = "init")]
+    delta: bool,
+    /// With --delta: bytes of the data that the difference is for [default: those of the data]
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "delta")]
+    size: Option<u64>,
     /// Learning rates of the decompressor times this, but for those of steering
     #[arg(long, default_value_t = 1.0)]
     rate: f64,
@@ -223,6 +229,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         bfloat16: !args.single_precision,
     };
     let steps = console.steps("training", args.steps as u64);
+    if args.delta {
+        return learn(args, console);
+    }
     crate::train::run(&options, &console.interrupt(), |p| {
         let held_out = p.held_out_bpb.map(|bpb| format!(", held out {bpb:.4}")).unwrap_or_default();
         steps.at(
@@ -232,6 +241,52 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
     })?;
     if let Some(log) = &args.log {
         super::curves::draw(log)?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Most bytes of the sample that a difference is learned from, and bytes of its stretches.
+#[cfg(feature = "train")]
+const SAMPLE: u64 = 256 << 20;
+#[cfg(feature = "train")]
+const STRETCH: u64 = 256 << 10;
+
+/// Learns a difference to a model.
+#[cfg(feature = "train")]
+fn learn(args: &Args, console: &Console) -> Result<Outcome> {
+    use crate::archive::pack::found::ScanOptions;
+    use crate::archive::pack::packer::Packer;
+    use crate::archive::write::similar::Similar;
+    use crate::model::registry;
+    use crate::setup::level;
+    use crate::train::learn::{LearnOptions, Sample, learn};
+
+    let name = args.init.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    let base = registry::file_bytes(&registry::by_name(&name)?)?;
+    let mut packer = Packer::scan(&args.data, None, &ScanOptions::default(), console)?;
+    packer.arrange(console)?;
+    let stretches = packer.sample(SAMPLE, STRETCH);
+    let level = level::level(level::DEFAULT);
+    let references = Similar::for_options(level.references, level.depth, level.chunk_size);
+    let sample = Sample::new(&stretches, level.chunk_size, references.as_deref().map(|r| r as _));
+    let options = LearnOptions {
+        steps: args.steps,
+        sequences: args.sequences,
+        len: usize::try_from(args.len).unwrap_or(usize::MAX),
+        seed: args.seed,
+        bytes: args.size.unwrap_or(packer.bytes()),
+        name: args.name.clone(),
+    };
+    let steps = console.steps("learning", args.steps as u64);
+    let learned = learn(&base, &sample, &options, &console.interrupt(), |p| {
+        steps.at(
+            p.step as u64,
+            &format!("{:.4} bits per byte, {:.0} tokens/s", p.bits_per_byte, p.tokens_per_second),
+        );
+    })?;
+    match learned {
+        Some(delta) => crate::train::replace::replace(&args.output, &delta)?,
+        None => console.say("no change pays: nothing is written"),
     }
     Ok(Outcome::Done)
 }

@@ -2,6 +2,7 @@
 //!
 //! The codec layer sees a model only through `ChunkModel`; the integer engine implements it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::job::{DecodeJob, Decoded, EncodeJob};
@@ -79,6 +80,8 @@ pub trait ChunkModel: Send + Sync {
 #[derive(Clone, Default)]
 pub struct Models {
     slots: Vec<Option<Arc<dyn ChunkModel>>>,
+    /// Fingerprints of models whose absence leaves a slot empty, where another than the slot's own is missing.
+    bases: BTreeMap<u8, [u8; 32]>,
 }
 
 impl Models {
@@ -88,12 +91,23 @@ impl Models {
     }
 
     pub fn new(slots: Vec<Option<Arc<dyn ChunkModel>>>) -> Self {
-        Self { slots }
+        Self { slots, bases: BTreeMap::new() }
+    }
+
+    /// The same with a note that slot `index` is empty for want of the model with this fingerprint.
+    pub fn lacking(mut self, index: u8, fingerprint: [u8; 32]) -> Self {
+        self.bases.insert(index, fingerprint);
+        self
+    }
+
+    /// The fingerprint of the model for want of which slot `index` is empty, if that is not its own.
+    pub fn lacks(&self, index: u8) -> Option<&[u8; 32]> {
+        self.bases.get(&index)
     }
 
     /// The one model of a new archive.
     pub fn one(model: Arc<dyn ChunkModel>) -> Self {
-        Self { slots: vec![Some(model)] }
+        Self::new(vec![Some(model)])
     }
 
     pub fn get(&self, index: u8) -> Option<&Arc<dyn ChunkModel>> {
@@ -103,7 +117,7 @@ impl Models {
     /// The models without their devices; only those that have one.
     pub fn on_cpu(&self) -> Self {
         let plain = |slot: &Option<Arc<dyn ChunkModel>>| slot.as_ref().and_then(|model| model.on_cpu());
-        Self { slots: self.slots.iter().map(plain).collect() }
+        Self::new(self.slots.iter().map(plain).collect())
     }
 
     /// How many of these jobs of decoding some model wants at once; 0 leaves it to the caller.

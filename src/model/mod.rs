@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod decoder;
+pub mod delta;
 pub mod device;
 pub mod latent;
 pub mod matcher;

@@ -4,11 +4,13 @@
 //! folder (`$XDG_DATA_HOME/s3a/models`, or `~/.local/share/s3a/models`), in this order. A file counts
 //! by its contents: its fingerprint is computed, its name says nothing.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::{env, fs};
 
+use super::delta;
 use super::weights::Model;
 use crate::error::{Error, Result};
 
@@ -71,6 +73,65 @@ pub struct Found {
     pub model: Arc<Model>,
     /// The file; `None` for a model inside the binary.
     pub path: Option<PathBuf>,
+    /// The fingerprint of its base, if its file is a delta.
+    pub base: Option<[u8; 32]>,
+}
+
+impl Found {
+    /// The model of a file's bytes. The base of a delta is asked of `carried` first, by its fingerprint.
+    ///
+    /// # Errors
+    /// `BadModel` if the bytes are no model; `ModelMissing` with the fingerprint of a base that is nowhere.
+    fn of(
+        bytes: &[u8],
+        path: Option<PathBuf>,
+        carried: &dyn Fn(&[u8; 32]) -> Option<Vec<u8>>,
+        archive: Option<&Path>,
+    ) -> Result<Self> {
+        if !delta::is_delta(bytes) {
+            return Ok(Self { model: Arc::new(Model::from_bytes(bytes)?), path, base: None });
+        }
+        let base = delta::base_fingerprint(bytes).ok_or_else(|| Error::BadModel {
+            name: "of a difference".into(),
+            rule: "it is of another version; a newer s3a is needed".into(),
+        })?;
+        let file = match carried(&base) {
+            Some(file) => Cow::Owned(file),
+            None => base_file(&base, archive)?,
+        };
+        Ok(Self { model: Arc::new(delta::model(&file, bytes)?), path, base: Some(base) })
+    }
+}
+
+/// The file of the model that a delta names as its base.
+fn base_file(fingerprint: &[u8; 32], archive: Option<&Path>) -> Result<Cow<'static, [u8]>> {
+    if let Some(inside) = inside(fingerprint) {
+        return Ok(Cow::Borrowed(inside.file));
+    }
+    let bytes = candidates(archive).into_iter().filter_map(|path| read_file(&path).ok());
+    let mut own = bytes.filter(|bytes| blake3::hash(bytes).as_bytes() == fingerprint);
+    let fingerprint = blake3::Hash::from_bytes(*fingerprint).to_hex().to_string();
+    own.next().map(Cow::Owned).ok_or(Error::ModelMissing { fingerprint, name: "base of a difference".into() })
+}
+
+/// The model of a file that an archive carries; the base of a delta may be one of those that it `carried` too.
+///
+/// # Errors
+/// `BadModel` if the bytes are no model; `ModelMissing` with the fingerprint of a base that is nowhere.
+pub fn from_carried(
+    file: &[u8],
+    carried: &dyn Fn(&[u8; 32]) -> Option<Vec<u8>>,
+    archive: Option<&Path>,
+) -> Result<Arc<Model>> {
+    Ok(Found::of(file, None, carried, archive)?.model)
+}
+
+/// The file of the model with this fingerprint, if it is inside the binary or in a place where models are looked for.
+///
+/// # Errors
+/// `ModelMissing` if it is nowhere.
+pub fn file_of(fingerprint: &[u8; 32]) -> Result<Vec<u8>> {
+    base_file(fingerprint, None).map(Cow::into_owned)
 }
 
 /// The default model.
@@ -110,6 +171,9 @@ pub fn file_bytes(found: &Found) -> Result<Vec<u8>> {
 /// # Errors
 /// `Io` if it is there but cannot be read, `Limit` if it is too long.
 pub fn compressor_bytes(found: &Found) -> Result<Option<Vec<u8>>> {
+    if let Some(base) = &found.base {
+        return Ok(inside(base).and_then(|inside| inside.compressor).map(<[u8]>::to_vec));
+    }
     let Some(path) = &found.path else {
         let compressor = inside(&found.model.fingerprint()).and_then(|inside| inside.compressor);
         return Ok(compressor.map(<[u8]>::to_vec));
@@ -118,9 +182,9 @@ pub fn compressor_bytes(found: &Found) -> Result<Option<Vec<u8>>> {
     if path.is_file() { read_file(&path).map(Some) } else { Ok(None) }
 }
 
-/// Loads a model file.
-pub fn load(path: &Path) -> Result<Arc<Model>> {
-    Ok(Arc::new(Model::from_bytes(&read_file(path)?)?))
+/// Loads the file of a model, or of a delta whose base is at hand.
+fn load(path: &Path, archive: Option<&Path>) -> Result<Found> {
+    Found::of(&read_file(path)?, Some(path.into()), &|_| None, archive)
 }
 
 /// The model with this fingerprint. `archive` is the file that names it, under `name`.
@@ -129,29 +193,29 @@ pub fn load(path: &Path) -> Result<Arc<Model>> {
 /// `ModelMissing` if it is nowhere; `BadModel` if the file with that fingerprint breaks a rule.
 pub fn by_fingerprint(fingerprint: &[u8; 32], name: &str, archive: Option<&Path>) -> Result<Found> {
     if let Some(model) = inside(fingerprint).and_then(Inside::load) {
-        return Ok(Found { model, path: None });
+        return Ok(Found { model, path: None, base: None });
     }
     for path in candidates(archive) {
         // A file that cannot be read is not the one.
         let Ok(bytes) = read_file(&path) else { continue };
         if blake3::hash(&bytes).as_bytes() == fingerprint {
-            return Ok(Found { model: Arc::new(Model::from_bytes(&bytes)?), path: Some(path) });
+            return Found::of(&bytes, Some(path), &|_| None, archive);
         }
     }
     let fingerprint = blake3::Hash::from_bytes(*fingerprint).to_hex().to_string();
     Err(Error::ModelMissing { fingerprint, name: name.into() })
 }
 
-/// The model that a user names: `default`, the path of a file (with a `/` or ending in `.safetensors`, so that no
+/// The model that a user names: `default`, the path of a file (with a `/` or ending in `.safetensors` or `.delta`, so that no
 /// file that happens to lie there is taken for a model at hand), or the name or the beginning of the fingerprint
 /// (at least 6 digits) of one at hand.
 pub fn by_name(name: &str) -> Result<Found> {
     if name == "default" {
-        return Ok(Found { model: default_model()?, path: None });
+        return Ok(Found { model: default_model()?, path: None, base: None });
     }
     let path = Path::new(name);
-    if (name.contains('/') || name.ends_with(".safetensors")) && path.is_file() {
-        return Ok(Found { model: load(path)?, path: Some(path.into()) });
+    if (name.contains('/') || is_model(path)) && path.is_file() {
+        return load(path, None);
     }
     let wanted = |found: &Found| {
         let hex = blake3::Hash::from_bytes(found.model.fingerprint()).to_hex();
@@ -159,18 +223,15 @@ pub fn by_name(name: &str) -> Result<Found> {
     };
     known(None).into_iter().find(wanted).ok_or_else(|| {
         Error::Usage(format!(
-            "model {name:?} is neither a file (with a `/` or `.safetensors`) nor known; `s3a model ls` lists those at hand"
+            "model {name:?} is neither a file (with a `/`, `.safetensors` or `.delta`) nor known; `s3a model ls` lists those at hand"
         ))
     })
 }
 
 /// All models at hand that load, the default first.
 pub fn known(archive: Option<&Path>) -> Vec<Found> {
-    let inside = INSIDE.iter().filter_map(Inside::load).map(|model| Found { model, path: None });
-    let files = candidates(archive).into_iter().filter_map(|path| {
-        let model = load(&path).ok()?;
-        Some(Found { model, path: Some(path) })
-    });
+    let inside = INSIDE.iter().filter_map(Inside::load).map(|model| Found { model, path: None, base: None });
+    let files = candidates(archive).into_iter().filter_map(|path| load(&path, archive).ok());
     inside.chain(files).collect()
 }
 
@@ -188,11 +249,15 @@ fn candidates(archive: Option<&Path>) -> Vec<PathBuf> {
     folders.iter().flat_map(|folder| model_files(folder)).collect()
 }
 
-/// The `.safetensors` files of a folder, in the order of their names; none if it cannot be read.
+/// Whether a file's name is that of a model or of a difference to one.
+fn is_model(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "safetensors" || extension == "delta")
+}
+
+/// The model files of a folder, in the order of their names; none if it cannot be read.
 fn model_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_model = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
-    let mut files: Vec<PathBuf> = entries.filter(is_model).filter(|path| path.is_file()).collect();
+    let mut files: Vec<PathBuf> = entries.filter(|path| is_model(path) && path.is_file()).collect();
     files.sort();
     files
 }

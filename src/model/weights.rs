@@ -141,6 +141,12 @@ impl Model {
         Ok(model)
     }
 
+    /// The same model under the fingerprint of the file that it was made of.
+    pub(crate) fn with_fingerprint(mut self, fingerprint: [u8; 32]) -> Self {
+        self.fingerprint = fingerprint;
+        self
+    }
+
     pub fn config(&self) -> &Config {
         &self.config
     }

@@ -24,34 +24,69 @@ pub(crate) struct Chosen {
     pub models: Models,
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "the library's calls embed nothing"))]
     pub embed: Vec<(u8, Arc<[u8]>)>,
+    /// Number and name of the model that is carried for the sake of a difference to it.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "the library's calls embed nothing"))]
+    pub bases: Vec<(u8, String)>,
     /// What to tell the user where the first choice is not at hand.
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "the command tells it"))]
     pub missing: Option<String>,
     pub zstd_alone: bool,
 }
 
-/// The models for a new archive: of those named the first that is at hand, none if none is named.
-pub(crate) fn for_packing(names: &[&str], embed: bool, search: Search) -> Result<Chosen> {
-    let alone = Chosen { models: Models::none(), embed: Vec::new(), missing: None, zstd_alone: true };
+/// Of the models named the first that is at hand, and what to tell where that is not the first of all; nothing if
+/// none is named.
+pub(crate) fn find(names: &[&str]) -> Result<Option<(Found, Option<String>)>> {
     let Some((&first, others)) = names.split_first().filter(|(first, _)| **first != NO_MODEL) else {
-        return Ok(alone);
+        return Ok(None);
     };
     let at_hand = |name: &&str| registry::by_name(name).ok();
-    let (found, missing) = match registry::by_name(first) {
-        Ok(found) => (found, None),
+    match registry::by_name(first) {
+        Ok(found) => Ok(Some((found, None))),
         Err(e) => {
             let found = others.iter().find_map(at_hand).ok_or(e)?;
             let name = escape(found.model.config().name.as_bytes());
             let missing = format!(
                 "model {first} is not at hand (`s3a model ls` lists those that are): packing with {name}"
             );
-            (found, Some(missing))
+            Ok(Some((found, Some(missing))))
         }
+    }
+}
+
+/// The models for a new archive: of those named the first that is at hand, none if none is named.
+pub(crate) fn for_packing(names: &[&str], embed: bool, search: Search) -> Result<Chosen> {
+    let Some((found, missing)) = find(names)? else {
+        return Ok(Chosen {
+            models: Models::none(),
+            embed: Vec::new(),
+            bases: Vec::new(),
+            missing: None,
+            zstd_alone: true,
+        });
     };
-    let embed = if embed { vec![(0, registry::file_bytes(&found)?.into())] } else { Vec::new() };
+    // A difference is always carried: it is small, and its base is most likely at hand.
+    let file = (embed || found.base.is_some()).then(|| registry::file_bytes(&found)).transpose()?;
     let compressor = if search.effort > 0 { compressor(&found)? } else { None };
+    let base = found.base.filter(|_| embed);
     let model = Neural::new(found.model).searching(compressor, search).offloading(choice::chosen());
-    Ok(Chosen { models: Models::one(Arc::new(model)), embed, missing, zstd_alone: false })
+    let mut chosen = carrying(Arc::new(model), file, base)?;
+    chosen.missing = missing;
+    Ok(chosen)
+}
+
+/// What an archive of one model carries: its file, and before it, as a model that no chunk names, that of its base.
+pub(crate) fn carrying(
+    model: Arc<dyn ChunkModel>,
+    file: Option<Vec<u8>>,
+    base: Option<[u8; 32]>,
+) -> Result<Chosen> {
+    let base = base.map(|base| registry::file_of(&base)).transpose()?;
+    let number = u8::from(base.is_some());
+    let slots = base.iter().map(|_| None).chain([Some(model)]).collect();
+    let bases = base.iter().map(|_| (0, "base".to_owned())).collect();
+    let files = base.map(|base| (0, base.into())).into_iter();
+    let embed = files.chain(file.map(|file| (number, file.into()))).collect();
+    Ok(Chosen { models: Models::new(slots), embed, bases, missing: None, zstd_alone: false })
 }
 
 /// The models that an archive names. `embedded` gives the file of one that the archive carries;
@@ -63,23 +98,41 @@ pub(crate) fn for_reading(
     archive: Option<&Path>,
 ) -> Result<Models> {
     let mut slots: Vec<Option<Arc<dyn ChunkModel>>> = Vec::with_capacity(refs.len());
-    for (index, wanted) in (0..=u8::MAX).zip(refs) {
+    let mut lacking = Vec::new();
+    let numbered = || (0..=u8::MAX).zip(refs);
+    let own = |(index, wanted): (u8, &ModelRef)| -> Result<Option<Vec<u8>>> {
         // A damaged one is missed only where it is not at hand otherwise, by the chunks that need it.
         let carried = match embedded(index) {
             Err(e) if e.is_damage() => None,
             carried => carried?,
         };
-        let model = match carried.filter(|file| *blake3::hash(file).as_bytes() == wanted.fingerprint) {
-            Some(file) => Some(Arc::new(Model::from_bytes(&file)?)),
-            None => match registry::by_fingerprint(&wanted.fingerprint, &wanted.name, archive) {
-                Ok(found) => Some(found.model),
-                Err(Error::ModelMissing { .. }) => None,
-                Err(e) => return Err(e),
-            },
+        Ok(carried.filter(|file| *blake3::hash(file).as_bytes() == wanted.fingerprint))
+    };
+    let base = |fingerprint: &[u8; 32]| {
+        let named = numbered().find(|(_, named)| named.embedded && named.fingerprint == *fingerprint);
+        named.and_then(|named| own(named).ok().flatten())
+    };
+    for (index, wanted) in numbered() {
+        let found = match own((index, wanted))? {
+            Some(file) => registry::from_carried(&file, &base, archive),
+            None => {
+                registry::by_fingerprint(&wanted.fingerprint, &wanted.name, archive).map(|found| found.model)
+            }
+        };
+        let model = match found {
+            Ok(model) => Some(model),
+            Err(Error::ModelMissing { fingerprint, .. }) => {
+                let fingerprint = blake3::Hash::from_hex(&fingerprint).map(|hash| *hash.as_bytes());
+                let other = fingerprint.ok().filter(|fingerprint| *fingerprint != wanted.fingerprint);
+                lacking.extend(other.map(|fingerprint| (index, fingerprint)));
+                None
+            }
+            Err(e) => return Err(e),
         };
         slots.push(model.map(neural));
     }
-    Ok(Models::new(slots))
+    let models = Models::new(slots);
+    Ok(lacking.into_iter().fold(models, |models, (index, base)| models.lacking(index, base)))
 }
 
 /// The compressor of a model, if there is one beside it and this build can run it.
@@ -89,8 +142,10 @@ pub(crate) fn compressor(found: &Found) -> Result<Option<Arc<dyn Compressor>>> {
     let device = candle_core::Device::Cpu;
     let name = found.model.config().name.as_str();
     let compressor = crate::train::compressor::Compressor::load(&bytes, name, &device)?;
-    let own = compressor.config.model.as_deref()
-        == Some(blake3::Hash::from_bytes(found.model.fingerprint()).to_hex().as_str());
+    // What names the learned sequences of a base names those of a difference to it.
+    let fingerprint = found.base.unwrap_or_else(|| found.model.fingerprint());
+    let own =
+        compressor.config.model.as_deref() == Some(blake3::Hash::from_bytes(fingerprint).to_hex().as_str());
     Ok(own.then(|| Arc::new(compressor) as Arc<dyn Compressor>))
 }
 

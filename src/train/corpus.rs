@@ -168,7 +168,7 @@ fn walk(path: &Path, relative: &Path, out: &mut Vec<(PathBuf, PathBuf)>) -> Resu
 }
 
 /// A stretch of a chunk with its features.
-struct Window {
+pub(crate) struct Window {
     kind: usize,
     /// All tokens of the chunk; c is written for them.
     chunk: Arc<Vec<u32>>,
@@ -187,7 +187,7 @@ pub struct Featuriser<'a> {
 
 impl Featuriser<'_> {
     /// Windows of one chunk given the plain bytes of its references.
-    fn windows(&self, raw: &[u8], references: &[&[u8]], out: &mut Vec<Window>) -> Result<()> {
+    pub(crate) fn windows(&self, raw: &[u8], references: &[&[u8]], out: &mut Vec<Window>) -> Result<()> {
         let c = self.config;
         let tables = c.tables();
         let capacity = raw.len() + references.iter().map(|r| r.len()).sum::<usize>();
@@ -284,7 +284,7 @@ impl Featuriser<'_> {
 }
 
 /// Joins windows into a batch.
-fn join(len: usize, windows: Vec<Window>) -> Batch {
+pub(crate) fn join(len: usize, windows: Vec<Window>) -> Batch {
     let mut rows = Vec::new();
     let mut targets = Targets::default();
     let mut bytes = 0;

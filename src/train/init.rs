@@ -29,6 +29,9 @@ pub struct Initial {
     pub vocabulary: Vec<Vec<u8>>,
     /// Values by segment name, row-major.
     pub values: HashMap<String, Vec<f32>>,
+    /// What one unit of a model file's weight times its scale, or of its bias, is worth, by segment; of those that
+    /// a delta may change, if a model file was read.
+    pub units: HashMap<String, f64>,
     /// What it was trained on before, to be told in the new record.
     pub record: serde_json::Value,
 }
@@ -39,13 +42,34 @@ pub struct Initial {
 /// `Io`, or `BadModel` if it is neither.
 pub fn read(path: &Path) -> Result<Initial> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    match Model::from_bytes(&bytes) {
-        Ok(model) => from_model(&model, &bytes),
+    match from_bytes(&bytes) {
+        Ok(initial) => Ok(initial),
         Err(not_a_model) => from_checkpoint(path).map_err(|e| match e {
             Error::BadModel { .. } => not_a_model,
             e => e,
         }),
     }
+}
+
+/// Reads the bytes of a model file.
+///
+/// # Errors
+/// `BadModel` if it is none, or one that cannot be trained.
+pub fn from_bytes(file: &[u8]) -> Result<Initial> {
+    from_model(&Model::from_bytes(file)?, file)
+}
+
+/// The median scale of the rows of a table or product of a model file.
+///
+/// # Errors
+/// `BadModel` if the file is none, or has no such tensor.
+pub fn typical_scale(file: &[u8], name: &str) -> Result<f64> {
+    let bad = |rule: String| Error::BadModel { name: "that learns".into(), rule };
+    let tensors = SafeTensors::deserialize(file).map_err(|e| bad(e.to_string()))?;
+    let view = tensors.tensor(&format!("{name}.scale")).map_err(|e| bad(e.to_string()))?;
+    let mut scales = numbers(view.data(), LittleEndian::read_u16_into);
+    scales.sort_unstable();
+    Ok(scales.get(scales.len() / 2).copied().unwrap_or(1).into())
 }
 
 fn from_checkpoint(path: &Path) -> Result<Initial> {
@@ -66,7 +90,7 @@ fn from_checkpoint(path: &Path) -> Result<Initial> {
         }
     }
     let record = head.record();
-    Ok(Initial { config: head.net, vocabulary: head.vocabulary, values, record })
+    Ok(Initial { config: head.net, vocabulary: head.vocabulary, values, units: HashMap::new(), record })
 }
 
 /// The matrices of a model file as floats, each row times its scale and no more.
@@ -109,10 +133,15 @@ impl Parts<'_> {
             .collect())
     }
 
+    /// What a product's weight times its scale is worth, with unit 1 on both sides.
+    fn factor(config: &Config, name: &str) -> Result<f64> {
+        let (pre, shift) = config.product_shift(name)?;
+        Ok((-f64::from(shift) - f64::from(pre) - 15.0).exp2())
+    }
+
     /// A product with unit 1 on both sides (`quantise::Quantiser::product`).
     fn product(&self, name: &str) -> Result<Vec<f64>> {
-        let (pre, shift) = self.config.product_shift(name)?;
-        let factor = (-f64::from(shift) - f64::from(pre) - 15.0).exp2();
+        let factor = Self::factor(self.config, name)?;
         Ok(self.scaled(name)?.into_iter().map(|w| w * factor).collect())
     }
 
@@ -136,12 +165,13 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
     let tensors = SafeTensors::deserialize(bytes).map_err(|e| c.bad(e.to_string()))?;
     let parts = Parts { config: c, tensors };
     let config = NetConfig::of_model(c)?;
-    let mut values = HashMap::new();
+    let (mut values, mut units) = (HashMap::new(), HashMap::new());
     let normalised = f64::from(-16).exp2();
     let unit = super::quantise::LOGIT_UNIT;
     let residual = rms(&parts.scaled("embed.token")?) / TOKEN_RMS;
     for (name, _) in c.tables() {
         values.insert(name.clone(), divided(&parts.scaled(&name)?, residual));
+        units.insert(name, 1.0 / residual);
     }
     // The tables hold the residual stream's unit times 2^embed.
     let residual = residual / f64::from(c.plain_shift("embed")?).exp2();
@@ -170,6 +200,7 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
     for set in c.sets() {
         let mut product = |name: String| -> Result<()> {
             let product = divided(&parts.product(&name)?, normalised * unit);
+            units.insert(name.clone(), Parts::factor(c, &name)? / (normalised * unit));
             values.insert(name, product);
             Ok(())
         };
@@ -177,6 +208,7 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
         if c.copy {
             product(format!("{set}copy"))?;
             values.insert(format!("{set}copy.bias"), parts.biases(&format!("{set}copy.bias"))?);
+            units.insert(format!("{set}copy.bias"), 1.0 / unit);
         }
     }
     for (name, _) in c.steer_tables() {
@@ -190,7 +222,7 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
     }
     let v = model.vocabulary();
     let vocabulary = (0..c.vocab as u16).map(|t| v.token(t).to_vec()).collect();
-    Ok(Initial { config, vocabulary, values, record: c.training.clone() })
+    Ok(Initial { config, vocabulary, values, units, record: c.training.clone() })
 }
 
 impl Initial {

@@ -17,6 +17,7 @@ pub mod export;
 mod export_tests;
 pub mod import;
 pub mod init;
+pub mod learn;
 pub mod net;
 pub mod ops;
 pub mod optimiser;

@@ -89,6 +89,40 @@ impl Packer {
         similar_order::arrange(&mut self.order[start..start + len], size, same, open, observer)
     }
 
+    /// About `max` bytes of the contents that are to be packed, in their order: all of them if they are no more,
+    /// else stretches of `stretch` bytes, evenly spread. What cannot be read is left out, and so is what is
+    /// compressed already.
+    pub fn sample(&self, max: u64, stretch: u64) -> Vec<Vec<u8>> {
+        let entries = self.order.iter().filter_map(|&at| self.tree.entries.get(at as usize));
+        let files = entries
+            .filter(|found| size_of(&found.entry.kind) > 0 && !is_compressed(split(&found.entry.path).1));
+        let all: u64 = files.clone().map(|found| size_of(&found.entry.kind)).sum();
+        let every = if all <= max { 1 } else { all.div_ceil(max.max(1)).max(2) };
+        let (mut sample, mut now) = (Vec::new(), Vec::new());
+        let mut at = 0;
+        for found in files {
+            let size = size_of(&found.entry.kind);
+            let Ok(file) = self.tree.open(found).map(File::from) else { continue };
+            let mut own = 0;
+            while own < size {
+                let number = at / stretch;
+                let len = (stretch - at % stretch).min(size - own);
+                if number % every == 0 {
+                    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+                    if std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, own).is_ok() {
+                        now.extend_from_slice(&bytes);
+                    }
+                }
+                (own, at) = (own + len, at + len);
+                if at % stretch == 0 && !now.is_empty() {
+                    sample.push(std::mem::take(&mut now));
+                }
+            }
+        }
+        sample.extend((!now.is_empty()).then_some(now));
+        sample
+    }
+
     /// Number of objects that were found.
     pub fn len(&self) -> usize {
         self.order.len()

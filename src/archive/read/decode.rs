@@ -57,7 +57,7 @@ pub(crate) fn decode_all(
                     done.insert(id, Err(bad(id, &chunk, "a chunk that it refers to is damaged, or a block")));
                 }
                 Some(_) if chunk.head.codec == Codec::Neural && models.get(chunk.head.model).is_none() => {
-                    done.insert(id, Err(missing(refs, chunk.head.model)));
+                    done.insert(id, Err(missing(models, refs, chunk.head.model)));
                 }
                 Some(history) => round.push((id, chunk, history)),
             }
@@ -75,11 +75,15 @@ fn bad(id: ChunkId, chunk: &Pending, rule: &'static str) -> Error {
     Error::BadChunk { chunk: id.0, offset: chunk.offset, rule }
 }
 
-fn missing(refs: &[ModelRef], model: u8) -> Error {
+fn missing(models: &Models, refs: &[ModelRef], model: u8) -> Error {
     let named = refs.get(usize::from(model));
-    Error::ModelMissing {
-        fingerprint: named.map_or_else(String::new, ModelRef::hex),
-        name: named.map_or_else(String::new, |named| named.name.clone()),
+    let name = named.map_or_else(String::new, |named| named.name.clone());
+    match models.lacks(model) {
+        Some(base) => Error::ModelMissing {
+            fingerprint: blake3::Hash::from_bytes(*base).to_hex().to_string(),
+            name: format!("base of {name}"),
+        },
+        None => Error::ModelMissing { fingerprint: named.map_or_else(String::new, ModelRef::hex), name },
     }
 }
 

@@ -23,10 +23,12 @@ pub struct WriterOptions {
     pub group_len: u32,
     /// Worker threads; 0 takes all.
     pub threads: usize,
-    /// Models by number, without empty slots.
+    /// Models by number. A slot is empty where a model is carried that no chunk names, as one of `bases`.
     pub models: Models,
     /// Model files to carry in the archive, by model number: the bytes of each file.
     pub embed: Vec<(u8, Arc<[u8]>)>,
+    /// Number and name of models that are carried because another is a difference to them.
+    pub bases: Vec<(u8, String)>,
     /// Decode each neural chunk again before it is accepted.
     pub check: bool,
     /// Raw bytes of the longest block, at most 1 MiB, for stretches in which chunks take more bytes; 0 for none.
@@ -64,6 +66,7 @@ impl Default for WriterOptions {
             threads: 0,
             models: Models::none(),
             embed: Vec::new(),
+            bases: Vec::new(),
             check: true,
             block_len: 0,
             references: None,

@@ -540,19 +540,24 @@ fn check(entry: &Entry) -> Result<()> {
 }
 
 fn model_refs(options: &WriterOptions) -> Result<Vec<ModelRef>> {
-    let embedded = |number| options.embed.iter().any(|(n, _)| *n == number);
-    let models: Vec<ModelRef> = options
-        .models
-        .loaded()
-        .map(|(number, model)| ModelRef {
-            fingerprint: model.fingerprint(),
-            name: model.name().to_owned(),
-            embedded: embedded(number),
-        })
-        .collect();
-    if models.len() != options.models.len() || models.len() > limits::MODELS {
-        return Err(Error::Usage("a model to pack with is missing".to_owned()));
+    let missing = || Error::Usage("a model to pack with is missing".to_owned());
+    let embedded = |number| options.embed.iter().find(|(n, _)| *n == number);
+    let named = |number: u8| {
+        let embedded = embedded(number);
+        let (fingerprint, name) = match options.models.get(number) {
+            Some(model) => (model.fingerprint(), model.name().to_owned()),
+            None => {
+                let (_, file) = embedded.ok_or_else(missing)?;
+                let base = options.bases.iter().find(|(n, _)| *n == number).ok_or_else(missing)?;
+                (*blake3::hash(file).as_bytes(), base.1.clone())
+            }
+        };
+        Ok(ModelRef { fingerprint, name, embedded: embedded.is_some() })
+    };
+    if options.models.len() > limits::MODELS {
+        return Err(missing());
     }
+    let models = (0..=u8::MAX).take(options.models.len()).map(named).collect::<Result<Vec<_>>>()?;
     let right = |(n, file): &(u8, Arc<[u8]>)| {
         models.get(usize::from(*n)).is_some_and(|model| model.fingerprint == *blake3::hash(file).as_bytes())
     };

@@ -79,12 +79,19 @@ struct Saved {
 /// The operation; `x` is `[n][d]` with `n` a multiple of `dims.len`.
 pub struct SelfAttention {
     pub dims: Dims,
+    /// Whether the parameters stay as they are: no gradients of theirs are formed then.
+    frozen: bool,
     kept: Kept<Saved>,
 }
 
 impl SelfAttention {
     pub fn new(dims: Dims) -> Self {
-        Self { dims, kept: Kept::default() }
+        Self { dims, frozen: false, kept: Kept::default() }
+    }
+
+    /// The operation with parameters that stay as they are.
+    pub fn frozen(self) -> Self {
+        Self { frozen: true, ..self }
     }
 }
 
@@ -172,14 +179,17 @@ struct Sequence<'a> {
     log_sum: &'a [f32],
 }
 
-fn backward(dims: Dims, packed: &[f32], seq: &Sequence<'_>, dx: &mut [f32], sums: &mut [f32]) {
+/// Adds the gradient of `x` to `dx`, and those of the parameters to `sums` if there are any.
+fn backward(dims: Dims, packed: &[f32], seq: &Sequence<'_>, dx: &mut [f32], sums: Option<&mut [f32]>) {
     let (d, n, inner, stride, size) = (dims.d, dims.len, dims.inner(), dims.qkv(), dims.head_size);
     let (w_qkv, w_out, bias) = dims.split(packed);
-    let (d_w_qkv, d_w_out, d_bias) = dims.split_mut(sums);
+    let mut sums = sums.map(|sums| dims.split_mut(sums));
     let dy = Mat::new(seq.dy, n, d, d);
     let mut d_mixed = vec![0.0; n * inner];
     matmul(&mut d_mixed, inner, 0.0, dy, Mat::new(w_out, d, inner, inner), 1.0);
-    matmul(d_w_out, inner, 1.0, dy.t(), Mat::new(seq.mixed, n, inner, inner), 1.0);
+    if let Some((_, d_w_out, _)) = &mut sums {
+        matmul(d_w_out, inner, 1.0, dy.t(), Mat::new(seq.mixed, n, inner, inner), 1.0);
+    }
 
     let mut d_qkv = vec![0.0; n * stride];
     let mut p = vec![0.0; BLOCK * (BLOCK + dims.window)];
@@ -213,9 +223,11 @@ fn backward(dims: Dims, packed: &[f32], seq: &Sequence<'_>, dx: &mut [f32], sums
                         p[high + 1..].fill(0.0);
                         dp[..low].fill(0.0);
                         dp[high + 1..].fill(0.0);
-                        let d_bias = &mut d_bias[h * dims.window..][..=high - low];
-                        for (b, g) in d_bias.iter_mut().rev().zip(&dp[low..=high]) {
-                            *b += g;
+                        if let Some((_, _, d_bias)) = &mut sums {
+                            let d_bias = &mut d_bias[h * dims.window..][..=high - low];
+                            for (b, g) in d_bias.iter_mut().rev().zip(&dp[low..=high]) {
+                                *b += g;
+                            }
                         }
                     }
                 },
@@ -239,7 +251,9 @@ fn backward(dims: Dims, packed: &[f32], seq: &Sequence<'_>, dx: &mut [f32], sums
     let mut inverse = vec![0.0; n];
     vector::normalise(seq.x, d, &mut normed, &mut inverse);
     let d_qkv = Mat::new(&d_qkv, n, stride, stride);
-    matmul(d_w_qkv, d, 1.0, d_qkv.t(), Mat::new(&normed, n, d, d), 1.0);
+    if let Some((d_w_qkv, ..)) = &mut sums {
+        matmul(d_w_qkv, d, 1.0, d_qkv.t(), Mat::new(&normed, n, d, d), 1.0);
+    }
     let mut d_normed = vec![0.0; n * d];
     matmul(&mut d_normed, d, 0.0, d_qkv, Mat::new(w_qkv, stride, d, d), 1.0);
     vector::normalise_backward(&d_normed, &normed, &inverse, d, dx);
@@ -295,7 +309,7 @@ impl CustomOp2 for SelfAttention {
             .par_chunks_mut(group * len * d)
             .enumerate()
             .map(|(part, dx)| {
-                let mut sums = vec![0.0; dims.packed()];
+                let mut sums = (!self.frozen).then(|| vec![0.0; dims.packed()]);
                 for (i, dx) in dx.chunks_mut(len * d).enumerate() {
                     let s = part * group + i;
                     let seq = Sequence {
@@ -305,18 +319,19 @@ impl CustomOp2 for SelfAttention {
                         mixed: &saved.mixed[s * len * inner..][..len * inner],
                         log_sum: &saved.log_sum[s * len * dims.heads..][..len * dims.heads],
                     };
-                    backward(dims, &weights, &seq, dx, &mut sums);
+                    backward(dims, &weights, &seq, dx, sums.as_deref_mut());
                 }
-                sums
+                sums.unwrap_or_default()
             })
             .collect();
+        let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
+        if self.frozen {
+            return Ok((Some(dx), None));
+        }
         let mut sums = vec![0.0; dims.packed()];
         for part in &partial {
             vector::add(&mut sums, part);
         }
-        Ok((
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
-            Some(Tensor::from_vec(sums, packed.shape(), packed.device())?),
-        ))
+        Ok((Some(dx), Some(Tensor::from_vec(sums, packed.shape(), packed.device())?)))
     }
 }

@@ -19,6 +19,8 @@ pub struct FeedForward {
     pub d: usize,
     pub ff: usize,
     pub len: usize,
+    /// Whether the parameters stay as they are: no gradients of theirs are formed then.
+    frozen: bool,
     kept: Kept<Vec<f32>>,
 }
 
@@ -89,7 +91,12 @@ fn square_relu_backward(u: &[f32], df: &mut [f32], gains: Gains<'_>, first: usiz
 
 impl FeedForward {
     pub fn new(d: usize, ff: usize, len: usize) -> Self {
-        Self { d, ff, len, kept: Kept::default() }
+        Self { d, ff, len, frozen: false, kept: Kept::default() }
+    }
+
+    /// The operation with parameters that stay as they are.
+    pub fn frozen(self) -> Self {
+        Self { frozen: true, ..self }
     }
 
     fn gains<'a>(&self, values: Option<&'a [f32]>) -> Gains<'a> {
@@ -160,13 +167,17 @@ impl FeedForward {
                     let dnormed = &mut dnormed[..rows * d];
                     let (f, df) = (&mut f[..rows * ff], &mut df[..rows * ff]);
                     vector::normalise(x, d, normed, &mut inverse);
-                    square_relu(u, f, gain_rows, first);
                     let dy = Mat::new(dy, rows, d, d);
-                    matmul(ddown, ff, 1.0, dy.t(), Mat::new(f, rows, ff, ff), 1.0);
+                    if !self.frozen {
+                        square_relu(u, f, gain_rows, first);
+                        matmul(ddown, ff, 1.0, dy.t(), Mat::new(f, rows, ff, ff), 1.0);
+                    }
                     matmul(df, ff, 0.0, dy, Mat::new(down, d, ff, ff), 1.0);
                     square_relu_backward(u, df, gain_rows, first, dgains);
                     let df = Mat::new(df, rows, ff, ff);
-                    matmul(dup, d, 1.0, df.t(), Mat::new(normed, rows, d, d), 1.0);
+                    if !self.frozen {
+                        matmul(dup, d, 1.0, df.t(), Mat::new(normed, rows, d, d), 1.0);
+                    }
                     matmul(dnormed, d, 0.0, df, Mat::new(up, ff, d, d), 1.0);
                     vector::normalise_backward(dnormed, normed, &inverse[..rows], d, dx);
                 }
@@ -210,7 +221,7 @@ impl CustomOp2 for FeedForward {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [dx, dpacked, _] = self.backward(x, packed, None, grad)?;
-        Ok((Some(dx), Some(dpacked)))
+        Ok((Some(dx), (!self.frozen).then_some(dpacked)))
     }
 }
 
