@@ -9,7 +9,9 @@ pub mod config;
 pub mod decoder;
 pub mod delta;
 pub mod device;
+pub(crate) mod file;
 pub mod latent;
+mod load;
 pub mod matcher;
 pub mod registry;
 #[doc(hidden)]

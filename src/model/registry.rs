@@ -99,7 +99,7 @@ impl Found {
             Some(file) => Cow::Owned(file),
             None => base_file(&base, archive)?,
         };
-        Ok(Self { model: Arc::new(delta::model(&file, bytes)?), path, base: Some(base) })
+        Ok(Self { model: Arc::new(Model::from_delta(&file, bytes)?), path, base: Some(base) })
     }
 }
 

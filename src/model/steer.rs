@@ -6,8 +6,9 @@
 //! copy gates.
 
 use super::config::Config;
+use super::file::BIAS_MAX;
 use super::matcher::CLASSES;
-use super::weights::{BIAS_MAX, Model};
+use super::weights::Model;
 use crate::kernels::buffer::{Buffer, padded};
 
 /// The gain that changes nothing.

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use safetensors::tensor::{Dtype, View, serialize};
 
 use super::config::Config;
+use super::file::{HEADER_KEY, first_set, row_bound_holds};
 use super::tokens::Vocabulary;
-use super::weights::{HEADER_KEY, first_set, row_bound_holds};
 use crate::error::{Error, Result};
 
 /// One tensor of a model file; the vocabulary's two are not passed but made.

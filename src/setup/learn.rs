@@ -20,6 +20,7 @@ use crate::codec::neural::search::Search;
 use crate::error::{Error, Result};
 use crate::model::delta;
 use crate::model::registry::{self, Found};
+use crate::model::weights::Model;
 use crate::train::learn::{LearnOptions, Sample, learn};
 use crate::wire::entry::{Entry, Kind, Timestamp};
 
@@ -29,6 +30,8 @@ const STRETCH: u64 = 256 << 10;
 /// Most bytes of the sample that is packed to see what is saved, and of its stretches.
 const TRIAL: u64 = 3 << 20;
 const TRIAL_STRETCH: u64 = 1 << 20;
+/// Bytes of what stands around a model that is carried.
+const FRAMES: u64 = 128;
 /// Less than this is not worth looking at.
 const LEAST: u64 = 128 << 10;
 
@@ -93,7 +96,7 @@ pub(crate) fn learn_tree(
     let of_sample: u64 = trial.iter().map(|stretch| stretch.len() as u64).sum();
     let saved = before.saturating_sub(after) as u128 * u128::from(total) / u128::from(of_sample.max(1));
     let saved = u64::try_from(saved).unwrap_or(u64::MAX);
-    if saved <= delta_len + delta_len / 8 {
+    if saved <= delta_len + delta_len / 8 + FRAMES {
         return Ok(Learning::DoesNotPay);
     }
     Ok(Learning::Pays { chosen, delta_len, saved })
@@ -108,7 +111,7 @@ pub(crate) fn with_delta(
     embed_base: bool,
 ) -> Result<Chosen> {
     let compressor = if search.effort > 0 { compressor(found)? } else { None };
-    let model = Arc::new(delta::model(base, &delta)?);
+    let model = Arc::new(Model::from_delta(base, &delta)?);
     let model = Neural::new(model).searching(compressor, search).offloading(choice::chosen());
     carrying(Arc::new(model), Some(delta), embed_base.then(|| found.model.fingerprint()))
 }

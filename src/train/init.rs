@@ -18,7 +18,8 @@ use super::params::Role;
 use super::sizes::NetConfig;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
-use crate::model::weights::{Model, add, first_set, nibbles, numbers};
+use crate::model::file::{add, first_set, nibbles, numbers};
+use crate::model::weights::Model;
 
 /// Root-mean-square of the token table that a model file is scaled to.
 const TOKEN_RMS: f64 = 0.4;

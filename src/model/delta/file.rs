@@ -79,27 +79,29 @@ pub fn write(delta: &Delta, base: &Config, fingerprint: &[u8; 32]) -> Result<Vec
     Ok(file)
 }
 
-/// Reads a delta to the model with this header.
-///
-/// # Errors
-/// `BadModel` with the rule that the file breaks.
-pub(super) fn read(file: &[u8], base: &Config) -> Result<Delta> {
-    if base_fingerprint(file).is_none() || file.len() < HEAD {
-        return Err(bad("not a difference of models, or one of another version"));
+impl Delta {
+    /// Reads a delta to the model with this header.
+    ///
+    /// # Errors
+    /// `BadModel` with the rule that the file breaks.
+    pub fn read(file: &[u8], base: &Config) -> Result<Self> {
+        if base_fingerprint(file).is_none() || file.len() < HEAD {
+            return Err(bad("not a difference of models, or one of another version"));
+        }
+        let name_len = usize::from(file[41]);
+        let training_len = usize::from(LittleEndian::read_u16(&file[42..44]));
+        let text = |range: std::ops::Range<usize>| -> Result<String> {
+            let bytes = file.get(range).ok_or_else(|| bad("it is cut short"))?;
+            String::from_utf8(bytes.to_vec()).map_err(|_| bad("its name or its record is no text"))
+        };
+        let name = text(HEAD..HEAD + name_len)?;
+        let training = text(HEAD + name_len..HEAD + name_len + training_len)?;
+        let mut delta = Self { name, training, first: 0, changes: Vec::new() };
+        let mut decoder = Decoder::new(&file[HEAD + name_len + training_len..]);
+        let damaged = |_: Damaged| bad("its differences are damaged");
+        body(&mut decoder, &mut delta, &parts(base), base.sets().len()).map_err(damaged)?;
+        Ok(delta)
     }
-    let name_len = usize::from(file[41]);
-    let training_len = usize::from(LittleEndian::read_u16(&file[42..44]));
-    let text = |range: std::ops::Range<usize>| -> Result<String> {
-        let bytes = file.get(range).ok_or_else(|| bad("it is cut short"))?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| bad("its name or its record is no text"))
-    };
-    let name = text(HEAD..HEAD + name_len)?;
-    let training = text(HEAD + name_len..HEAD + name_len + training_len)?;
-    let mut delta = Delta { name, training, first: 0, changes: Vec::new() };
-    let mut decoder = Decoder::new(&file[HEAD + name_len + training_len..]);
-    let damaged = |_: Damaged| bad("its differences are damaged");
-    body(&mut decoder, &mut delta, &parts(base), base.sets().len()).map_err(damaged)?;
-    Ok(delta)
 }
 
 /// Codes what stands behind the texts: writes it, or reads it into `delta`, whose changes are empty then.

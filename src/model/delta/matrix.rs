@@ -2,7 +2,7 @@
 
 use super::bits::{Bit, Coder, UNARY};
 use crate::coder::Damaged;
-use crate::model::weights::row_bound_holds;
+use crate::model::file::row_bound_holds;
 
 /// What kind of matrix it is: each has statistics of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,12 +5,11 @@
 //! written by the product's range coder under adaptive bits, so that no change costs next to nothing.
 //! With the base they make a model file like any other; its fingerprint is that of the delta.
 
-mod apply;
 mod bits;
+mod change;
 mod file;
 mod matrix;
 mod parts;
 
-pub use apply::{model, model_file};
 pub use file::{Change, Delta, LARGEST_STEP, base_fingerprint, is_delta, write};
 pub use parts::{Part, parts};
