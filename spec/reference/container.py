@@ -11,6 +11,7 @@ import lz
 import zstd
 from blake3 import hash_bytes
 from errors import Refused, require
+from delta import MAGIC as DELTA
 from model import Model
 
 MAGIC = bytes.fromhex("895333410D0A1A0A")
@@ -541,6 +542,7 @@ class Archive:
         """Models by number: those in the archive, and those of the files `given`, by fingerprint."""
         used = {chunk.model for chunk in self.chunks if chunk.codec == NEURAL}
         outside = {hash_bytes(data): data for data in given}
+        inside = {self.models[number].fingerprint: file[1] for number, file in self.files.items()}
         models = {}
         for number in sorted(used):
             entry = self.models[number]
@@ -550,7 +552,13 @@ class Archive:
                 require(entry.fingerprint in outside, "model '%s' is needed, with fingerprint %s"
                         % (entry.name, entry.fingerprint.hex()))
                 data = outside[entry.fingerprint]
-            models[number] = Model(data)
+            if data[:8] == DELTA:
+                base = inside.get(data[9:41], outside.get(data[9:41]))
+                require(base is not None, "the base of model '%s' is needed, with fingerprint %s"
+                        % (entry.name, data[9:41].hex()))
+                models[number] = Model(base, data)
+            else:
+                models[number] = Model(data)
         return models
 
     def decode(self, models):

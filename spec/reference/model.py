@@ -1,9 +1,10 @@
-"""The model file (numerics.md sections 2 and 11): reading and all its checks."""
+"""The model file (numerics.md sections 2 and 11): reading and all its checks. A delta is applied on the way."""
 
 import json
 import struct
 
 from blake3 import hash_bytes
+from delta import Delta
 from errors import Refused, require
 from numerics import Linear
 
@@ -46,15 +47,17 @@ class Set:
 
 
 class Model:
-    def __init__(self, data):
-        self.fingerprint = hash_bytes(data)
+    def __init__(self, data, delta=None):
+        """A model of its file, or of that of its base and a delta."""
+        self.fingerprint = hash_bytes(data if delta is None else delta)
         try:
             config, self.tensors = read_safetensors(data)
-            self.first_set = {}
+            self.left = set(self.tensors)
+            self.delta = None if delta is None else Delta(delta, config)
             self.read(config)
         except (KeyError, TypeError, ValueError, struct.error, UnicodeDecodeError) as error:
             raise Refused("model: not a model file (%r)" % error) from error
-        require(not self.tensors, "model: unknown tensors: %s" % ", ".join(self.tensors))
+        require(not self.left or self.delta, "model: unknown tensors: %s" % ", ".join(self.left))
         require(not self.shifts, "model: unknown shifts: %s" % ", ".join(self.shifts))
 
     def read(self, c):
@@ -200,7 +203,8 @@ class Model:
     def tensor(self, name, kind, shape):
         """A list, or a list of rows; -1 in a shape stands for any size."""
         require(name in self.tensors, "model: tensor %s is missing" % name)
-        found, sizes, data = self.tensors.pop(name)
+        found, sizes, data = self.tensors[name]
+        self.left.discard(name)
         require(found == kind, "model: tensor %s has another type" % name)
         require(len(sizes) == len(shape) and all(want in (-1, size) for want, size in zip(shape, sizes)),
                 "model: tensor %s has another shape" % name)
@@ -209,25 +213,34 @@ class Model:
             return list(values)
         return [values[r * sizes[1]:(r + 1) * sizes[1]] for r in range(sizes[0])]
 
+    def source(self, name):
+        return self.delta.source(name) if self.delta else name
+
     def bounded(self, name, shape):
-        bias = self.tensor(name, "I32", shape)
+        bias = self.tensor(self.source(name), "I32", shape)
+        if self.delta:
+            bias = self.delta.biases(name, bias)
         require(all(abs(v) <= 1 << 20 for row in bias for v in row), "model: %s is out of range" % name)
         return bias
 
-    def weights(self, name, rows, columns):
-        if self.tensors[name + ".weight"][0] == "U8":
-            require(name.startswith("expert."), "model: %s is a difference to no tensor" % name)
-            first = self.first_set[name.split(".", 2)[2]]
-            weight = [[(own + base + 128) % 256 - 128 for own, base in zip(*rows)]
-                      for rows in zip(self.tensor(name + ".weight", "U8", (rows, columns)), first)]
+    def weights(self, name, rows, columns, pre=None):
+        """Weights and scales; `pre` is that of a product."""
+        full = self.source(name) + ".weight"
+        if self.tensors[full][0] == "U8":
+            require(full.startswith("expert."), "model: %s is a difference to no tensor" % name)
+            first = self.tensor(full.split(".", 2)[2], "I8", (rows, columns))
+            weight = [[(own + base + 128) % 256 - 128 for own, base in zip(*pair)]
+                      for pair in zip(self.tensor(full, "U8", (rows, columns)), first)]
         else:
-            weight = self.tensor(name + ".weight", "I8", (rows, columns))
-            self.first_set[name] = weight
+            weight = self.tensor(full, "I8", (rows, columns))
         require(all(v != -128 for row in weight for v in row), "model: a weight of %s is -128" % name)
-        return weight, self.scales(name, rows)
+        return self.changed(name, weight, self.scales(name, rows), pre)
+
+    def changed(self, name, weight, scale, pre=None):
+        return self.delta.weights(name, weight, scale, pre) if self.delta else (weight, scale)
 
     def scales(self, name, rows):
-        scale = self.tensor(name + ".scale", "U16", (rows,))
+        scale = self.tensor(self.source(name) + ".scale", "U16", (rows,))
         require(all(scale), "model: a scale of %s is 0" % name)
         return scale
 
@@ -235,14 +248,14 @@ class Model:
         if self.tensors[name + ".weight"][0] == "U8" and self.width % 2 == 0:
             halves = self.tensor(name + ".weight", "U8", (rows, self.width // 2))
             weight = [[v for byte in row for v in ((byte & 15) - 8, (byte >> 4) - 8)] for row in halves]
-            return Table(weight, self.scales(name, rows))
+            return Table(*self.changed(name, weight, self.scales(name, rows)))
         return Table(*self.weights(name, rows, self.width))
 
     def linear(self, name, rows, columns):
-        weight, scale = self.weights(name, rows, columns)
         both = self.shifts.pop(name)
         require(set(both) == {"pre", "shift"}, "model: shift %s has other keys" % name)
         pre, shift = _count(both["pre"], 0, 31, "pre"), _count(both["shift"], 0, 31, "shift")
+        weight, scale = self.weights(name, rows, columns, pre)
         for row in weight:
             require(127 * sum(map(abs, row)) < (1 << (14 + pre)) - (1 << pre), "model: a row of %s is too large" % name)
         return Linear(weight, scale, pre, shift)

@@ -46,6 +46,12 @@ impl Model {
     }
 }
 
+/// The header of a model file.
+#[cfg(test)]
+pub(super) fn read_header(file: &[u8]) -> Result<Config> {
+    Ok(Model::from_bytes(file)?.config)
+}
+
 /// The model of a file, changed by a delta if there is one; its fingerprint is still to come.
 fn read(file: &[u8], delta: Option<&[u8]>) -> Result<Model> {
     let unreadable = |error: safetensors::SafeTensorError| Error::BadModel {

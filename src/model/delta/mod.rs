@@ -10,6 +10,8 @@ mod change;
 mod file;
 mod matrix;
 mod parts;
+#[cfg(test)]
+mod tests;
 
 pub use file::{Change, Delta, LARGEST_STEP, base_fingerprint, is_delta, write};
 pub use parts::{Part, parts};
