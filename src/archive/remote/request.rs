@@ -77,6 +77,41 @@ struct Progress {
     /// First byte, and the one after the last, since the first answer.
     range: Option<(u64, u64)>,
     bytes: Vec<u8>,
+    patience: Patience,
+}
+
+/// How long the server is waited for.
+struct Patience {
+    timeout: Duration,
+    /// When a byte came last, or the request began.
+    since: Instant,
+    /// When all bytes are to be here.
+    deadline: Instant,
+    /// Attempts since then.
+    attempts: u32,
+}
+
+impl Patience {
+    fn new(timeout: Duration, len: u64) -> Self {
+        let since = Instant::now();
+        Self { timeout, since, deadline: since + timeout + Duration::from_secs(len / SLOWEST), attempts: 0 }
+    }
+
+    /// A byte came.
+    fn note(&mut self) {
+        self.since = Instant::now();
+        self.attempts = 0;
+    }
+
+    /// When the server is given up.
+    fn end(&self) -> Instant {
+        self.deadline.min(self.since + self.timeout)
+    }
+
+    /// When an attempt is given up that brings nothing from now on.
+    fn stall(&self) -> Instant {
+        self.end().min(Instant::now() + self.timeout / STALLS)
+    }
 }
 
 impl Object {
@@ -128,13 +163,11 @@ impl Object {
 
     /// The object's length.
     async fn head(&self) -> Result<u64, Failure> {
-        let mut attempt = 0;
-        let deadline = Instant::now() + self.timeout;
+        let mut patience = Patience::new(self.timeout, 0);
         loop {
             self.requests.fetch_add(1, Ordering::Relaxed);
             let options = GetOptions { head: true, ..GetOptions::default() };
-            let failure = match timeout(self.timeout / STALLS, self.store.get_opts(&self.path, options)).await
-            {
+            let failure = match timeout_at(patience.stall(), self.store.get_opts(&self.path, options)).await {
                 Ok(Ok(answer)) => {
                     self.note();
                     self.is_same(&answer.meta)?;
@@ -146,51 +179,47 @@ impl Object {
                 },
                 Err(_) => self.silent(),
             };
-            self.pause(&mut attempt, deadline, failure).await?;
+            self.pause(&mut patience, failure).await?;
         }
     }
 
     /// Gets a range, or all, of about `len` bytes, in as many attempts as it takes.
     async fn get(&self, wanted: Option<GetRange>, len: u64) -> Result<(u64, Vec<u8>), Verdict> {
         let _permit = self.permit().await.map_err(Verdict::Final)?;
-        let deadline = Instant::now() + self.timeout + Duration::from_secs(len / SLOWEST);
-        let mut progress = Progress { wanted, range: None, bytes: Vec::new() };
-        let mut attempt = 0;
+        let patience = Patience::new(self.timeout, len);
+        let mut progress = Progress { wanted, range: None, bytes: Vec::new(), patience };
         loop {
-            let before = progress.bytes.len();
-            let failure = match timeout_at(deadline, self.attempt(&mut progress)).await {
-                Ok(Ok(())) => {
-                    return Ok((progress.range.map_or(0, |(start, _)| start), progress.bytes));
+            match self.attempt(&mut progress).await {
+                Ok(()) => return Ok((progress.range.map_or(0, |(start, _)| start), progress.bytes)),
+                Err(Verdict::Again(failure)) => {
+                    self.pause(&mut progress.patience, failure).await.map_err(Verdict::Final)?;
                 }
-                Ok(Err(Verdict::Again(failure))) => failure,
-                Ok(Err(other)) => return Err(other),
-                Err(_) => return Err(Verdict::Final(self.silent())),
-            };
+                Err(other) => return Err(other),
+            }
             if progress.wanted.is_none() {
                 progress.bytes.clear();
-            } else if progress.bytes.len() > before {
-                attempt = 0;
             }
-            self.pause(&mut attempt, deadline, failure).await.map_err(Verdict::Final)?;
         }
     }
 
     /// Waits before the next attempt, or tells why there is none.
-    async fn pause(&self, attempt: &mut u32, deadline: Instant, failure: Failure) -> Result<(), Failure> {
-        *attempt += 1;
+    async fn pause(&self, patience: &mut Patience, failure: Failure) -> Result<(), Failure> {
+        patience.attempts += 1;
+        let attempts = patience.attempts;
         let most = if self.version.get().is_some() { ATTEMPTS } else { FIRST_ATTEMPTS };
-        let pause = PAUSE.saturating_mul(1 << (*attempt - 1).min(16)).min(LONGEST_PAUSE);
+        let pause = PAUSE.saturating_mul(1 << (attempts - 1).min(16)).min(LONGEST_PAUSE);
         // Readers that were turned away together do not come back together.
         let spread = self.requests.load(Ordering::Relaxed).wrapping_mul(0x9e37_79b9) % 64;
         let pause = pause - pause * (spread as u32) / 128;
-        if *attempt >= most || Instant::now() + pause >= deadline {
-            return Err(match failure {
-                Failure::Io(kind, text) => Failure::Io(kind, format!("{text} (after {attempt} attempts)")),
-                Failure::Changed => Failure::Changed,
-            });
+        if attempts < most && Instant::now() + pause < patience.end() {
+            sleep(pause).await;
+            return Ok(());
         }
-        sleep(pause).await;
-        Ok(())
+        Err(match failure {
+            Failure::Io(ErrorKind::TimedOut, _) => self.silent(),
+            Failure::Io(kind, text) => Failure::Io(kind, format!("{text} (after {attempts} attempts)")),
+            Failure::Changed => Failure::Changed,
+        })
     }
 
     /// One request.
@@ -200,17 +229,17 @@ impl Object {
         let range = progress.wanted.clone();
         let options = GetOptions { range, if_match, ..GetOptions::default() };
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let stall = self.timeout / STALLS;
-        let answer = match timeout(stall, self.store.get_opts(&self.path, options)).await {
-            Ok(answer) => answer.map_err(|error| judge(&error, version.is_some()))?,
-            Err(_) => return Err(Verdict::Again(self.silent())),
-        };
+        let answer =
+            match timeout_at(progress.patience.stall(), self.store.get_opts(&self.path, options)).await {
+                Ok(answer) => answer.map_err(|error| judge(&error, version.is_some()))?,
+                Err(_) => return Err(Verdict::Again(self.silent())),
+            };
         self.note();
         self.is_same(&answer.meta).map_err(Verdict::Final)?;
         let (start, end) = *progress.range.get_or_insert((answer.range.start, answer.range.end));
         progress.bytes.reserve_exact((end - start) as usize - progress.bytes.len());
         let mut stream = answer.into_stream();
-        while let Some(piece) = match timeout(stall, stream.next()).await {
+        while let Some(piece) = match timeout_at(progress.patience.stall(), stream.next()).await {
             Ok(piece) => piece,
             Err(_) => return Err(Verdict::Again(self.silent())),
         } {
@@ -222,6 +251,7 @@ impl Object {
             progress.bytes.extend_from_slice(&piece);
             self.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
             self.note();
+            progress.patience.note();
             if progress.wanted.is_some() {
                 progress.wanted = Some(GetRange::Bounded(start + progress.bytes.len() as u64..end));
             }

@@ -80,9 +80,8 @@ fn client(url: &Url, stall: Duration) -> Vec<(ClientConfigKey, String)> {
     let millis = |time: Duration| format!("{}ms", time.as_millis().max(1));
     vec![
         (ClientConfigKey::UserAgent, concat!("s3a/", env!("CARGO_PKG_VERSION")).into()),
-        // A long answer may take long, as long as it goes on; `request` bounds it.
+        // A long answer may take long, as long as it goes on: `request` bounds it.
         (ClientConfigKey::Timeout, "1day".into()),
-        (ClientConfigKey::ReadTimeout, millis(stall)),
         (ClientConfigKey::ConnectTimeout, millis(stall.min(CONNECT))),
         // An https URL never leads to http. Endpoints that the environment names may be http.
         (ClientConfigKey::AllowHttp, (url.scheme() != "https").to_string()),
