@@ -48,6 +48,9 @@ pub mod model;
 #[cfg(feature = "mount")]
 #[doc(hidden)]
 pub mod mount;
+#[cfg(feature = "serve")]
+#[doc(hidden)]
+pub mod serve;
 #[doc(hidden)]
 pub mod setup;
 #[cfg(feature = "train")]
