@@ -536,3 +536,55 @@ mod on_nginx {
         assert!(same);
     }
 }
+
+/// A process that ends with the test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_archive_is_read_from_moto_as_from_s3() {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::process::{Command, Stdio};
+
+    let (dir, bytes) = packed(&["--group-size", "1m"]);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut moto = Command::new("moto_server");
+    moto.args(["-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+    let _moto = match moto.spawn() {
+        Ok(moto) => Killed(moto),
+        Err(e) => return eprintln!("skipped: moto_server (pip install 'moto[s3,server]'): {e}"),
+    };
+    let put = |target: &str, body: &[u8]| -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        let head = format!("PUT {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n");
+        let length = format!("Content-Length: {}\r\n\r\n", body.len());
+        stream.write_all(&[head.as_bytes(), length.as_bytes(), body].concat()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.starts_with("HTTP/1.1 200").then_some(answer)
+    };
+    let start = Instant::now();
+    while put("/bucket", b"").is_none() {
+        assert!(start.elapsed() < Duration::from_secs(60), "moto does not answer");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    put("/bucket/dir/a.s3a", &bytes).unwrap();
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let s3 = |args: &[&str]| {
+        let mut command = command(dir.path());
+        command.env("HOME", dir.path()).env("S3A_REMOTE_TIMEOUT", "20").env("AWS_ENDPOINT_URL", &endpoint);
+        command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "word").args(args);
+        command.output().unwrap()
+    };
+    expect(&s3(&["verify", "-q", "s3://bucket/dir/a.s3a"]), 0);
+    expect(&s3(&["unpack", "s3://bucket/dir/a.s3a", "-C", "out"]), 0);
+    assert_same(&snapshot(&dir.path().join("t")), &snapshot(&dir.path().join("out")));
+    assert!(expect(&s3(&["ls", "s3://bucket/absent"]), 7).contains("no such object"));
+}

@@ -20,12 +20,14 @@ use crate::wire::entry::EntryId;
 const FIRST: u64 = 64 << 10;
 const PIECE: u64 = 4 << 20;
 
+/// Is told of each file that could not be read, by its path.
+pub(super) type Failed = Box<dyn Fn(&[u8], &Error) + Send + Sync>;
+
 /// What all requests share.
 pub(super) struct Contents {
     pub archive: Archive,
     pub cache: RecentChunks,
-    /// Is told of each file that could not be read.
-    pub failed: Box<dyn Fn(&[u8], &Error) + Send + Sync>,
+    pub failed: Failed,
 }
 
 impl Contents {
