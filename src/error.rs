@@ -84,6 +84,10 @@ pub enum Error {
     #[error("{} was replaced or changed meanwhile", .0.display())]
     Changed(PathBuf),
 
+    /// A remote archive is another one than was opened: its ETag, length or time differs.
+    #[error("{} was replaced or changed while it was read", .0.display())]
+    ObjectChanged(PathBuf),
+
     /// Two archives that are to be merged contradict each other.
     #[error("{0}")]
     Clash(String),

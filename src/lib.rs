@@ -25,6 +25,7 @@
 //!   need a model need its file, or carry it.
 //! - `mount`: the FUSE file system. `train`: `s3a train`, and the compressors that choose learned sequences.
 //!   `gpu`: decoding on an NVIDIA GPU where one is found at run time. `cli`: the command.
+//! - `remote`: archives at URLs. `serve`: an archive as an HTTP server.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -47,6 +48,9 @@ pub mod model;
 #[cfg(feature = "mount")]
 #[doc(hidden)]
 pub mod mount;
+#[cfg(feature = "serve")]
+#[doc(hidden)]
+pub mod serve;
 #[doc(hidden)]
 pub mod setup;
 #[cfg(feature = "train")]
@@ -61,6 +65,9 @@ pub use archive::read::archive::{Archive, ChunkInfo};
 pub use archive::read::chunk_cache::{ChunkCache, NoCache, RecentChunks};
 pub use archive::read::options::OpenOptions;
 pub use archive::read::stream::{Event, StreamReader};
+pub use archive::read_at::ReadAt;
+#[cfg(feature = "remote")]
+pub use archive::remote::{file::RemoteFile, options::RemoteOptions};
 pub use archive::write::content::{Added, Content, ContentWarning};
 pub use archive::write::options::{CodecStats, Stats, WriterOptions};
 pub use archive::write::writer::Writer;

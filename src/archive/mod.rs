@@ -14,6 +14,8 @@ pub mod pack;
 pub mod path;
 pub mod path_set;
 pub mod read;
+pub mod read_at;
+pub mod remote;
 pub mod salvage;
 pub mod selection;
 pub mod tar;

@@ -15,6 +15,7 @@ use crate::wire::entry::Kind;
 /// Write files of an archive to standard output
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// The archive, or its URL (https, http, s3, gs, az)
     #[arg(value_name = "ARCHIVE")]
     archive: PathBuf,
     /// Files in the archive

@@ -16,6 +16,7 @@ use super::exit;
 use super::output::{human_bytes, human_time};
 use crate::archive::observer::{Observer, Remedy, Warning};
 use crate::archive::path::escape;
+use crate::archive::remote::location;
 use crate::error::Error;
 
 /// How often `plain` prints a line.
@@ -88,7 +89,7 @@ impl Console {
 
     /// Notes which archive the work is about from now on.
     pub fn about(&self, archive: &Path) {
-        *self.0.about.lock().unwrap_or_else(PoisonError::into_inner) = Some(archive.to_owned());
+        *self.0.about.lock().unwrap_or_else(PoisonError::into_inner) = Some(location::shown(archive));
     }
 
     /// Says why the command failed.
@@ -103,6 +104,7 @@ impl Console {
                 | Error::Clash(_)
                 | Error::InArchive { .. }
                 | Error::Io { .. }
+                | Error::ObjectChanged(_)
                 | Error::BadModel { .. }
                 | Error::Interrupted
         );

@@ -16,7 +16,7 @@ pub(crate) fn code(error: &Error) -> u8 {
         Error::ModelMissing { .. } | Error::BadModel { .. } => 4,
         Error::UnsafeEntry { .. } | Error::Device { .. } => 5,
         Error::Limit { .. } | Error::TooLarge { .. } => 6,
-        Error::Io { .. } | Error::Output(_) | Error::Changed(_) => 7,
+        Error::Io { .. } | Error::Output(_) | Error::Changed(_) | Error::ObjectChanged(_) => 7,
         Error::UnsupportedVersion { .. } | Error::UnsupportedFeature { .. } => 8,
         Error::Exists(_) => 11,
         Error::Internal(_) | Error::Training(_) => 70,
@@ -39,6 +39,7 @@ pub(crate) fn advice(error: &Error) -> &'static str {
         Error::Clash(_) => "; --on-clash first or last chooses which stays",
         Error::InArchive { .. } => "; --skip-existing leaves out what is there",
         Error::Changed(_) => "; nothing was written to it, try again",
+        Error::ObjectChanged(_) => "; what was read before is of the one that was opened, try again",
         Error::Exists(_) => "; use --force to replace it",
         _ => "",
     }

@@ -20,6 +20,7 @@ use crate::wire::limits;
 /// Show figures of an archive
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// The archive, or its URL (https, http, s3, gs, az)
     #[arg(value_name = "ARCHIVE", required_unless_present = "devices")]
     archive: Option<PathBuf>,
     /// Show instead what models can run on here, and why not on more

@@ -20,6 +20,7 @@ use crate::wire::entry::{Entry, Kind, hash_len};
 /// List what an archive holds
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// The archive, or its URL (https, http, s3, gs, az)
     #[arg(value_name = "ARCHIVE")]
     archive: PathBuf,
     /// List only these paths and what is below them

@@ -28,6 +28,7 @@ mod outcome;
 mod output;
 mod pack;
 mod salvage;
+mod serve;
 mod signals;
 mod svg;
 mod take;
@@ -74,6 +75,7 @@ enum Command {
     #[command(visible_alias = "check")]
     Verify(verify::Args),
     Salvage(salvage::Args),
+    Serve(serve::Args),
     Mount(mount::Args),
     #[command(visible_alias = "unmount")]
     Umount(umount::Args),
@@ -170,6 +172,7 @@ fn command(command: &Command, global: &Global, console: &Console) -> Result<Outc
         Command::Info(args) => info::run(args, console),
         Command::Verify(args) => verify::run(args, console),
         Command::Salvage(args) => salvage::run(args, global, console),
+        Command::Serve(args) => serve::run(args, console),
         Command::Umount(args) => umount::run(args),
         Command::Train(args) => train::run(args, global, console),
         Command::Model(args) => model::run(args),

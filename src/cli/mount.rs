@@ -11,6 +11,7 @@ use crate::error::Result;
 #[derive(Debug, clap::Args)]
 #[cfg_attr(not(feature = "mount"), allow(dead_code))]
 pub(crate) struct Args {
+    /// The archive, or its URL (https, http, s3, gs, az)
     #[arg(value_name = "ARCHIVE")]
     archive: PathBuf,
     /// The folder to mount it on
@@ -32,6 +33,7 @@ pub(crate) struct Args {
 
 #[cfg(feature = "mount")]
 pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
+    use crate::archive::remote::location;
     use crate::codec::choice;
     use crate::mount::daemon::{Launch, launch};
     use crate::mount::mount;
@@ -55,9 +57,11 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         archive.prepare_apart(options.worker_count());
     }
     if options.fsname.is_none() {
-        options.fsname = std::fs::canonicalize(&args.archive)
-            .ok()
-            .and_then(|path| path.into_os_string().into_string().ok());
+        let name = match location::is_url(&args.archive) {
+            true => Some(location::shown(&args.archive)),
+            false => std::fs::canonicalize(&args.archive).ok(),
+        };
+        options.fsname = name.and_then(|path| path.into_os_string().into_string().ok());
     }
     mount(archive, &args.target, &options, ready)?;
     Ok(Outcome::Done)

@@ -10,7 +10,7 @@ pub(crate) enum Outcome {
 }
 
 /// The error of a command whose part was left out of this build.
-#[cfg(not(all(feature = "mount", feature = "train")))]
+#[cfg(not(all(feature = "mount", feature = "serve", feature = "train")))]
 pub(crate) fn built_without(feature: &str) -> crate::error::Error {
     crate::error::Error::Usage(format!(
         "this s3a was built without `{feature}`; build it with `--features {feature}`"

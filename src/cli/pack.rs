@@ -251,7 +251,7 @@ fn learn(
     _: &mut WriterOptions,
     _: &Console,
 ) -> Result<()> {
-    super::outcome::built_without("train")
+    Err(super::outcome::built_without("train"))
 }
 
 #[cfg(feature = "train")]

@@ -16,6 +16,7 @@ use crate::archive::path::is_beneath;
 use crate::archive::read::archive::Archive;
 use crate::archive::read::chunk_cache::RecentChunks;
 use crate::archive::read::stream::StreamReader;
+use crate::archive::remote::location;
 use crate::error::{Error, Result};
 use crate::setup::calls::max_bytes;
 use crate::setup::models;
@@ -25,7 +26,7 @@ use crate::wire::entry::{EntryId, Kind};
 /// Unpack an archive into a folder
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The archive, or `-` for standard input
+    /// The archive, its URL, or `-` for standard input
     #[arg(value_name = "ARCHIVE")]
     archive: PathBuf,
     /// Unpack only these paths and what is below them
@@ -112,6 +113,7 @@ impl How {
         if archive.lookup(b"").is_none() {
             return Ok(".".into());
         }
+        let path = &*location::shown(path);
         let mut name =
             if path.extension().is_some_and(|e| e == "s3a") { path.file_stem() } else { path.file_name() }
                 .ok_or_else(|| Error::Usage("name the folder to unpack into with -C".into()))?

@@ -19,6 +19,7 @@ const DAMAGED: u8 = 3;
 /// Check an archive and name the files and ranges that are damaged
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// The archives, or their URLs (https, http, s3, gs, az)
     #[arg(required = true, value_name = "ARCHIVE")]
     archives: Vec<PathBuf>,
     /// Check only the coded bytes, which finds any rot, and decode nothing

@@ -75,6 +75,7 @@ fn of_error(error: &Error) -> Errno {
         | Error::Io { .. }
         | Error::Output(_)
         | Error::Changed(_)
+        | Error::ObjectChanged(_)
         | Error::Training(_)
         | Error::Internal(_) => Errno::IO,
         Error::Limit { .. } | Error::TooLarge { .. } => Errno::NOMEM,

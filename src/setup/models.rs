@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::archive::path::escape;
 use crate::archive::read::archive::Archive;
 use crate::archive::read::options::OpenOptions;
+use crate::archive::remote::location;
 use crate::codec::choice;
 use crate::codec::model::{ChunkModel, Models};
 use crate::codec::neural::chunk_model::Neural;
@@ -161,7 +162,9 @@ pub(crate) fn neural(model: Arc<Model>) -> Arc<dyn ChunkModel> {
 /// Opens an archive with its models.
 pub(crate) fn open(path: &Path) -> Result<Archive> {
     let mut archive = Archive::open(path, &open_options())?;
-    let models = for_reading(archive.models(), |index| archive.embedded_model(index), Some(path))?;
+    // Beside a URL there are no files.
+    let beside = Some(path).filter(|path| !location::is_url(path));
+    let models = for_reading(archive.models(), |index| archive.embedded_model(index), beside)?;
     archive.set_models(models);
     Ok(archive)
 }

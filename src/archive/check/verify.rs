@@ -98,6 +98,7 @@ impl Check<'_> {
     }
 
     fn tables(&mut self) {
+        self.archive.expect_tables(&self.chunk_ids());
         for group in &self.archive.layout.groups {
             if let Err(error) = self.archive.dictionaries.of(&self.archive.file, group) {
                 let start = group.record.body();

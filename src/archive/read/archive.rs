@@ -6,15 +6,19 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::budget::Budget;
 use super::catalog::{Catalog, by_path};
+use super::chunk_cache::ChunkCache;
 use super::dictionary::Dictionaries;
 use super::file::ArchiveFile;
 use super::layout::{GroupAt, Layout};
 use super::options::OpenOptions;
 use super::pending::Pending;
 use super::records::{read_head, read_index};
+use crate::archive::read_at::ReadAt;
+use crate::archive::remote::location;
 use crate::codec::model::Models;
 use crate::error::{Error, Result};
 use crate::wire::chunk::ChunkHead;
@@ -22,7 +26,7 @@ use crate::wire::entries::Base;
 use crate::wire::entry::{ChunkId, Entry, EntryId};
 use crate::wire::frame::FrameKind;
 use crate::wire::header::{HEADER_LEN, Header};
-use crate::wire::index::Index;
+use crate::wire::index::{GroupRecord, Index};
 use crate::wire::models::{ModelRef, read_model};
 
 /// Where a chunk lies.
@@ -48,23 +52,60 @@ pub struct Archive {
     by_path: Vec<EntryId>,
 }
 
+/// Groups whose heads are asked for together.
+const HEADS: usize = 256;
+
 impl Archive {
+    /// Opens an archive at a path, or at a URL (`https`, `http`, `s3`, `gs`, `az`) if the build has the feature
+    /// `remote`.
     pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
         let path = path.as_ref();
+        if location::is_url(path) {
+            return Self::open_url(path, options);
+        }
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         Self::from_file(file, path, options)
     }
 
+    #[cfg(feature = "remote")]
+    fn open_url(url: &Path, options: &OpenOptions) -> Result<Self> {
+        use crate::archive::remote::file::RemoteFile;
+        use crate::archive::remote::options::RemoteOptions;
+
+        let remote = RemoteFile::open(url, &RemoteOptions::from_env()?)?;
+        Self::from_source(Arc::new(remote), &location::shown(url), options)
+    }
+
+    #[cfg(not(feature = "remote"))]
+    fn open_url(url: &Path, _: &OpenOptions) -> Result<Self> {
+        let url = location::shown(url);
+        Err(Error::Usage(format!(
+            "{}: this build reads no URLs; it lacks the feature `remote`",
+            url.display()
+        )))
+    }
+
     /// `name` is for messages.
     pub fn from_file(file: File, name: &Path, options: &OpenOptions) -> Result<Self> {
-        let file = ArchiveFile::new(file, name)?;
+        Self::from_bytes(ArchiveFile::new(file, name)?, options)
+    }
+
+    /// An archive whose bytes are no file; `name` is for messages.
+    pub fn from_source(source: Arc<dyn ReadAt>, name: &Path, options: &OpenOptions) -> Result<Self> {
+        Self::from_bytes(ArchiveFile::elsewhere(source, name), options)
+    }
+
+    fn from_bytes(file: ArchiveFile, options: &OpenOptions) -> Result<Self> {
         let header = Header::read(&file.read_up_to(0, HEADER_LEN as u64)?)?;
         let (index, index_offset) = read_index(&file)?;
         let mut layout = Layout::default();
         let budget = Budget::new(options, file.len());
         let mut catalog = Catalog::new(budget);
         let (mut base, mut chunks) = (Base::default(), 0u32);
-        for record in &index.groups {
+        for (number, record) in index.groups.iter().enumerate() {
+            if number % HEADS == 0 {
+                expect_heads(&file, &index.groups[number..]);
+            }
             let models = index.models.len();
             let (group, entries) = read_head(&file, record, &header, models, base, budget.bytes())?;
             catalog.add(entries, base.entry, record.offset)?;
@@ -228,6 +269,35 @@ impl Archive {
         }
     }
 
+    /// Tells a remote source which chunks will be read, those that are not in `cache`.
+    pub(crate) fn expect_chunks(&self, ids: &[ChunkId], cache: &dyn ChunkCache) {
+        if !self.file.takes_hints() {
+            return;
+        }
+        self.expect_tables(ids);
+        let absent = ids.iter().filter(|id| cache.get(**id).is_none());
+        let frames = absent.filter_map(|id| {
+            let chunk = self.chunk(*id).ok()?;
+            Some(chunk.offset..chunk.offset + u64::from(chunk.frame_len))
+        });
+        self.file.expect(&frames.collect::<Vec<_>>());
+    }
+
+    /// Tells a remote source that the tables of these chunks' groups will be read.
+    pub(crate) fn expect_tables(&self, ids: &[ChunkId]) {
+        if !self.file.takes_hints() {
+            return;
+        }
+        let mut tables: Vec<Range<u64>> = Vec::new();
+        for group in ids.iter().filter_map(|id| self.layout.group_of(*id)) {
+            let table = group.record.table()..group.record.end();
+            if !group.is_known() && tables.last() != Some(&table) {
+                tables.push(table);
+            }
+        }
+        self.file.expect(&tables);
+    }
+
     /// The head of a chunk: codec, model (by its number in the archive), references. Its CRC is
     /// checked.
     pub fn chunk_head(&self, id: ChunkId) -> Result<ChunkHead> {
@@ -249,5 +319,15 @@ impl Archive {
             })?;
         }
         Ok(chunk)
+    }
+}
+
+/// Tells a remote source that the heads of the first of these groups will be read, and their tables, each of which
+/// stands right before the head of the next group.
+fn expect_heads(file: &ArchiveFile, groups: &[GroupRecord]) {
+    if file.takes_hints() {
+        let groups = groups.iter().take(HEADS);
+        let ranges = groups.flat_map(|group| [group.offset..group.body(), group.table()..group.end()]);
+        file.expect(&ranges.collect::<Vec<_>>());
     }
 }

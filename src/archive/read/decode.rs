@@ -245,6 +245,7 @@ impl Archive {
         let mut done = Done::new();
         let mut pending = BTreeMap::new();
         let mut wanted: Vec<ChunkId> = ids.to_vec();
+        self.expect_chunks(ids, cache);
         while let Some(id) = wanted.pop() {
             if done.contains_key(&id) || pending.contains_key(&id) {
                 continue;
@@ -291,6 +292,7 @@ fn again(result: &Result<Arc<[u8]>>) -> Result<Arc<[u8]>> {
             Error::ModelMissing { fingerprint: fingerprint.clone(), name: name.clone() }
         }
         Err(Error::BadModel { name, rule }) => Error::BadModel { name: name.clone(), rule: rule.clone() },
+        Err(Error::ObjectChanged(path)) => Error::ObjectChanged(path.clone()),
         Err(Error::Io { path, source }) => Error::io(path, again_io(source)),
         Err(_) => Error::Internal("a chunk could not be decoded"),
     })

@@ -1,4 +1,4 @@
-//! An archive as a file that is read with pread, by any number of threads.
+//! An archive as a file that is read with pread, or as bytes elsewhere, by any number of threads.
 //!
 //! Bytes that the system does not give, because a sector cannot be read or the file was cut since it was opened, are
 //! damage of the archive, as bytes with another checksum are.
@@ -9,9 +9,11 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use crate::archive::read_at::ReadAt;
 use crate::error::{Error, Result};
 use crate::wire::cursor::Cursor;
 use crate::wire::frame::{Frame, FrameHead, HEAD_MAX};
@@ -31,12 +33,25 @@ const LOST: [Errno; 8] = [
     Errno::NXIO,
 ];
 
-#[derive(Debug)]
 pub(crate) struct ArchiveFile {
-    file: File,
+    bytes: Bytes,
     /// For messages.
     name: PathBuf,
     len: u64,
+}
+
+enum Bytes {
+    File(File),
+    Elsewhere(Arc<dyn ReadAt>),
+}
+
+impl std::fmt::Debug for ArchiveFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArchiveFile")
+            .field("name", &self.name)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ArchiveFile {
@@ -45,7 +60,25 @@ impl ArchiveFile {
         if metadata.is_dir() {
             return Err(Error::NotAnArchive);
         }
-        Ok(Self { file, name: name.to_owned(), len: metadata.len() })
+        Ok(Self { bytes: Bytes::File(file), name: name.to_owned(), len: metadata.len() })
+    }
+
+    /// Bytes that are no file of this system.
+    pub fn elsewhere(bytes: Arc<dyn ReadAt>, name: &Path) -> Self {
+        let len = bytes.size();
+        Self { bytes: Bytes::Elsewhere(bytes), name: name.to_owned(), len }
+    }
+
+    /// Tells which bytes will be read soon. The system reads files ahead by itself.
+    pub fn expect(&self, ranges: &[Range<u64>]) {
+        if let Bytes::Elsewhere(bytes) = &self.bytes {
+            bytes.expect(ranges);
+        }
+    }
+
+    /// Whether it is of use to tell what will be read.
+    pub fn takes_hints(&self) -> bool {
+        matches!(self.bytes, Bytes::Elsewhere(_))
     }
 
     pub fn len(&self) -> u64 {
@@ -64,7 +97,13 @@ impl ArchiveFile {
             return Err(Error::Truncated { offset: self.len, needed: end - self.len });
         }
         let mut bytes = vec![0; len as usize];
-        let Err((at, source)) = self.fill(&mut bytes, offset) else { return Ok(bytes) };
+        let file = match &self.bytes {
+            Bytes::File(file) => file,
+            Bytes::Elsewhere(elsewhere) => {
+                return elsewhere.read_exact_at(&mut bytes, offset).map(|()| bytes);
+            }
+        };
+        let Err((at, source)) = fill(file, &mut bytes, offset) else { return Ok(bytes) };
         Err(match source.kind() {
             ErrorKind::UnexpectedEof => Error::Truncated { offset: at, needed: end - at },
             _ if is_lost(&source) => {
@@ -80,6 +119,7 @@ impl ArchiveFile {
         if end > self.len {
             return Err(Error::Truncated { offset: self.len, needed: end - self.len });
         }
+        let Bytes::File(file) = &self.bytes else { return self.read(offset, len) };
         let mut bytes = vec![0; len as usize];
         let mut at = offset;
         while at < end {
@@ -91,7 +131,7 @@ impl ArchiveFile {
             }
             let next = unreadable.next(at).min(end);
             let part = &mut bytes[(at - offset) as usize..(next - offset) as usize];
-            match self.fill(part, at) {
+            match fill(file, part, at) {
                 Ok(()) => at = next,
                 Err((bad, source)) if source.kind() == ErrorKind::UnexpectedEof => {
                     unreadable.note(bad..self.len, None);
@@ -107,27 +147,7 @@ impl ArchiveFile {
         Ok(bytes)
     }
 
-    /// Fills `buf` from `offset` on, or tells where the first byte lies that cannot be read, and why. Where a read
-    /// fails, blocks are read one by one up to the one that does.
-    fn fill(&self, buf: &mut [u8], offset: u64) -> std::result::Result<(), (u64, io::Error)> {
-        let (mut done, mut by_block) = (0, false);
-        while done < buf.len() {
-            let at = offset + done as u64;
-            let rest = &mut buf[done..];
-            let most = if by_block { (block_end(at) - at) as usize } else { rest.len() };
-            let want = rest.len().min(most);
-            match self.file.read_at(&mut rest[..want], at) {
-                Ok(0) => return Err((at, ErrorKind::UnexpectedEof.into())),
-                Ok(got) => done += got,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if is_lost(&e) && at + want as u64 > block_end(at) => by_block = true,
-                Err(e) => return Err((at, e)),
-            }
-        }
-        Ok(())
-    }
-
-    /// The same, fewer at the end of the file.
+    /// The bytes of a range, fewer at the end of the file.
     pub fn read_up_to(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
         self.read(offset, len.min(self.len.saturating_sub(offset)))
     }
@@ -143,6 +163,26 @@ impl ArchiveFile {
         let len = self.frame_head_at(offset)?.frame_len();
         Frame::read(&self.read(offset, len as u64)?, offset)
     }
+}
+
+/// Fills `buf` from `offset` on, or tells where the first byte lies that cannot be read, and why. Where a read
+/// fails, blocks are read one by one up to the one that does.
+fn fill(file: &File, buf: &mut [u8], offset: u64) -> std::result::Result<(), (u64, io::Error)> {
+    let (mut done, mut by_block) = (0, false);
+    while done < buf.len() {
+        let at = offset + done as u64;
+        let rest = &mut buf[done..];
+        let most = if by_block { (block_end(at) - at) as usize } else { rest.len() };
+        let want = rest.len().min(most);
+        match file.read_at(&mut rest[..want], at) {
+            Ok(0) => return Err((at, ErrorKind::UnexpectedEof.into())),
+            Ok(got) => done += got,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if is_lost(&e) && at + want as u64 > block_end(at) => by_block = true,
+            Err(e) => return Err((at, e)),
+        }
+    }
+    Ok(())
 }
 
 /// Where the block ends that the byte at `offset` lies in.

@@ -47,6 +47,11 @@ impl GroupAt {
         self.first_raw..self.first_raw + u64::from(self.group.raw_len)
     }
 
+    /// Whether its table was read.
+    pub fn is_known(&self) -> bool {
+        self.chunks.get().is_some()
+    }
+
     pub fn place(&self, index: u32) -> Place {
         Place { salt: self.group.salt, index }
     }
@@ -59,7 +64,8 @@ impl GroupAt {
         }
         let chunks = match self.read_table(file) {
             Ok(table) => Chunks::new(self.group.dictionary_len, &table.frame_lens, &table.raw_lens),
-            Err(error) => self.walk(file).map_err(|_| error)?,
+            Err(error) if error.is_damage() => self.walk(file).map_err(|_| error)?,
+            Err(error) => return Err(error),
         };
         Ok(self.chunks.get_or_init(|| chunks))
     }

@@ -17,6 +17,7 @@ impl Archive {
     pub(crate) fn batches<'i>(&self, ids: &'i [ChunkId], count: usize) -> Vec<&'i [ChunkId]> {
         let most = (count as u64).saturating_mul(self.header.chunk_size.into());
         let (mut batches, mut start, mut bytes) = (Vec::new(), 0, 0);
+        self.expect_tables(ids);
         for (at, &id) in ids.iter().enumerate() {
             let len = self.chunk(id).map_or(0, |chunk| u64::from(chunk.raw_len));
             if at > start && (at - start >= count || bytes + len > most) {
