@@ -11,7 +11,7 @@ const TOKENS_PER_SECOND: u64 = 80_000;
 /// Raw bytes that the nominal machine packs in a second.
 const PACKED_PER_SECOND: u64 = 500_000;
 /// Least and most steps if nobody says otherwise.
-const STEPS: std::ops::RangeInclusive<u64> = 24..=8000;
+const STEPS: std::ops::RangeInclusive<u64> = 48..=8000;
 /// How often data are learned at most if nobody says otherwise.
 const EPOCHS: u64 = 12;
 
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn plans_follow_the_bytes_and_the_budget() {
         assert_eq!(Budget::Default.plan(14_000_000).steps, 820);
-        assert_eq!(Budget::Default.plan(200_000).steps, 24);
+        assert_eq!(Budget::Default.plan(200_000).steps, 48);
         assert_eq!(Budget::Default.plan(u64::MAX).steps, 8000);
         assert_eq!(Budget::Tokens(4096 * 5).plan(1).steps, 5);
         assert_eq!(Budget::Seconds(60).plan(1), Plan { steps: 1171, seconds: 60 });

@@ -49,14 +49,16 @@ pub struct Progress {
 }
 
 /// Rate of table rows, of the head, and of biases; gates take a twentieth of the last.
-const ROW_RATE: f64 = 0.03;
-const HEAD_RATE: f64 = 0.006;
+const ROW_RATE: f64 = 0.06;
+const HEAD_RATE: f64 = 0.012;
 const BIAS_RATE: f64 = 0.002;
 /// Bits that a step of a change is taken to cost: of rows, where the place costs most, and of the rest.
 const ROW_BITS: f64 = 8.0;
 const BITS: f64 = 6.0;
 /// How fast the bits that are told follow those of the steps.
 const SMOOTHING: f64 = 0.05;
+/// Steps until the rates are whole.
+const WARM_UP: f64 = 8.0;
 /// Share of the steps over which the rates fall to zero.
 const DECAY: f64 = 0.6;
 /// Share of the steps after which it is settled what changes.
@@ -125,7 +127,7 @@ pub fn learn(
             learner.head.choose(|span| least * span.unit);
         }
         let left = 1.0 - step as f64 / options.steps as f64;
-        let factor = ((step + 1) as f64 / 20.0).min(left / DECAY).min(1.0);
+        let factor = ((step + 1) as f64 / WARM_UP).min(left / DECAY).min(1.0);
         let nats = learner.step(&batch, factor).map_err(failed)?;
         if !nats.is_finite() {
             return Err(Error::Training("learning diverged: the loss is no number".to_owned()));
