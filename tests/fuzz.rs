@@ -6,8 +6,9 @@
 
 mod bodies;
 
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bodies::{TARGETS, Target};
@@ -83,11 +84,11 @@ fn run(target: &Target, input: &[u8]) {
 fn fuzz(name: &str, runs: u64) {
     let target = TARGETS.iter().find(|target| target.name == name).unwrap();
     let (start, mut seeds) = (Instant::now(), (target.seeds)());
-    seeds.extend(kept("corpus", name));
+    seeds.extend(corpus(name));
     for seed in &seeds {
         run(target, seed);
     }
-    let regressions = kept("regressions", name);
+    let regressions = regressions(name);
     regressions.iter().for_each(|input| run(target, input));
     let mut draw = Draw(number("S3A_FUZZ_SEED", 1));
     let runs = number("S3A_FUZZ_RUNS", runs);
@@ -98,10 +99,34 @@ fn fuzz(name: &str, runs: u64) {
     println!("{name}: {runs} inputs, {seeds} seeds, {regressions} regressions, {:?}", start.elapsed());
 }
 
-/// Inputs that libFuzzer found to lead far, or that once failed; in the order of their names.
-fn kept(kind: &str, name: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(name);
-    let entries = std::fs::read_dir(folder).into_iter().flatten();
+fn fuzz_directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+}
+
+/// Inputs that libFuzzer found to lead far, in the order of their names: a tar archive that `fuzz/run.sh` packs.
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let path = fuzz_directory().join(format!("corpus/{name}.tar.xz"));
+    let Ok(packed) = std::fs::read(&path) else {
+        println!("skipped: the corpus of {name} ({} is not here)", path.display());
+        return Vec::new();
+    };
+    let mut tar = Vec::new();
+    liblzma::read::XzDecoder::new(&packed[..]).read_to_end(&mut tar).unwrap();
+    let (mut inputs, mut rest) = (Vec::new(), &tar[..]);
+    while let Some((head, data)) = rest.split_first_chunk::<512>().filter(|(head, _)| head[0] != 0) {
+        assert!(head[156] == b'0' && &head[257..262] == b"ustar", "{name}: not a plain file of ustar");
+        let size = std::str::from_utf8(&head[124..135]).unwrap();
+        let size = usize::from_str_radix(size, 8).unwrap();
+        inputs.push(data[..size].to_vec());
+        rest = &data[size.next_multiple_of(512)..];
+    }
+    assert!(!inputs.is_empty(), "the corpus of {name} holds nothing");
+    inputs
+}
+
+/// Inputs that once failed, in the order of their names.
+fn regressions(name: &str) -> Vec<Vec<u8>> {
+    let entries = std::fs::read_dir(fuzz_directory().join("regressions").join(name)).into_iter().flatten();
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
@@ -111,7 +136,7 @@ fn kept(kind: &str, name: &str) -> Vec<Vec<u8>> {
 #[test]
 #[ignore = "writes files to the folder in S3A_FUZZ_SEEDS"]
 fn seeds_are_written_out() {
-    let folder = std::path::PathBuf::from(std::env::var_os("S3A_FUZZ_SEEDS").unwrap());
+    let folder = PathBuf::from(std::env::var_os("S3A_FUZZ_SEEDS").unwrap());
     for target in &TARGETS {
         let folder = folder.join(target.name);
         std::fs::create_dir_all(&folder).unwrap();
@@ -132,7 +157,7 @@ macro_rules! targets {
         fn every_target_is_run() {
             let names = [$(stringify!($name)),*];
             assert_eq!(names.to_vec(), TARGETS.iter().map(|target| target.name).collect::<Vec<_>>());
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+            let folder = fuzz_directory().join("fuzz_targets");
             for name in names {
                 assert!(folder.join(format!("{name}.rs")).exists() || !folder.exists(), "{name}");
             }
