@@ -1,8 +1,8 @@
 //! Speed of the integer engine on one core, and its share of the CPU's own peak in the same run.
 //!
-//! `cargo bench --bench engine -- [FOLDER [MODEL]]`: codes the files of FOLDER (the sources, if none is given)
-//! in chunks under a model file, or a random model of a realistic shape. Time is the thread's CPU time where the system
-//! tells it, so that a busy machine disturbs little.
+//! `cargo bench --bench engine -- [FOLDER [MODEL]]`: codes the files of FOLDER (the sources, if
+//! none is given) in chunks under a model file, or a random model of a realistic shape. Time is the
+//! thread's CPU time where the system tells it, so that a busy machine disturbs little.
 
 use std::collections::HashMap;
 use std::error::Error;

@@ -1,14 +1,16 @@
 //! What a GPU decodes a second, beside the CPU in the same run, and how far it is from its limits.
 //!
-//! `cargo bench --bench gpu -- FOLDER [MODEL...]`: codes the files of FOLDER in chunks of 16 KiB with each model (the
-//! default one, if none is named) and prints: equality of archives and payloads in both directions, bulk decoding
-//! and encoding for several numbers of chunks beside the CPU on all its cores, sequential reading through a mount,
-//! the time of a token's step, the share of the int8 rate and of the memory's speed that the device could reach, and
-//! the time from the start of a process until its first chunk. Without a device it says why.
+//! `cargo bench --bench gpu -- FOLDER [MODEL...]`: codes the files of FOLDER in chunks of 16 KiB
+//! with each model (the default one, if none is named) and prints: equality of archives and
+//! payloads in both directions, bulk decoding and encoding for several numbers of chunks beside the
+//! CPU on all its cores, sequential reading through a mount, the time of a token's step, the share
+//! of the int8 rate and of the memory's speed that the device could reach, and the time from the
+//! start of a process until its first chunk. Without a device it says why.
 //!
-//! `--csv FILE` adds rows to a file, `--most N` bounds the chunks of a batch (32,768), `--mount-mib N` is the size of
-//! the file that is read through the mount (256; 0 leaves it out), `--chunk-size N` is in bytes. `S3A_GPU_RATE` is the
-//! int8 rate of the device in multiply-adds a second, where this does not know it.
+//! `--csv FILE` adds rows to a file, `--most N` bounds the chunks of a batch (32,768), `--mount-mib
+//! N` is the size of the file that is read through the mount (256; 0 leaves it out), `--chunk-size
+//! N` is in bytes. `S3A_GPU_RATE` is the int8 rate of the device in multiply-adds a second, where
+//! this does not know it.
 
 use std::error::Error;
 use std::io::Write;
@@ -34,10 +36,12 @@ const DISTINCT: usize = 512;
 const RUNS: usize = 3;
 /// Columns of the rows that `--csv` adds.
 const HEADER: &str = "device,commit,model,what,chunks,figure,unit";
-/// Started with this variable, the process decodes one chunk on the device and says how long that took.
+/// Started with this variable, the process decodes one chunk on the device and says how long that
+/// took.
 const FIRST_CHUNK: &str = "S3A_BENCH_FIRST_CHUNK";
 
-/// Dense int8 multiply-adds a second of the tensor cores, and bytes a second of the memory, by name.
+/// Dense int8 multiply-adds a second of the tensor cores, and bytes a second of the memory, by
+/// name.
 const DEVICES: &[(&str, f64, f64)] = &[
     ("H200", 0.99e15, 4.8e12),
     ("H100", 0.99e15, 3.35e12),
@@ -277,7 +281,8 @@ fn archives(asked: &Asked, model: &str) -> Done<()> {
     Ok(())
 }
 
-/// Reads a large file through a mount from its beginning to its end, beside a device that is started.
+/// Reads a large file through a mount from its beginning to its end, beside a device that is
+/// started.
 #[cfg(feature = "mount")]
 fn mounted(
     asked: &Asked,

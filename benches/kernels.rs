@@ -1,8 +1,8 @@
 //! Time of each integer kernel on its own, for one row and for the rows of a full lockstep.
 //!
-//! `cargo bench --bench kernels -- [BACKEND ...]`: nanoseconds a row, the least of many runs, at the sizes
-//! of the default model, with operands at random. Weights come from the second-level cache, as they do
-//! among a model's other weights; rows are in the first.
+//! `cargo bench --bench kernels -- [BACKEND ...]`: nanoseconds a row, the least of many runs, at
+//! the sizes of the default model, with operands at random. Weights come from the second-level
+//! cache, as they do among a model's other weights; rows are in the first.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -1,7 +1,8 @@
-//! Speed of a training step on all cores, and its share of what plain f32 products reach in the same run.
+//! Speed of a training step on all cores, and its share of what plain f32 products reach in the
+//! same run.
 //!
-//! `cargo bench --bench training -- [FOLDER]` trains a decoder of about a million multiply-adds a token
-//! on the files of FOLDER (the sources, if none is given) for some steps.
+//! `cargo bench --bench training -- [FOLDER]` trains a decoder of about a million multiply-adds a
+//! token on the files of FOLDER (the sources, if none is given) for some steps.
 
 use std::path::PathBuf;
 use std::time::Instant;

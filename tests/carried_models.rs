@@ -1,5 +1,5 @@
-//! Lists of models and the models that an archive carries: a check of the archive and a reader of a pipe want them in
-//! the same order, and salvage keeps each in its place where others are lost.
+//! Lists of models and the models that an archive carries: a check of the archive and a reader of a
+//! pipe want them in the same order, and salvage keeps each in its place where others are lost.
 
 mod forge;
 
@@ -38,8 +38,8 @@ fn model(number: u8, of: u8) -> Vec<u8> {
     out
 }
 
-/// An archive whose list and models stand behind its only group, which names model 0 if `used`. The index names
-/// `listed`, and the places of the models.
+/// An archive whose list and models stand behind its only group, which names model 0 if `used`. The
+/// index names `listed`, and the places of the models.
 fn archive(listed: &[ModelRef], frames: &[Vec<u8>], used: bool) -> Vec<u8> {
     let group = || {
         let mut group = ForgedGroup::new(vec![file("f", 4096, &[(0, 0, 4096)])], vec![stored(4096)]);

@@ -1,7 +1,7 @@
 //! Every call to the system fails or is the last: what is under a final name is old or complete.
 //!
-//! `strace` injects errors and kills; without it, and without root for small disks, tests say that they
-//! are skipped.
+//! `strace` injects errors and kills; without it, and without root for small disks, tests say that
+//! they are skipped.
 
 mod common;
 
@@ -92,7 +92,8 @@ fn every_call(dir: &Path, args: &[&str], result: &str) {
                         output.status.signal() == Some(9) || output.status.code() == Some(137),
                         "{what}"
                     ),
-                    // A message to the terminal may fail without harm; success means that it is there.
+                    // A message to the terminal may fail without harm; success means that it is
+                    // there.
                     _ if output.status.success() => assert!(found == after.get(&path), "{what}"),
                     _ => {
                         assert_eq!(output.status.code(), Some(7), "{what}");

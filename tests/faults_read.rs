@@ -1,4 +1,5 @@
-//! What cannot be read of an archive costs what lies there and nothing else; what reads as something else is told.
+//! What cannot be read of an archive costs what lies there and nothing else; what reads as
+//! something else is told.
 
 mod common;
 mod forge;
@@ -13,9 +14,10 @@ use common::{assert_same, command, expect, noise, prose, put, s3a, snapshot};
 use s3a::archive::Kind;
 use s3a::wire::entry::content_hash;
 
-/// Gives a file whose inode is `S3A_BAD_INO` bytes that cannot be read, `S3A_BAD_FROM` to `S3A_BAD_TO`, or an end
-/// before what its length says, `S3A_BAD_END`. A read that begins before the bad bytes ends there if `S3A_BAD_SHORT`
-/// is set, as with a cached file, else it fails as a whole, as where no cache is used.
+/// Gives a file whose inode is `S3A_BAD_INO` bytes that cannot be read, `S3A_BAD_FROM` to
+/// `S3A_BAD_TO`, or an end before what its length says, `S3A_BAD_END`. A read that begins before
+/// the bad bytes ends there if `S3A_BAD_SHORT` is set, as with a cached file, else it fails as a
+/// whole, as where no cache is used.
 const PRELOADED: &str = r#"
 #define _GNU_SOURCE
 #include <errno.h>
@@ -51,7 +53,8 @@ ssize_t pread(int fd, void *bytes, size_t len, off_t at) { return bad_read(fd, b
 
 const BLOCK: usize = 4096;
 
-/// The library with the reads above, built once; nothing, and a word of it, where there is no compiler.
+/// The library with the reads above, built once; nothing, and a word of it, where there is no
+/// compiler.
 fn preloaded() -> Option<&'static Path> {
     static BUILT: OnceLock<Option<(tempfile::TempDir, PathBuf)>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
@@ -217,7 +220,8 @@ fn a_pipe_from_a_disk_that_cannot_be_read_ends_with_damage() {
     assert!(good.len() > 100_000 && said.contains("cannot be read"), "{said}");
 }
 
-/// An archive of files whose contents are zeros, though their hashes say something else; all its checksums are right.
+/// An archive of files whose contents are zeros, though their hashes say something else; all its
+/// checksums are right.
 fn forged(dir: &Path, files: &[(&str, &[u8])]) {
     let (mut raw, mut entries, mut chunks) = (0, vec![forge::entry("", Kind::Directory)], Vec::new());
     for (path, due) in files {

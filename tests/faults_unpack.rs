@@ -1,4 +1,5 @@
-//! Unpacking and appending keep what is there, and restore what can be restored, whatever the file system does.
+//! Unpacking and appending keep what is there, and restore what can be restored, whatever the file
+//! system does.
 
 mod common;
 
@@ -125,7 +126,8 @@ fn append_keeps_the_archives_attributes_and_names() {
     }
 }
 
-/// The command with a call to the system that fails; nothing, and a word of it, where there is no `strace`.
+/// The command with a call to the system that fails; nothing, and a word of it, where there is no
+/// `strace`.
 fn strace(call: &str, fault: &str, when: &str) -> Option<Command> {
     let works = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();
     if !works.is_ok_and(|output| output.status.success()) {
@@ -223,7 +225,8 @@ fn what_is_there_is_not_decoded_again() {
         run.output().unwrap()
     };
     expect(&s3a(dir, &["unpack", "tree.s3a", "-C", "out"]), 0);
-    // As an interrupted run leaves it, with another name of a file that is linked, and without the first.
+    // As an interrupted run leaves it, with another name of a file that is linked, and without the
+    // first.
     for name in ["3/3.bin", "4/14.txt", "1/1.bin", "link-2", "symlink"] {
         fs::remove_file(dir.join("out").join(name)).unwrap();
     }

@@ -1,8 +1,9 @@
-//! Runs the bodies of the fuzz targets on their seeds, on the corpora that libFuzzer has left, on what once
-//! failed, and on random and mutated inputs; the same ones for the same seed. `fuzz/run.sh` does more of it,
-//! guided by coverage, where there is a nightly toolchain.
+//! Runs the bodies of the fuzz targets on their seeds, on the corpora that libFuzzer has left, on
+//! what once failed, and on random and mutated inputs; the same ones for the same seed.
+//! `fuzz/run.sh` does more of it, guided by coverage, where there is a nightly toolchain.
 //!
-//! `S3A_FUZZ_RUNS=1000000 S3A_FUZZ_SEED=7 cargo test --release --test fuzz -- --nocapture` does more here.
+//! `S3A_FUZZ_RUNS=1000000 S3A_FUZZ_SEED=7 cargo test --release --test fuzz -- --nocapture` does
+//! more here.
 
 mod bodies;
 

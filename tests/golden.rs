@@ -1,7 +1,7 @@
 //! Archives written once are read for ever: `tests/golden/*.s3a` against their contents.
 //!
-//! Until 1.0.0 they are written anew, on purpose, when the format or the arithmetic changes:
-//! `cargo test --test golden -- --ignored`. The independent decoder reads them too (`reference.rs`).
+//! Until 1.0.0 they are written anew, on purpose, when the format or the arithmetic changes: `cargo
+//! test --test golden -- --ignored`. The independent decoder reads them too (`reference.rs`).
 
 mod common;
 

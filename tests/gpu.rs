@@ -1,5 +1,5 @@
-//! The GPU backend with what this machine has: the compiler alone, or a device. Each test says so if what it
-//! needs is not here.
+//! The GPU backend with what this machine has: the compiler alone, or a device. Each test says so
+//! if what it needs is not here.
 #![cfg(feature = "gpu")]
 
 use std::sync::Arc;
@@ -77,7 +77,8 @@ fn weights_lie_as_the_warps_take_them() {
     assert_eq!(image, device::image(&model).unwrap());
 }
 
-/// The device's results on real models, against the CPU's. `S3A_GPU_CHUNKS` is how many chunks they are (3,000).
+/// The device's results on real models, against the CPU's. `S3A_GPU_CHUNKS` is how many chunks they
+/// are (3,000).
 #[test]
 fn a_gpu_equals_the_cpu() {
     let device = match open(0) {

@@ -1,8 +1,9 @@
 //! The GPU's decoder on an emulated device, against the scalar kernels, bit for bit.
 //!
-//! The kernel's source is compiled by the host's C++ compiler, every thread of a block a fiber of its own, and
-//! driven through the same calls of the driver's interface as a GPU. Each test here starts this program again
-//! with the emulation's libraries in place and runs one of the tests of `on_the_device`.
+//! The kernel's source is compiled by the host's C++ compiler, every thread of a block a fiber of
+//! its own, and driven through the same calls of the driver's interface as a GPU. Each test here
+//! starts this program again with the emulation's libraries in place and runs one of the tests of
+//! `on_the_device`.
 #![cfg(feature = "gpu")]
 
 mod common;
@@ -17,7 +18,8 @@ use s3a::model::config::Config;
 use s3a::model::sample::Random;
 use s3a::model::{Model, device};
 
-/// Runs a test of `on_the_device` with these variables set; says so and passes if there is no compiler.
+/// Runs a test of `on_the_device` with these variables set; says so and passes if there is no
+/// compiler.
 fn run(test: &str, variables: &[(&str, &str)]) {
     let Some(folder) = emulation::libraries() else {
         eprintln!("skipped: there is no C++ compiler `c++`");
@@ -125,7 +127,8 @@ fn commands_give_the_same_bytes_on_a_device_and_when_it_fails() {
     // Launch 1 is the self-test; the next is the first of the work.
     let warned = unpack(&[("S3A_EMULATED_FAIL", "2")], "lost", 1);
     assert!(warned.contains("emulated was given up") && warned.contains("launch failure"), "{warned}");
-    // All chunks together do not fit: as the driver tells beforehand, or only when memory is asked for.
+    // All chunks together do not fit: as the driver tells beforehand, or only when memory is asked
+    // for.
     let weights = device::image(&model).unwrap().len();
     let chunks: usize = [4096, 4096, 308].into_iter().map(|len| memory_of(model.config(), len)).sum();
     for (target, memory) in [("narrow", weights + chunks), ("halved", weights + chunks * 8 / 7 + 3000)] {

@@ -1,5 +1,5 @@
-//! Whatever an archive claims, with all its checksums right: it is refused in less than a second and
-//! with less than 64 MiB, by whoever opens, checks, lists, unpacks or joins it.
+//! Whatever an archive claims, with all its checksums right: it is refused in less than a second
+//! and with less than 64 MiB, by whoever opens, checks, lists, unpacks or joins it.
 //!
 //! One test at a time, in a process of its own: it watches the memory of the whole process.
 

@@ -1,8 +1,8 @@
-//! Whatever a model file claims: it is refused by a rule that it breaks, in less than a second and with less
-//! than 64 MiB, before anything runs on it.
+//! Whatever a model file claims: it is refused by a rule that it breaks, in less than a second and
+//! with less than 64 MiB, before anything runs on it.
 //!
-//! Each case is made from a good file by changing one thing in its header, in its list of tensors or in
-//! their values. One test at a time: it watches the memory of the whole process.
+//! Each case is made from a good file by changing one thing in its header, in its list of tensors
+//! or in their values. One test at a time: it watches the memory of the whole process.
 
 mod common;
 mod guard;

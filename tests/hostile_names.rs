@@ -161,8 +161,8 @@ fn paths_that_lead_out_or_mean_nothing_are_refused() {
     println!("{} paths as file, folder and link, each in two ways", paths.len());
 }
 
-/// Names that look like a way out, an option, a pattern or a command to something, but are names: each comes out
-/// under the target as it is, and is shown without steering a terminal.
+/// Names that look like a way out, an option, a pattern or a command to something, but are names:
+/// each comes out under the target as it is, and is shown without steering a terminal.
 #[test]
 fn names_that_only_look_dangerous_stay_names() {
     let mut names: Vec<Vec<u8>> = [

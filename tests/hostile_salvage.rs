@@ -1,5 +1,6 @@
-//! Files made to keep `salvage` busy: it looks for frames anywhere, so frames may lie inside one another, each
-//! to be read to the end of the file. It gives up in less than a second and with less than 64 MiB.
+//! Files made to keep `salvage` busy: it looks for frames anywhere, so frames may lie inside one
+//! another, each to be read to the end of the file. It gives up in less than a second and with less
+//! than 64 MiB.
 
 mod forge;
 mod guard;
@@ -56,7 +57,8 @@ fn frames_inside_one_another_do_not_keep_it_busy() {
     assert_eq!(open(&whole).unwrap(), 1, "what the cases begin with is good");
     assert_eq!(open(&fill(whole.clone(), |_| MARKER.to_vec())).unwrap(), 1, "markers alone cost little");
 
-    // Sound frames of entries, each around all before it, so that each is read, and then what is in it.
+    // Sound frames of entries, each around all before it, so that each is read, and then what is in
+    // it.
     let mut nested = vec![0; 64];
     while nested.len() < LEN / 8 {
         let mut around = Vec::new();

@@ -245,7 +245,8 @@ fn random(draw: &mut Draw) -> Sample {
     })
 }
 
-/// What an entry is, as far as a user can see: its kind, its content, and who else is the same file.
+/// What an entry is, as far as a user can see: its kind, its content, and who else is the same
+/// file.
 fn contents(archive: &Archive) -> BTreeMap<Vec<u8>, (String, Vec<u8>)> {
     let mut found = BTreeMap::new();
     for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {

@@ -1,15 +1,16 @@
-//! Archives damaged at random, and archives changed at random with every checksum mended, so that the change
-//! gets past them. Each case ends in one of seven classes, of which the last five must have none:
+//! Archives damaged at random, and archives changed at random with every checksum mended, so that
+//! the change gets past them. Each case ends in one of seven classes, of which the last five must
+//! have none:
 //!
 //! - same: the change gave the same bytes, or an archive that is right in itself;
 //! - detected: it is refused, or verify tells;
-//! - wrong: bytes come out that are not those that went in, or readers disagree about an archive that
-//!   passes all checks;
-//! - panic; signal, which ends the test; hang: over 20 times what an undamaged archive takes, and over two
-//!   seconds of the processor; memory: over 64 MiB.
+//! - wrong: bytes come out that are not those that went in, or readers disagree about an archive
+//!   that passes all checks;
+//! - panic; signal, which ends the test; hang: over 20 times what an undamaged archive takes, and
+//!   over two seconds of the processor; memory: over 64 MiB.
 //!
-//! A share runs with the other tests. `S3A_MUTATIONS=100000 cargo test --release --test mutations --
-//! --nocapture` runs so many mended ones and a fifth as many damaged ones, and prints rows for
+//! A share runs with the other tests. `S3A_MUTATIONS=100000 cargo test --release --test mutations
+//! -- --nocapture` runs so many mended ones and a fifth as many damaged ones, and prints rows for
 //! docs/results/mutations.csv; `S3A_FUZZ_SEED` gives others.
 
 mod guard;
@@ -126,8 +127,8 @@ impl Base {
         Ok((paths, data.finalize()))
     }
 
-    /// Whether it is noticed that these bytes are not those that were written; an error where wrong ones
-    /// come out, or nobody notices.
+    /// Whether it is noticed that these bytes are not those that were written; an error where wrong
+    /// ones come out, or nobody notices.
     fn damaged(&self, bytes: &[u8]) -> Result<bool, String> {
         let same = bytes == self.bytes;
         if self.drain(bytes).is_ok() != same {
@@ -218,8 +219,9 @@ impl Base {
     }
 }
 
-/// Takes an archive apart, changes the content of one of its frames or a chunk, and puts it together with
-/// lengths, offsets and checksums that fit again. `None` where its parts are not where they should be.
+/// Takes an archive apart, changes the content of one of its frames or a chunk, and puts it
+/// together with lengths, offsets and checksums that fit again. `None` where its parts are not
+/// where they should be.
 fn reseal(bytes: &[u8], draw: &mut Draw) -> Option<Vec<u8>> {
     let trailer =
         Trailer::read(&bytes[bytes.len() - TRAILER_LEN..], (bytes.len() - TRAILER_LEN) as u64).ok()?;

@@ -1,10 +1,12 @@
-//! Whatever a power cut leaves of what was not synced, an archive is whole under its name or not there,
-//! what a command reported as written is there, and a run that was cut off can be done again.
+//! Whatever a power cut leaves of what was not synced, an archive is whole under its name or not
+//! there, what a command reported as written is there, and a run that was cut off can be done
+//! again.
 //!
-//! `strace` records what `pack`, `pack --resume` and `append` ask of the file system. From the record, the
-//! states are made that a file system may leave at each moment: of changes to the folder, those up to any
-//! moment since its last sync; of a file's data since its last sync all, nothing, nothing but the length,
-//! or parts. Each is laid out and looked at. Without strace the test says that it is skipped.
+//! `strace` records what `pack`, `pack --resume` and `append` ask of the file system. From the
+//! record, the states are made that a file system may leave at each moment: of changes to the
+//! folder, those up to any moment since its last sync; of a file's data since its last sync all,
+//! nothing, nothing but the length, or parts. Each is laid out and looked at. Without strace the
+//! test says that it is skipped.
 
 mod common;
 
@@ -203,7 +205,8 @@ fn states(events: &[Event], story: &Story<'_>) -> Vec<(BTreeMap<String, Vec<u8>>
                 Event::Write { .. } | Event::Truncate(_) => pending.push(event.clone()),
             }
         }
-        // Nothing that is to become durable may be so by chance: a folder's changes keep their order.
+        // Nothing that is to become durable may be so by chance: a folder's changes keep their
+        // order.
         for kept in 0..=unsure.len() {
             for variant in 0..VARIANTS {
                 let mut files = story.before.clone();
@@ -230,7 +233,8 @@ fn states(events: &[Event], story: &Story<'_>) -> Vec<(BTreeMap<String, Vec<u8>>
     states
 }
 
-/// What is wrong with a state: the archive is neither what it was nor whole, or not there though it was reported.
+/// What is wrong with a state: the archive is neither what it was nor whole, or not there though it
+/// was reported.
 fn wrong(files: &BTreeMap<String, Vec<u8>>, done: bool, story: &Story<'_>) -> Option<&'static str> {
     let found = files.get(story.result);
     if found == Some(&story.whole) {

@@ -1,6 +1,7 @@
-//! The states that ext4 itself leaves when the power is cut: a file system in a file, mounted so that it does not
-//! sync what is renamed by itself (`noauto_da_alloc`), is copied while commands write to it, and each copy is mounted,
-//! which plays its journal back. Beside `power_cut.rs`, which thinks such states up, and more of them.
+//! The states that ext4 itself leaves when the power is cut: a file system in a file, mounted so
+//! that it does not sync what is renamed by itself (`noauto_da_alloc`), is copied while commands
+//! write to it, and each copy is mounted, which plays its journal back. Beside `power_cut.rs`,
+//! which thinks such states up, and more of them.
 //!
 //! Needs to be root, loop devices and mkfs.ext4; without, the test says that it is skipped.
 
@@ -48,7 +49,8 @@ impl Drop for Mounted {
     }
 }
 
-/// What is on the disk at one moment: nothing has changed while it was read. None if it never stands still.
+/// What is on the disk at one moment: nothing has changed while it was read. None if it never
+/// stands still.
 fn cut(disk: &Path) -> Option<Vec<u8>> {
     let mut before = fs::read(disk).unwrap();
     for _ in 0..100 {
@@ -92,7 +94,8 @@ struct Bench {
 }
 
 impl Bench {
-    /// Lets a command work on the file system, and cuts the power `CUTS` times meanwhile, and once when it is done.
+    /// Lets a command work on the file system, and cuts the power `CUTS` times meanwhile, and once
+    /// when it is done.
     fn cuts(&self, args: &[&str]) -> Vec<Vec<u8>> {
         let mounted = Mounted::new(&self.disk, &self.dir.join("live")).unwrap();
         let clean = {
@@ -123,8 +126,8 @@ impl Bench {
         look(&mounted.0)
     }
 
-    /// Fails if an archive is neither what it was nor whole, or not there though the command has ended; does what was
-    /// cut off again. Gives how many cuts left a part of the new archive.
+    /// Fails if an archive is neither what it was nor whole, or not there though the command has
+    /// ended; does what was cut off again. Gives how many cuts left a part of the new archive.
     fn check(&self, args: &[&str], name: &str, before: Option<&[u8]>) -> (usize, Vec<u8>) {
         let cuts = self.cuts(args);
         let whole = self.after(&cuts[cuts.len() - 1], |dir| {
@@ -179,7 +182,8 @@ fn what_ext4_keeps_through_a_power_cut_is_whole_or_as_it_was() {
         "power cuts on ext4: half done were {packed} of pack, {appended} of append, {replaced} of pack -f"
     );
 
-    // The check can fail: a file that is replaced without being synced is neither old nor new afterwards.
+    // The check can fail: a file that is replaced without being synced is neither old nor new
+    // afterwards.
     let state = {
         let live = Mounted::new(&bench.disk, &bench.dir.join("live")).unwrap();
         fs::write(live.0.join("careless.partial"), noise(1, 300_000)).unwrap();

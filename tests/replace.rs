@@ -1,4 +1,5 @@
-//! What unpacking replaces when told to, and what it leaves alone though an archive has something of that name.
+//! What unpacking replaces when told to, and what it leaves alone though an archive has something
+//! of that name.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! An interrupted pack goes on where it stopped, and gives the bytes of one that was not interrupted.
+//! An interrupted pack goes on where it stopped, and gives the bytes of one that was not
+//! interrupted.
 
 mod common;
 

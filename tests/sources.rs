@@ -1,4 +1,5 @@
-//! What is given to `pack` and `append`: nothing of it is lost without a word, and nothing of their own gets in.
+//! What is given to `pack` and `append`: nothing of it is lost without a word, and nothing of their
+//! own gets in.
 
 mod common;
 

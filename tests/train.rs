@@ -1,4 +1,5 @@
-//! Training runs on a small scale: the product's own sources as data, networks of a few thousand weights.
+//! Training runs on a small scale: the product's own sources as data, networks of a few thousand
+//! weights.
 #![cfg(feature = "train")]
 
 use std::path::{Path, PathBuf};

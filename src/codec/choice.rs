@@ -1,4 +1,5 @@
-//! Devices that decode many chunks at once, and which of them a process works with (docs/research/gpu.md).
+//! Devices that decode many chunks at once, and which of them a process works with
+//! (docs/research/gpu.md).
 
 use std::sync::{Arc, OnceLock};
 
@@ -34,8 +35,9 @@ impl Choice {
 
 static CHOSEN: OnceLock<Option<Arc<Offload>>> = OnceLock::new();
 
-/// Sets what this process works with; the first call counts. A GPU that was asked for is started at once.
-/// `S3A_DEVICE_COSTS` sets the costs by which work is shared out (`Costs::parse`); else they are measured.
+/// Sets what this process works with; the first call counts. A GPU that was asked for is started at
+/// once. `S3A_DEVICE_COSTS` sets the costs by which work is shared out (`Costs::parse`); else they
+/// are measured.
 ///
 /// # Errors
 /// `Usage` if the GPU that was asked for cannot be had, with the reason.

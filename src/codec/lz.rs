@@ -1,7 +1,9 @@
-//! LZMA2 with a filter in front, for large blocks of what no network knows (spec/format.md, section 8.1).
+//! LZMA2 with a filter in front, for large blocks of what no network knows (spec/format.md, section
+//! 8.1).
 //!
 //! The payload's first byte names the filter, the rest is raw LZMA2, whose chunks tell their own
-//! properties. Filters for machine code are those of xz; the others bring the bytes of records together.
+//! properties. Filters for machine code are those of xz; the others bring the bytes of records
+//! together.
 
 use liblzma::stream::{Action, Filters, LzmaOptions, MatchFinder, Mode, Status, Stream};
 

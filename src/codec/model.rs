@@ -34,7 +34,8 @@ pub trait ChunkModel: Send + Sync {
         None
     }
 
-    /// Whether this work of decoding should come together, to `decode_bulk`, rather than be shared out among threads.
+    /// Whether this work of decoding should come together, to `decode_bulk`, rather than be shared
+    /// out among threads.
     fn takes_bulk(&self, work: Work) -> bool {
         let _ = work;
         false
@@ -80,7 +81,8 @@ pub trait ChunkModel: Send + Sync {
 #[derive(Clone, Default)]
 pub struct Models {
     slots: Vec<Option<Arc<dyn ChunkModel>>>,
-    /// Fingerprints of models whose absence leaves a slot empty, where another than the slot's own is missing.
+    /// Fingerprints of models whose absence leaves a slot empty, where another than the slot's own
+    /// is missing.
     bases: BTreeMap<u8, [u8; 32]>,
 }
 
@@ -100,7 +102,8 @@ impl Models {
         self
     }
 
-    /// The fingerprint of the model for want of which slot `index` is empty, if that is not its own.
+    /// The fingerprint of the model for want of which slot `index` is empty, if that is not its
+    /// own.
     pub fn lacks(&self, index: u8) -> Option<&[u8; 32]> {
         self.bases.get(&index)
     }

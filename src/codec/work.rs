@@ -30,6 +30,6 @@ impl Work {
     }
 }
 
-/// Chunks decoded in lockstep: two register tiles of six rows, and caches of keys that share the second
-/// level with the default model's weights. More are no faster (docs/research/kernels.md).
+/// Chunks decoded in lockstep: two register tiles of six rows, and caches of keys that share the
+/// second level with the default model's weights. More are no faster (docs/research/kernels.md).
 pub const LANES: usize = 12;

@@ -1,6 +1,6 @@
 //! zstd, for what a model codes no shorter. History serves as a raw prefix: the referenced chunks
-//! one after another, the one named last standing right before the chunk. A chunk without history is
-//! coded with its group's dictionary, if there is one.
+//! one after another, the one named last standing right before the chunk. A chunk without history
+//! is coded with its group's dictionary, if there is one.
 
 use super::job::{DecodeJob, Decoded, EncodeJob, Encoded, damaged};
 use crate::wire::chunk::Codec;

@@ -22,8 +22,8 @@ impl Encoder {
         Self::default()
     }
 
-    /// Writes the symbol with this share of `total`. A symbol whose share ends at `total` is the last
-    /// of its alphabet and takes the rest of the range.
+    /// Writes the symbol with this share of `total`. A symbol whose share ends at `total` is the
+    /// last of its alphabet and takes the rest of the range.
     pub fn encode(&mut self, share: Share, total: u64) {
         debug_assert!(share.slot > 0 && share.cum + share.slot <= total && total < MAX_TOTAL);
         let r = self.range / total;
@@ -42,8 +42,8 @@ impl Encoder {
         }
     }
 
-    /// Adds one to the bytes already written. `low + range` never passes the end of the first byte's
-    /// interval, so there is a byte below 255 to take the carry.
+    /// Adds one to the bytes already written. `low + range` never passes the end of the first
+    /// byte's interval, so there is a byte below 255 to take the carry.
     fn carry(&mut self) {
         for byte in self.out.iter_mut().rev() {
             *byte = byte.wrapping_add(1);
@@ -58,8 +58,8 @@ impl Encoder {
         8 * self.out.len() as u64 + u64::from(self.range.leading_zeros())
     }
 
-    /// The payload: the least of the values in `[low, low + range)` that have the most trailing zero
-    /// bytes, without the zero bytes at its end.
+    /// The payload: the least of the values in `[low, low + range)` that have the most trailing
+    /// zero bytes, without the zero bytes at its end.
     pub fn finish(mut self) -> Vec<u8> {
         let end = u128::from(self.low) + u128::from(self.range);
         for kept in 0..=8 {

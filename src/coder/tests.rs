@@ -83,8 +83,8 @@ fn certain_symbols_cost_nothing() {
 
 #[test]
 fn carries_run_through_many_bytes() {
-    // The last symbols of even tables keep `low` just below the top; a split then decides the carry.
-    // Under Miri, `find` would take minutes for tables of 256.
+    // The last symbols of even tables keep `low` just below the top; a split then decides the
+    // carry. Under Miri, `find` would take minutes for tables of 256.
     let symbols = if cfg!(miri) { 16 } else { 256 };
     for tail in 0..4 {
         let mut message = vec![(vec![1; symbols], symbols - 1); 40];

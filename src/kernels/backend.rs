@@ -150,8 +150,8 @@ impl Backend {
         dispatch!(self, queries(x, out));
     }
 
-    /// Attention of all heads at one position: `query` and `out` hold `heads * size` elements. `next` is
-    /// what the call after this one will need; it changes the speed alone.
+    /// Attention of all heads at one position: `query` and `out` hold `heads * size` elements.
+    /// `next` is what the call after this one will need; it changes the speed alone.
     #[expect(clippy::too_many_arguments, reason = "each is a distinct operand")]
     pub fn attend(
         self,

@@ -52,8 +52,8 @@ impl<T: Plain> Deref for Buffer<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: `lines` holds at least `len` elements of `T`, initialised and aligned to 64 bytes; `T`
-        // is an integer of at most 4 bytes, for which every bit pattern is a value.
+        // SAFETY: `lines` holds at least `len` elements of `T`, initialized and aligned to 64
+        // bytes; `T` is an integer of at most 4 bytes, for which every bit pattern is a value.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 }

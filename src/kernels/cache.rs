@@ -1,9 +1,9 @@
 //! Keys and values of the positions that attention reaches, laid out for 16 positions at a time.
 //!
-//! Positions lie in blocks of 16, and the blocks form a ring. Per head and block, keys are
-//! `[pair of elements][position][2]` and values `[pair of positions][element][2]`, so that both
-//! products of attention are sums of pairs without shuffles. Stale places hold old values within the
-//! bounds; their attention weight is zero.
+//! Positions lie in blocks of 16, and the blocks form a ring. Per head and block, keys are `[pair
+//! of elements][position][2]` and values `[pair of positions][element][2]`, so that both products
+//! of attention are sums of pairs without shuffles. Stale places hold old values within the bounds;
+//! their attention weight is zero.
 
 use super::buffer::Buffer;
 
@@ -67,8 +67,9 @@ impl KeyValues {
         Ring { from: head * self.blocks, block, blocks: self.blocks, len: POSITIONS * self.size }
     }
 
-    /// The `blocks` blocks of a head from that of a position on, of `values` or keys: those up to the ring's
-    /// end, and those from its start. They may be one more than there are: the last is the first again.
+    /// The `blocks` blocks of a head from that of a position on, of `values` or keys: those up to
+    /// the ring's end, and those from its start. They may be one more than there are: the last is
+    /// the first again.
     #[inline]
     pub(crate) fn parts<'a>(
         &self,

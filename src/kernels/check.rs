@@ -1,6 +1,6 @@
 //! The self-test at first use: every kernel of a backend once, against `scalar`, in a fraction of a
-//! millisecond. It finds a CPU or a compiler that does not do what it says, not awkward cases; those are
-//! the tests' part.
+//! millisecond. It finds a CPU or a compiler that does not do what it says, not awkward cases;
+//! those are the tests' part.
 #![deny(clippy::float_arithmetic)]
 
 use super::backend::Backend;
@@ -107,7 +107,8 @@ fn rows(backend: Backend, numbers: &mut Numbers, all: &mut Results) {
 }
 
 fn attention(backend: Backend, numbers: &mut Numbers, all: &mut Results) {
-    // Seven heads of a shared key: four, two and one at a time; elements for every width of vectors.
+    // Seven heads of a shared key: four, two and one at a time; elements for every width of
+    // vectors.
     let (heads, size, window) = (7, 56, 40);
     let mut kv = KeyValues::new(1, size, window);
     // The last position lies in the same block of the ring as the first that it attends to.

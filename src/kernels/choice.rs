@@ -14,8 +14,8 @@ struct Choice {
 
 static CHOICE: OnceLock<Choice> = OnceLock::new();
 
-/// The last of `available`, or the one with the name `wanted`. One that `differs` from the scalar kernels
-/// gives way to them: nothing else that this CPU computes is to be trusted more.
+/// The last of `available`, or the one with the name `wanted`. One that `differs` from the scalar
+/// kernels gives way to them: nothing else that this CPU computes is to be trusted more.
 fn choose(
     available: Vec<Backend>,
     wanted: Option<&str>,
@@ -42,8 +42,9 @@ fn choose(
 }
 
 impl Backend {
-    /// The backend that this process uses: the fastest of this CPU that passes its self-test, or the one that
-    /// the environment names (`S3A_KERNELS=scalar`, `avx2`, ...; `S3A_FORCE_SCALAR=1`).
+    /// The backend that this process uses: the fastest of this CPU that passes its self-test, or
+    /// the one that the environment names (`S3A_KERNELS=scalar`, `avx2`, ...;
+    /// `S3A_FORCE_SCALAR=1`).
     pub fn best() -> Self {
         CHOICE
             .get_or_init(|| {

@@ -44,8 +44,8 @@ fn gelu(u: i32, unit: u32) -> i32 {
     rshift(u * share, 15)
 }
 
-/// `gelu(u) * g` of each row: its first `len` elements are `u`, the next `len` are `g`. Rows of `y` and
-/// `out` are padded.
+/// `gelu(u) * g` of each row: its first `len` elements are `u`, the next `len` are `g`. Rows of `y`
+/// and `out` are padded.
 pub fn gated(y: &[i32], rows: usize, len: usize, unit: u32, out: &mut [i32]) {
     let top = (1 << 15) - 1;
     let pairs = y.chunks_exact(padded(2 * len)).zip(out.chunks_exact_mut(padded(len)));
@@ -105,7 +105,7 @@ mod tests {
                 assert_eq!(out[2 * stride + j], 0);
             }
         }
-        // The largest product that quantisation must take.
+        // The largest product that quantization must take.
         let mut out = vec![0; 16];
         gated(&[vec![i32::MAX; 2], vec![0; 14]].concat(), 1, 1, 0, &mut out);
         assert_eq!(out[0], 32_767 * 32_767);

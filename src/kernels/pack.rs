@@ -1,9 +1,9 @@
 //! Weights and activations as the kernels want them, laid out once.
 //!
-//! A product's weights lie in panels of up to 64 outputs; within a panel, four consecutive inputs of each
-//! output stand together, those of the first four inputs before those of the next. Whatever the length of a
-//! vector, a panel is read from its start to its end, as fast as a cache can give it. Outputs and inputs
-//! are padded with zeros to `PAD`.
+//! A product's weights lie in panels of up to 64 outputs; within a panel, four consecutive inputs
+//! of each output stand together, those of the first four inputs before those of the next. Whatever
+//! the length of a vector, a panel is read from its start to its end, as fast as a cache can give
+//! it. Outputs and inputs are padded with zeros to `PAD`.
 
 use super::buffer::{Buffer, padded};
 
@@ -12,7 +12,7 @@ pub const PANEL: usize = 64;
 /// Inputs that stand together.
 pub const QUAD: usize = 4;
 
-/// One integer product `y = W q` with its requantisation (spec section 5, `linear`).
+/// One integer product `y = W q` with its requantization (spec section 5, `linear`).
 #[derive(Clone, Debug)]
 pub struct Product {
     rows: usize,
@@ -20,15 +20,16 @@ pub struct Product {
     pub(crate) weights: Buffer<i8>,
     /// Scale of each output, 0 in the padding.
     pub(crate) scale: Buffer<i32>,
-    /// For each output -128 times the sum of its weights: where its sum starts if 128 is added to the inputs.
+    /// For each output -128 times the sum of its weights: where its sum starts if 128 is added to
+    /// the inputs.
     pub(crate) offset: Buffer<i32>,
     pub(crate) pre: u32,
     pub(crate) shift: u32,
 }
 
 impl Product {
-    /// Lays out row-major `weights`. The caller has checked the bound of `linear` for `pre`, and that
-    /// `shift` is at most 31.
+    /// Lays out row-major `weights`. The caller has checked the bound of `linear` for `pre`, and
+    /// that `shift` is at most 31.
     pub fn new(weights: &[i8], scale: &[u16], pre: u32, shift: u32) -> Self {
         let (rows, cols) = (scale.len(), weights.len() / scale.len());
         assert_eq!(weights.len(), rows * cols);
@@ -95,7 +96,7 @@ impl Product {
     }
 }
 
-/// Quantised vectors, one per row: `x ~ q * m * 2^e`, up to the factor that the scales hold.
+/// Quantized vectors, one per row: `x ~ q * m * 2^e`, up to the factor that the scales hold.
 #[derive(Clone, Debug, Default)]
 pub struct Activations {
     len: usize,
@@ -123,7 +124,7 @@ impl Activations {
         }
     }
 
-    /// Sets the length of the vectors; their contents are those of the next quantisation.
+    /// Sets the length of the vectors; their contents are those of the next quantization.
     pub fn set_len(&mut self, len: usize) {
         assert!(self.m.len() * padded(len) <= self.q.len());
         self.len = len;

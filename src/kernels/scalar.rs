@@ -38,8 +38,8 @@ pub(crate) fn normalise_scale(n: usize, sum: u32) -> (i32, i32) {
     (root(v << (2 * k)), -(k as i32))
 }
 
-/// `isqrt` of a number from 2^28 to 2^30: a step of Newton's method, from a root that is right to 8 bits, is
-/// never below the root and at most one above.
+/// `isqrt` of a number from 2^28 to 2^30: a step of Newton's method, from a root that is right to 8
+/// bits, is never below the root and at most one above.
 #[inline]
 fn root(a: u32) -> i32 {
     const FIRST: [u16; 192] = {
@@ -57,8 +57,8 @@ fn root(a: u32) -> i32 {
     (next - u32::from(next * next > a)) as i32
 }
 
-/// `quantise` of rows; with `normalise`, `m` and `e` are those of the normalised vectors. Rows of `x` and
-/// `act` are padded with zeros.
+/// `quantise` of rows; with `normalise`, `m` and `e` are those of the normalized vectors. Rows of
+/// `x` and `act` are padded with zeros.
 pub fn quantise(x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
     for (row, x) in x.chunks_exact(padded(act.len())).take(rows).enumerate() {
         quantise_row(x, normalise, act, row);
@@ -87,7 +87,8 @@ fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
     }
 }
 
-/// `linear` of the first `rows` rows of `act`; row `r` of the result starts at `r * padded(outputs)`.
+/// `linear` of the first `rows` rows of `act`; row `r` of the result starts at `r *
+/// padded(outputs)`.
 pub fn linear(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
     for (row, out) in out.chunks_exact_mut(padded(product.rows())).take(rows).enumerate() {
         let (q, m, e) = act.row(row);
@@ -135,7 +136,8 @@ pub fn relu2(x: &mut [i32]) {
     }
 }
 
-/// Gains of hidden values: `min((clamp(u, 0, 32767) * gain + 2^11) >> 12, 32767)`; gains below 2^14.
+/// Gains of hidden values: `min((clamp(u, 0, 32767) * gain + 2^11) >> 12, 32767)`; gains below
+/// 2^14.
 #[inline]
 pub fn gain(x: &mut [i32], gains: &[i32]) {
     for (x, gain) in x.iter_mut().zip(gains) {

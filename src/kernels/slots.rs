@@ -10,7 +10,8 @@ pub const BIAS_MAX: i32 = 1 << 28;
 /// Rates of such a bias are below this, in the same unit.
 pub const RATE_END: u32 = 1 << 18;
 
-/// A rate over the sum of all slots: `slot >> 7` times `factor`, shifted right, is a symbol's part of the rate.
+/// A rate over the sum of all slots: `slot >> 7` times `factor`, shifted right, is a symbol's part
+/// of the rate.
 #[derive(Clone, Copy, Debug)]
 pub struct RateShare {
     pub(crate) factor: u32,
@@ -43,7 +44,8 @@ impl Slots {
         self.total
     }
 
-    /// What the slots are multiplied by when a bias learns from them with this rate (spec section 7).
+    /// What the slots are multiplied by when a bias learns from them with this rate (spec section
+    /// 7).
     pub fn share_of_rate(&self, rate: u32) -> RateShare {
         let (digits, of_rate) = (64 - self.total.leading_zeros(), 32 - rate.leading_zeros());
         let shift = (digits + 7 - of_rate).min(31);

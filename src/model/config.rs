@@ -10,8 +10,8 @@ use super::tokens::MAX_TOKENS;
 use crate::error::{Error, Result};
 use crate::kernels::slots::RATE_END;
 
-/// The newest arithmetic that this build computes: with a bias that learns within a chunk. Models without
-/// one are of version 1.
+/// The newest arithmetic that this build computes: with a bias that learns within a chunk. Models
+/// without one are of version 1.
 pub const NUMERICS: u32 = 2;
 /// The arithmetic of models without a bias that learns.
 const NUMERICS_PLAIN: u32 = 1;
@@ -60,8 +60,8 @@ pub struct Config {
     /// Order and binary logarithm of the rows of each n-gram table.
     pub ngrams: Vec<(u8, u8)>,
     pub copy: bool,
-    /// For each set of weights the rate of the bias that learns within a chunk, in 256ths of the unit of scores,
-    /// 0 for none; empty in models of numerics version 1.
+    /// For each set of weights the rate of the bias that learns within a chunk, in 256ths of the
+    /// unit of scores, 0 for none; empty in models of numerics version 1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adapt: Vec<u32>,
     pub latent: Option<Latent>,
@@ -103,7 +103,8 @@ pub struct Latent {
     /// Whether each symbol has rows that steer the decoder.
     #[serde(default)]
     pub steer: bool,
-    /// Sets of the decoder's weights: one for an empty c, the others for the first symbol to choose from.
+    /// Sets of the decoder's weights: one for an empty c, the others for the first symbol to choose
+    /// from.
     #[serde(default = "one")]
     pub experts: usize,
 }
@@ -291,7 +292,8 @@ impl Config {
         self.products().iter().filter(of_token).map(|p| p.rows * p.cols).sum()
     }
 
-    /// The same, and those in attention over a full window; none is counted where there is no window.
+    /// The same, and those in attention over a full window; none is counted where there is no
+    /// window.
     pub fn macs_per_token(&self) -> usize {
         self.products_per_token() + self.layers * 2 * self.window * self.heads * self.head_size
     }

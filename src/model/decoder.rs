@@ -1,10 +1,10 @@
 //! The decoder's network: from history to slots, for many rows at once (spec/numerics.md sections 6
 //! and 7).
 //!
-//! A row is one position of one lane; a lane is one chunk. Decoding runs one row of each lane, encoding
-//! many rows of one lane: all rows' keys are in the cache before any row attends, and integer sums do
-//! not depend on what is computed beside them, so every mixture gives the same slots. Nothing is
-//! allocated per row.
+//! A row is one position of one lane; a lane is one chunk. Decoding runs one row of each lane,
+//! encoding many rows of one lane: all rows' keys are in the cache before any row attends, and
+//! integer sums do not depend on what is computed beside them, so every mixture gives the same
+//! slots. Nothing is allocated per row.
 
 use super::config::MAX_WINDOW;
 use super::matcher::{Matcher, Slot};
@@ -58,7 +58,8 @@ pub struct Decoder<'m> {
     /// Those of c, by layer, then lane; and the length of each lane's c.
     cross: Vec<Vec<KeyValues>>,
     latent_len: Vec<usize>,
-    /// What each lane's bias has learned, if the model has one: as many numbers as the vocabulary, padded.
+    /// What each lane's bias has learned, if the model has one: as many numbers as the vocabulary,
+    /// padded.
     learned: Vec<Buffer<i32>>,
     /// What c changes in each lane, if the model is steered.
     steering: Vec<Steering>,
@@ -72,7 +73,8 @@ pub struct Decoder<'m> {
 }
 
 impl<'m> Decoder<'m> {
-    /// A decoder of `lanes` chunks that computes up to `rows` rows at once, evenly many of each lane.
+    /// A decoder of `lanes` chunks that computes up to `rows` rows at once, evenly many of each
+    /// lane.
     pub fn new(model: &'m Model, backend: Backend, lanes: usize, rows: usize) -> Self {
         let config = model.config();
         let caches = || vec![vec![KeyValues::default(); lanes]; config.layers];
@@ -112,8 +114,8 @@ impl<'m> Decoder<'m> {
         if self.model.config().window == 0 { MAX_WINDOW } else { usize::MAX }
     }
 
-    /// Takes another expert's weights. All lanes must be done: chunks that are decoded together have
-    /// the same expert (`Model::expert`).
+    /// Takes another expert's weights. All lanes must be done: chunks that are decoded together
+    /// have the same expert (`Model::expert`).
     pub fn select(&mut self, expert: usize) {
         self.set = &self.model.sets[expert];
     }
@@ -138,8 +140,8 @@ impl<'m> Decoder<'m> {
         }
     }
 
-    /// Sets the input of row `row` from the history so far. Its table rows are scattered over memory: here
-    /// they are asked for, and `forward` adds them up.
+    /// Sets the input of row `row` from the history so far. Its table rows are scattered over
+    /// memory: here they are asked for, and `forward` adds them up.
     pub fn input(&mut self, row: usize, matcher: &mut Matcher) {
         let model = self.model;
         let inputs = &mut self.inputs[row];
@@ -201,8 +203,8 @@ impl<'m> Decoder<'m> {
         &self.logits[row * padded(vocab)..][..vocab]
     }
 
-    /// Slots of row `row` after `forward`; `found` is what the match input found there. Rows of a lane are asked for
-    /// in order, each after `learn` was told the symbol of the one before.
+    /// Slots of row `row` after `forward`; `found` is what the match input found there. Rows of a
+    /// lane are asked for in order, each after `learn` was told the symbol of the one before.
     pub fn slots(&mut self, row: usize, found: &[Slot]) -> &Slots {
         let vocab = self.model.config().vocab;
         let stride = padded(vocab);

@@ -46,8 +46,8 @@ pub struct Matcher {
     separator: u16,
     elements: Vec<u16>,
     bits: u32,
-    /// One table of `2^bits` entries per order, one after the other: `pos | hits << 24 | second << 32`, or
-    /// `EMPTY`. All that there is to know of a context lies in one cache line.
+    /// One table of `2^bits` entries per order, one after the other: `pos | hits << 24 | second <<
+    /// 32`, or `EMPTY`. All that there is to know of a context lies in one cache line.
     tables: Vec<u64>,
     /// Places in `tables` for the present position.
     index: [u32; MAX_SLOTS],
@@ -121,8 +121,8 @@ impl Matcher {
         size_of_val(&self.tables[..])
     }
 
-    /// Asks for the places of the history that the next look-up compares: their table entries were asked for by
-    /// the last update, and should be there by now.
+    /// Asks for the places of the history that the next look-up compares: their table entries were
+    /// asked for by the last update, and should be there by now.
     pub fn ask(&self) {
         for &index in &self.index[..self.orders.len()] {
             // Of an empty entry, some place beyond the end.
@@ -214,7 +214,8 @@ impl Matcher {
                     Some(_) => (0, found.follower),
                     None => (0, self.separator),
                 };
-                // `i < 2^24 - 1`: tokens have at least a byte, and `MAX_CAPACITY` leaves room for separators.
+                // `i < 2^24 - 1`: tokens have at least a byte, and `MAX_CAPACITY` leaves room for
+                // separators.
                 self.tables[self.index[k] as usize] =
                     i as u64 | u64::from(hits) << 24 | u64::from(second) << 32;
             }

@@ -1,8 +1,8 @@
 //! Finding models: those inside the binary, and files by fingerprint or name.
 //!
-//! Files are looked for in the folders of `S3A_MODEL_PATH`, beside the archive, and in the user's data
-//! folder (`$XDG_DATA_HOME/s3a/models`, or `~/.local/share/s3a/models`), in this order. A file counts
-//! by its contents: its fingerprint is computed, its name says nothing.
+//! Files are looked for in the folders of `S3A_MODEL_PATH`, beside the archive, and in the user's
+//! data folder (`$XDG_DATA_HOME/s3a/models`, or `~/.local/share/s3a/models`), in this order. A file
+//! counts by its contents: its fingerprint is computed, its name says nothing.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -78,10 +78,12 @@ pub struct Found {
 }
 
 impl Found {
-    /// The model of a file's bytes. The base of a delta is asked of `carried` first, by its fingerprint.
+    /// The model of a file's bytes. The base of a delta is asked of `carried` first, by its
+    /// fingerprint.
     ///
     /// # Errors
-    /// `BadModel` if the bytes are no model; `ModelMissing` with the fingerprint of a base that is nowhere.
+    /// `BadModel` if the bytes are no model; `ModelMissing` with the fingerprint of a base that is
+    /// nowhere.
     fn of(
         bytes: &[u8],
         path: Option<PathBuf>,
@@ -114,10 +116,12 @@ fn base_file(fingerprint: &[u8; 32], archive: Option<&Path>) -> Result<Cow<'stat
     own.next().map(Cow::Owned).ok_or(Error::ModelMissing { fingerprint, name: "base of a difference".into() })
 }
 
-/// The model of a file that an archive carries; the base of a delta may be one of those that it `carried` too.
+/// The model of a file that an archive carries; the base of a delta may be one of those that it
+/// `carried` too.
 ///
 /// # Errors
-/// `BadModel` if the bytes are no model; `ModelMissing` with the fingerprint of a base that is nowhere.
+/// `BadModel` if the bytes are no model; `ModelMissing` with the fingerprint of a base that is
+/// nowhere.
 pub fn from_carried(
     file: &[u8],
     carried: &dyn Fn(&[u8; 32]) -> Option<Vec<u8>>,
@@ -126,7 +130,8 @@ pub fn from_carried(
     Ok(Found::of(file, None, carried, archive)?.model)
 }
 
-/// The file of the model with this fingerprint, if it is inside the binary or in a place where models are looked for.
+/// The file of the model with this fingerprint, if it is inside the binary or in a place where
+/// models are looked for.
 ///
 /// # Errors
 /// `ModelMissing` if it is nowhere.
@@ -206,9 +211,9 @@ pub fn by_fingerprint(fingerprint: &[u8; 32], name: &str, archive: Option<&Path>
     Err(Error::ModelMissing { fingerprint, name: name.into() })
 }
 
-/// The model that a user names: `default`, the path of a file (with a `/` or ending in `.safetensors` or `.delta`, so that no
-/// file that happens to lie there is taken for a model at hand), or the name or the beginning of the fingerprint
-/// (at least 6 digits) of one at hand.
+/// The model that a user names: `default`, the path of a file (with a `/` or ending in
+/// `.safetensors` or `.delta`, so that no file that happens to lie there is taken for a model at
+/// hand), or the name or the beginning of the fingerprint (at least 6 digits) of one at hand.
 pub fn by_name(name: &str) -> Result<Found> {
     if name == "default" {
         return Ok(Found { model: default_model()?, path: None, base: None });

@@ -1,4 +1,5 @@
-//! Random models that pass all checks, for tests and measurements: no knowledge, all the arithmetic.
+//! Random models that pass all checks, for tests and measurements: no knowledge, all the
+//! arithmetic.
 
 use super::config::{Config, Shift};
 use super::matcher::CLASSES;
@@ -53,7 +54,8 @@ pub fn vocabulary(size: usize, random: &mut Random) -> Result<Vocabulary> {
     Vocabulary::new(tokens)
 }
 
-/// The file of a random model of this architecture; shifts are set to values that keep signals alive.
+/// The file of a random model of this architecture; shifts are set to values that keep signals
+/// alive.
 pub fn model_file(config: Config, draw: Draw, seed: u64) -> Result<Vec<u8>> {
     let mut random = Random::new(seed);
     let vocabulary = vocabulary(config.vocab, &mut random)?;

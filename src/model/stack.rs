@@ -70,13 +70,13 @@ impl Scratch {
         self.backend.add_residual(&mut self.h[row * stride..(row + 1) * stride], y);
     }
 
-    /// A product of the normalised residual streams.
+    /// A product of the normalized residual streams.
     pub fn product(&mut self, product: &Product, rows: usize, out: &mut [i32]) {
         self.normalise(rows);
         self.product_again(product, rows, out);
     }
 
-    /// A product of what was quantised last.
+    /// A product of what was quantized last.
     pub fn product_again(&self, product: &Product, rows: usize, out: &mut [i32]) {
         self.backend.linear(product, &self.act, rows, out);
     }
@@ -86,7 +86,7 @@ impl Scratch {
         self.backend.quantise(&self.h, rows, true, &mut self.act);
     }
 
-    /// Quantises `o` and adds its product to the residual streams for which `with` holds.
+    /// Quantizes `o` and adds its product to the residual streams for which `with` holds.
     fn project(&mut self, product: &Product, rows: usize, with: impl Fn(usize) -> bool) {
         self.act.set_len(self.inner);
         self.backend.quantise(&self.o, rows, false, &mut self.act);

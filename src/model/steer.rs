@@ -1,9 +1,9 @@
 //! Steering: what the symbols of c change in the decoder without more work per token
 //! (spec/numerics.md section 8.2).
 //!
-//! Each symbol owns a row in a few tables; the rows of a chunk's symbols are added up once, when the
-//! chunk begins, and give a vector for the input, gains of the hidden values, and biases of logits and
-//! copy gates.
+//! Each symbol owns a row in a few tables; the rows of a chunk's symbols are added up once, when
+//! the chunk begins, and give a vector for the input, gains of the hidden values, and biases of
+//! logits and copy gates.
 
 use super::config::Config;
 use super::file::BIAS_MAX;

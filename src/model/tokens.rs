@@ -1,8 +1,9 @@
-//! The vocabulary: token strings, and greedy longest-match tokenisation (spec/numerics.md section 2).
+//! The vocabulary: token strings, and greedy longest-match tokenization (spec/numerics.md section
+//! 2).
 //!
-//! A trie is kept as a hash table from (node, byte) to the next node, so its memory is linear in the
-//! token strings whatever a stranger's file holds. Every single byte is a token, so any bytes
-//! tokenise and nothing can fail.
+//! A trie is kept as a hash table from (node, byte) to the next node, so its memory is linear in
+//! the token strings whatever a stranger's file holds. Every single byte is a token, so any bytes
+//! tokenize and nothing can fail.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -25,8 +26,8 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The vocabulary of these strings, in the order of their ids. All 256 single bytes must be among
-    /// them; strings are distinct, 1 to 32 bytes long.
+    /// The vocabulary of these strings, in the order of their ids. All 256 single bytes must be
+    /// among them; strings are distinct, 1 to 32 bytes long.
     pub fn new<T: AsRef<[u8]>>(tokens: impl IntoIterator<Item = T>) -> Result<Self> {
         let mut bytes = Vec::new();
         let mut starts = vec![0];
@@ -96,14 +97,14 @@ impl Vocabulary {
         self.starts.windows(2).map(|pair| (pair[1] - pair[0]) as u8).collect()
     }
 
-    /// The greedy tokenisation of `bytes`.
+    /// The greedy tokenization of `bytes`.
     pub fn tokenise(&self, bytes: &[u8]) -> Vec<u16> {
         let mut tokens = Vec::with_capacity(bytes.len() / 2 + 8);
         self.tokenise_into(bytes, &mut tokens);
         tokens
     }
 
-    /// Appends the greedy tokenisation of `bytes` to `tokens`.
+    /// Appends the greedy tokenization of `bytes` to `tokens`.
     pub fn tokenise_into(&self, bytes: &[u8], tokens: &mut Vec<u16>) {
         let mut rest = bytes;
         while let Some((&first, mut tail)) = rest.split_first() {
@@ -141,7 +142,8 @@ struct Trie {
     roots: [(u32, u16); 256],
     edges: Vec<Edge>,
     shift: u32,
-    /// Drawn anew for each trie, so that no stranger's file can choose edges that all fall together.
+    /// Drawn anew for each trie, so that no stranger's file can choose edges that all fall
+    /// together.
     multiplier: u32,
 }
 

@@ -1,4 +1,5 @@
-//! Writing a model file: named tensors and a header into one safetensors file, checked by the loader.
+//! Writing a model file: named tensors and a header into one safetensors file, checked by the
+//! loader.
 //!
 //! The same tensors give the same bytes, so a model's fingerprint follows from its contents.
 
@@ -120,8 +121,8 @@ pub(crate) fn serialise(config: &Config, vocabulary: &Vocabulary, tensors: &[Ten
         .map_err(|error| Error::BadModel { name: config.name.clone(), rule: error.to_string() })
 }
 
-/// Stores the weights of all sets but the first as differences to the first, modulo 256: sets that were trained
-/// from one another are alike, so a file of differences packs smaller.
+/// Stores the weights of all sets but the first as differences to the first, modulo 256: sets that
+/// were trained from one another are alike, so a file of differences packs smaller.
 pub fn store_differences(tensors: &mut [Tensor]) {
     let weights = |data: &TensorData| if let TensorData::I8(data) = data { Some(data.clone()) } else { None };
     let first: HashMap<String, Vec<i8>> = tensors

@@ -1,12 +1,12 @@
 //! Compressor and decompressor trained together: the paper's Algorithm 1 with rewards in bits.
 //!
-//! Three stages: C learns to reproduce what it reads while kinds of text (`clusters`) stand in for its
-//! actions, so that the symbols of c come to mean something to D; then the actor learns to name those
-//! kinds; then actor and critic learn from the reward. D learns from its cross-entropy in every stage,
-//! with c empty in a share of the steps.
+//! Three stages: C learns to reproduce what it reads while kinds of text (`clusters`) stand in for
+//! its actions, so that the symbols of c come to mean something to D; then the actor learns to name
+//! those kinds; then actor and critic learn from the reward. D learns from its cross-entropy in
+//! every stage, with c empty in a share of the steps.
 //!
-//! The reward of a whole c is `(bits of the sequence with c empty) - (bits with c) - cost of c`. The
-//! first term does not depend on what the actor does, so the gradient is that of the paper's
+//! The reward of a whole c is `(bits of the sequence with c empty) - (bits with c) - cost of c`.
+//! The first term does not depend on what the actor does, so the gradient is that of the paper's
 //! `-(cost + L_D)`, with far less variance.
 
 use std::collections::HashMap;
@@ -78,7 +78,8 @@ pub struct At<'a> {
 
 /// What a step draws from the actor.
 struct Drawn {
-    /// All sequences, draw by draw, and the bits of their chunks in nats, unless there is only one draw.
+    /// All sequences, draw by draw, and the bits of their chunks in nats, unless there is only one
+    /// draw.
     cs: Vec<Vec<u16>>,
     nats: Vec<f64>,
     /// The best of each chunk.
@@ -165,7 +166,8 @@ impl Pair {
         self.compressor.write(&self.compressor.read(&self.excerpts(batch))?, None)
     }
 
-    /// One step of C and D on a batch. `learn` takes D's loss and moves D; `factor` scales the rate.
+    /// One step of C and D on a batch. `learn` takes D's loss and moves D; `factor` scales the
+    /// rate.
     pub fn step(
         &mut self,
         net: &Net,
@@ -205,10 +207,12 @@ impl Pair {
         f64::from(self.random.uniform()) < self.config.empty
     }
 
-    /// The c of each sequence that its tokens tell, cut to a length by chance: any length is to be good.
+    /// The c of each sequence that its tokens tell, cut to a length by chance: any length is to be
+    /// good.
     ///
-    /// `late` in the second stage half of the steps have what C draws after the kind: what an excerpt
-    /// tells of the finer symbols is little, and D is to rely on them no more than they can be relied on.
+    /// `late` in the second stage half of the steps have what C draws after the kind: what an
+    /// excerpt tells of the finer symbols is little, and D is to rely on them no more than they can
+    /// be relied on.
     fn told(&mut self, batch: &Batch, late: bool) -> Result<Vec<Vec<u16>>> {
         let max = self.config.compressor.max;
         let drawn = if late && max > 1 && self.random.below(2) == 0 {
@@ -258,8 +262,8 @@ impl Pair {
         (picked * mask)?.sum_all()?.neg()? / count
     }
 
-    /// The logarithms of the probabilities of what was done, which of them count, and how many: every
-    /// symbol, and the end where there was room for one.
+    /// The logarithms of the probabilities of what was done, which of them count, and how many:
+    /// every symbol, and the end where there was room for one.
     fn picked(&self, log: &Tensor, cs: &[Vec<u16>]) -> Result<(Tensor, Tensor, f64)> {
         let (rows, steps, _) = log.dims3()?;
         let (max, end) = (self.config.compressor.max, self.config.compressor.symbols as u32);
@@ -303,9 +307,9 @@ impl Pair {
         Ok(Drawn { cs, nats, best })
     }
 
-    /// How much better each action did than the critic foresaw, row by row: the mean over all numbers of
-    /// steps that are looked ahead, weighted by powers of lambda (Schulman et al. 2016, generalised advantage
-    /// estimation). The value after the last action is zero.
+    /// How much better each action did than the critic foresaw, row by row: the mean over all
+    /// numbers of steps that are looked ahead, weighted by powers of lambda (Schulman et al. 2016,
+    /// generalized advantage estimation). The value after the last action is zero.
     fn advantages(&self, rewards: &[f32], values: &[Vec<f32>], mask: &[Vec<f32>]) -> Vec<f32> {
         let (gamma, lambda) = (self.config.gamma as f32, self.config.lambda as f32);
         let mut all = vec![0.0; rewards.len()];

@@ -1,7 +1,7 @@
-//! Checkpoints: parameters, optimiser state, vocabulary and where training stands, in one file.
+//! Checkpoints: parameters, optimizer state, vocabulary and where training stands, in one file.
 //!
-//! A safetensors file written beside its final name and renamed, so a failed write leaves the last good
-//! one in place.
+//! A safetensors file written beside its final name and renamed, so a failed write leaves the last
+//! good one in place.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -106,7 +106,7 @@ pub fn tensors(path: &Path) -> Result<HashMap<String, Vec<f32>>> {
     values.collect::<candle_core::Result<_>>().map_err(|e| bad(path, e))
 }
 
-/// Loads tensors into a network of the same sizes, and into its optimiser.
+/// Loads tensors into a network of the same sizes, and into its optimizer.
 pub fn load(path: &Path, net: &Net, optimiser: Option<&mut Optimiser>, step: usize) -> Result<()> {
     let tensors = candle_core::safetensors::load(path, &net.device).map_err(|e| bad(path, e))?;
     let set = |name: &str, var: &candle_core::Var| -> Result<()> {

@@ -1,8 +1,8 @@
-//! Kinds of text, found by k-means over token frequencies: what the symbols of c stand for before the
-//! actor has learned anything.
+//! Kinds of text, found by k-means over token frequencies: what the symbols of c stand for before
+//! the actor has learned anything.
 //!
-//! The first symbol is the kind; each further one, of an alphabet of its own, tells most of what the
-//! symbols before it left of the frequencies (residual vector quantisation).
+//! The first symbol is the kind; each further one, of an alphabet of its own, tells most of what
+//! the symbols before it left of the frequencies (residual vector quantization).
 //!
 //! Without it all symbols mean the same at first, and a policy gradient finds no difference between
 //! them to follow.
@@ -12,8 +12,8 @@ use super::random::Random;
 /// Rounds of k-means.
 const ROUNDS: usize = 12;
 
-/// Centres in the space of square roots of token frequencies (Hellinger's distance): first those of the
-/// kinds, then those of what is left.
+/// Centers in the space of square roots of token frequencies (Hellinger's distance): first those of
+/// the kinds, then those of what is left.
 #[derive(Clone, Debug)]
 pub struct Clusters {
     vocab: usize,
@@ -36,7 +36,7 @@ fn dot(point: &[(usize, f32)], centre: &[f32]) -> f32 {
     point.iter().map(|&(token, v)| centre[token] * v).sum()
 }
 
-/// What the multiple of a centre that comes closest leaves of a point.
+/// What the multiple of a center that comes closest leaves of a point.
 fn rest(point: &[(usize, f32)], centre: &[f32]) -> Sparse {
     let share = dot(point, centre);
     let mut rest: Vec<f32> = centre.iter().map(|c| -share * c).collect();
@@ -50,7 +50,7 @@ fn nearest(centres: &[f32], vocab: usize, point: &[(usize, f32)]) -> usize {
     likeness.max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(row, _)| row)
 }
 
-/// `count` centres of length 1 by k-means.
+/// `count` centers of length 1 by k-means.
 fn k_means(points: &[Sparse], vocab: usize, count: usize, random: &mut Random) -> Vec<f32> {
     let mut centres = vec![0.0; count * vocab];
     let mut begin = |centre: &mut [f32]| {
@@ -69,7 +69,7 @@ fn k_means(points: &[Sparse], vocab: usize, count: usize, random: &mut Random) -
         }
         for (sum, &size) in sums.chunks_exact_mut(vocab).zip(&sizes) {
             if size == 0 {
-                // A centre that nothing belongs to starts again elsewhere.
+                // A center that nothing belongs to starts again elsewhere.
                 begin(sum);
             }
             let norm = sum.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-9);
@@ -81,7 +81,8 @@ fn k_means(points: &[Sparse], vocab: usize, count: usize, random: &mut Random) -
 }
 
 impl Clusters {
-    /// `kinds` kinds of the texts, each given as its tokens, and `finer` centres of what these leave.
+    /// `kinds` kinds of the texts, each given as its tokens, and `finer` centers of what these
+    /// leave.
     pub fn find(texts: &[&[u32]], vocab: usize, (kinds, finer): (usize, usize), random: &mut Random) -> Self {
         let mut points: Vec<_> = texts.iter().map(|tokens| features(tokens)).collect();
         let mut centres = k_means(&points, vocab, kinds, random);
@@ -95,7 +96,7 @@ impl Clusters {
         Self { vocab, kinds, centres }
     }
 
-    /// From the centres of a checkpoint.
+    /// From the centers of a checkpoint.
     pub fn from_centres(vocab: usize, kinds: usize, centres: Vec<f32>) -> Option<Self> {
         let fits = vocab > 0 && centres.len().is_multiple_of(vocab) && centres.len() / vocab >= kinds;
         fits.then_some(Self { vocab, kinds, centres })

@@ -1,9 +1,9 @@
 //! The compressor C: a T5 that reads an excerpt of a chunk and writes c, with a critic beside its
 //! language-model head.
 //!
-//! Its vocabulary is the decompressor's tokens, then the symbols of c, then the end. The actor is the
-//! head's part for symbols and end; the part for tokens is used while C learns to reproduce what it
-//! reads. C is float: only the packer runs it, and what it writes is stored.
+//! Its vocabulary is the decompressor's tokens, then the symbols of c, then the end. The actor is
+//! the head's part for symbols and end; the part for tokens is used while C learns to reproduce
+//! what it reads. C is float: only the packer runs it, and what it writes is stored.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::random::Random;
 use super::t5::network::T5;
 use crate::error::{Error, Result as CrateResult};
 
-/// Runs of neighbouring tokens in an excerpt.
+/// Runs of neighboring tokens in an excerpt.
 const RUNS: usize = 4;
 /// Metadata entry of a compressor's file.
 const KEY: &str = "s3a-compressor";
@@ -73,8 +73,8 @@ impl Compressor {
         self.t5.encode(&Tensor::from_vec(flat, (excerpts.len(), self.config.excerpt), &self.t5.device)?)
     }
 
-    /// Logarithms of the actor's probabilities `[B, T, C + 1]`, the end last, and the critic's values
-    /// `[B, T]`, before each action; `inputs` are the symbols before, `T - 1` of each row.
+    /// Logarithms of the actor's probabilities `[B, T, C + 1]`, the end last, and the critic's
+    /// values `[B, T]`, before each action; `inputs` are the symbols before, `T - 1` of each row.
     pub fn act(&self, memory: &Tensor, inputs: &[Vec<u16>]) -> Result<(Tensor, Tensor)> {
         let steps = 1 + inputs.iter().map(Vec::len).max().unwrap_or(0);
         let mut ids = Vec::with_capacity(inputs.len() * steps);

@@ -1,10 +1,10 @@
 //! Training data: files to chunks as an archive would cut them, chunks to batches of windows.
 //!
-//! Files are concatenated in path order and cut in blocks of 64 KiB; each time a block is used it is
-//! cut anew into chunks of 4, 16 or 64 KiB, and a chunk may look back on earlier ones of its block as
-//! its references. Match features come from the product's own matcher over the whole chunk; the
-//! network sees windows of it. Some blocks are held out to measure on. Blocks are drawn as often as their
-//! kind of files weighs, where weights are given.
+//! Files are concatenated in path order and cut in blocks of 64 KiB; each time a block is used it
+//! is cut anew into chunks of 4, 16 or 64 KiB, and a chunk may look back on earlier ones of its
+//! block as its references. Match features come from the product's own matcher over the whole
+//! chunk; the network sees windows of it. Some blocks are held out to measure on. Blocks are drawn
+//! as often as their kind of files weighs, where weights are given.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,8 @@ const SHORT: usize = 6;
 /// Megabytes that the files below a path count as, by path: what a kind weighs.
 pub type Weights = BTreeMap<String, f64>;
 
-/// Reads weights: lines of a path, relative to the directories that are trained on, and a number of megabytes.
+/// Reads weights: lines of a path, relative to the directories that are trained on, and a number of
+/// megabytes.
 ///
 /// # Errors
 /// `Io`, or `Usage` if a line is not of that form.
@@ -110,8 +111,8 @@ impl Corpus {
         &self.bytes[i * BLOCK..((i + 1) * BLOCK).min(self.bytes.len())]
     }
 
-    /// Blocks of one round in a random order, none of them held out: each kind's share is what it weighs.
-    /// Without weights every block comes once.
+    /// Blocks of one round in a random order, none of them held out: each kind's share is what it
+    /// weighs. Without weights every block comes once.
     fn draw(&self, random: &mut Random) -> Vec<usize> {
         let all: f64 = self.kinds.iter().map(|(weight, _)| weight).sum();
         let mut order = Vec::with_capacity(self.blocks());
@@ -224,7 +225,8 @@ impl Featuriser<'_> {
         let chunk = Arc::new(targets.tokens.clone());
         let mut start = 0;
         while start < tokens.len() {
-            // The last window reaches back to be whole; one that would be mostly a repetition is left out.
+            // The last window reaches back to be whole; one that would be mostly a repetition is
+            // left out.
             let mut from = start;
             if from + self.len > tokens.len() {
                 if tokens.len() < self.len || tokens.len() - start < self.len / 4 {

@@ -1,7 +1,8 @@
 //! The encoder of c and the decoder's cross-attention to it, composed of candle's operations.
 //!
-//! c is a few symbols long, so what counts is two products a token for each layer: of queries, and of
-//! what was mixed. An empty c adds nothing to what attends to it (spec/numerics.md, sections 6 and 8.1).
+//! c is a few symbols long, so what counts is two products a token for each layer: of queries, and
+//! of what was mixed. An empty c adds nothing to what attends to it (spec/numerics.md, sections 6
+//! and 8.1).
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ const NEVER: f32 = -1e9;
 
 /// What the encoder makes of the c of each sequence.
 pub struct Memory {
-    /// Normalised outputs, `[sequences * longest][width]`.
+    /// Normalized outputs, `[sequences * longest][width]`.
     pub states: Tensor,
     /// Symbols of the longest c.
     longest: usize,
@@ -74,7 +75,8 @@ pub(crate) fn layout(c: &NetConfig, s: &Steering, out: &mut Vec<(String, Vec<usi
     }
 }
 
-/// Heads of rows `[sequences * len][heads * size]`, from column `at` on: `[sequences][heads][len][size]`.
+/// Heads of rows `[sequences * len][heads * size]`, from column `at` on:
+/// `[sequences][heads][len][size]`.
 fn heads(t: &Tensor, at: usize, c: &NetConfig, sequences: usize) -> Result<Tensor> {
     let len = t.dim(0)? / sequences.max(1);
     t.narrow(1, at, c.heads * c.head_size)?

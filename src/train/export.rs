@@ -1,7 +1,7 @@
 //! From floats to a model file: int8 rows with scales, as spec/numerics.md wants them.
 //!
 //! The units of queries, keys, values and hidden values are set from their largest magnitudes on
-//! held-out text. The residual stream is scaled as a whole, which normalisation undoes.
+//! held-out text. The residual stream is scaled as a whole, which normalization undoes.
 
 use super::checkpoint::Head;
 use super::encoder::Extents;
@@ -29,8 +29,8 @@ struct Extent {
     hidden: f64,
 }
 
-/// Largest magnitudes of the residual stream and of all layers of one expert over the batches, and of
-/// what has to do with the encoder of c, by name.
+/// Largest magnitudes of the residual stream and of all layers of one expert over the batches, and
+/// of what has to do with the encoder of c, by name.
 fn extents(net: &Net, expert: usize, batches: &[Sample]) -> candle_core::Result<(f64, Vec<Extent>, Extents)> {
     let c = &net.config;
     let top = |t: candle_core::Tensor| -> candle_core::Result<f64> {
@@ -106,7 +106,8 @@ impl Export<'_> {
         self.net.segment(name).map_err(failed)
     }
 
-    /// The product of this name, whose output row `j` comes in units `unit(j)` and its input in `input`.
+    /// The product of this name, whose output row `j` comes in units `unit(j)` and its input in
+    /// `input`.
     fn product(&mut self, name: &str, cols: usize, input: f64, unit: impl Fn(usize) -> f64) -> Result<()> {
         let values = self.segment(name)?;
         self.out.product(name, &values, cols, input, unit)
@@ -242,7 +243,7 @@ fn header(name: &str, head: &Head) -> Config {
     config
 }
 
-/// Quantises a network into the bytes of a model file.
+/// Quantizes a network into the bytes of a model file.
 pub fn export(
     name: &str,
     head: &Head,

@@ -1,4 +1,5 @@
-//! A network of floats and the integers that its export computes code a chunk in nearly as many bits.
+//! A network of floats and the integers that its export computes code a chunk in nearly as many
+//! bits.
 
 use std::f64::consts::LN_2;
 use std::sync::Arc;

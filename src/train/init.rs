@@ -1,8 +1,9 @@
-//! First values of a network from an earlier one: a checkpoint, or a model file turned back to floats.
+//! First values of a network from an earlier one: a checkpoint, or a model file turned back to
+//! floats.
 //!
 //! A model file does not say in which units its export measured keys, values and hidden values
-//! (`quantise`): any choice computes the same function. Here they are chosen so that the matrices of a
-//! layer have equal root-mean-square, which is what they tend to in training.
+//! (`quantise`): any choice computes the same function. Here they are chosen so that the matrices
+//! of a layer have equal root-mean-square, which is what they tend to in training.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -30,8 +31,8 @@ pub struct Initial {
     pub vocabulary: Vec<Vec<u8>>,
     /// Values by segment name, row-major.
     pub values: HashMap<String, Vec<f32>>,
-    /// What one unit of a model file's weight times its scale, or of its bias, is worth, by segment; of those that
-    /// a delta may change, if a model file was read.
+    /// What one unit of a model file's weight times its scale, or of its bias, is worth, by
+    /// segment; of those that a delta may change, if a model file was read.
     pub units: HashMap<String, f64>,
     /// What it was trained on before, to be told in the new record.
     pub record: serde_json::Value,
@@ -227,15 +228,15 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
 }
 
 impl Initial {
-    /// Leaves the sets of weights for kinds out: a new pair finds kinds of its own, so all its sets start as the
-    /// first.
+    /// Leaves the sets of weights for kinds out: a new pair finds kinds of its own, so all its sets
+    /// start as the first.
     pub fn forget_kinds(&mut self) {
         self.values.retain(|name, _| !name.starts_with("expert."));
     }
 
-    /// Sets the segments of `net` that this one has, and gives the names of the others. A segment of another
-    /// size takes the rows and columns that both have; weights of inputs that are new to a known row are zero,
-    /// so that what the row computes stays what it was.
+    /// Sets the segments of `net` that this one has, and gives the names of the others. A segment
+    /// of another size takes the rows and columns that both have; weights of inputs that are new to
+    /// a known row are zero, so that what the row computes stays what it was.
     pub fn apply(&self, net: &Net) -> candle_core::Result<Vec<String>> {
         let sizes = layout(&self.config).into_iter().flat_map(|(_, _, segments)| segments);
         let cols: HashMap<String, usize> = sizes.map(|s| (s.name, s.cols)).collect();
@@ -264,7 +265,8 @@ impl Initial {
         Ok(fresh)
     }
 
-    /// The sizes `wanted`, but for what growing keeps: tokens, match slots, n-gram tables and heads.
+    /// The sizes `wanted`, but for what growing keeps: tokens, match slots, n-gram tables and
+    /// heads.
     ///
     /// # Errors
     /// `Usage` if other heads are wanted: queries, keys and values would change places.

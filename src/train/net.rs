@@ -1,8 +1,8 @@
 //! The decompressor as a network of floats: parameters, initial values and the loss of a batch.
 //!
-//! Each sublayer's weights stand in one packed tensor (see `ops`); `Segment`s name the matrices within,
-//! for the optimiser, checkpoints and the export. Normalisation has no gains: the products that follow
-//! absorb them.
+//! Each sublayer's weights stand in one packed tensor (see `ops`); `Segment`s name the matrices
+//! within, for the optimizer, checkpoints and the export. Normalization has no gains: the products
+//! that follow absorb them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,14 +30,15 @@ pub struct Batch {
     pub targets: Arc<Targets>,
     /// Plain bytes that the targets stand for.
     pub bytes: usize,
-    /// For each sequence all tokens of the chunk that it is a part of, and the kind of text that is.
+    /// For each sequence all tokens of the chunk that it is a part of, and the kind of text that
+    /// is.
     pub chunks: Vec<Arc<Vec<u32>>>,
     pub kinds: Vec<u16>,
 }
 
 impl Batch {
-    /// Leaves the last token and its n-grams out of the input at this share of the positions: what is left are the
-    /// match slots, and attention to what stands before.
+    /// Leaves the last token and its n-grams out of the input at this share of the positions: what
+    /// is left are the match slots, and attention to what stands before.
     pub fn without_tokens(mut self, share: f64, config: &NetConfig, random: &mut Random) -> Self {
         let hashed = config.rows_per_position() - config.ngrams.len();
         for rows in Arc::make_mut(&mut self.rows).chunks_exact_mut(config.rows_per_position()) {
@@ -84,7 +85,8 @@ pub struct Net {
     pub config: NetConfig,
     pub params: Vec<Param>,
     pub device: Device,
-    /// Use the fused operations (CPU only). The composed ones leave the bias that learns within a chunk out.
+    /// Use the fused operations (CPU only). The composed ones leave the bias that learns within a
+    /// chunk out.
     pub fused: bool,
 }
 
@@ -238,7 +240,7 @@ impl Net {
     }
 
     /// Mean loss of a batch whose sequences may have different experts. Gradients of an expert that
-    /// few sequences have are noise that its optimiser would take at full size: only those of the
+    /// few sequences have are noise that its optimizer would take at full size: only those of the
     /// most frequent one count.
     fn losses(&self, batch: &Batch, cs: &[Vec<u16>], learns: bool) -> Result<(Tensor, Vec<f64>)> {
         let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();

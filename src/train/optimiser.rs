@@ -1,4 +1,4 @@
-//! The optimiser: Muon for hidden matrices, Adam for everything else.
+//! The optimizer: Muon for hidden matrices, Adam for everything else.
 //!
 //! Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix by five Newton-Schulz steps;
 //! Adam is Kingma and Ba 2014. Both run on whatever device the parameters are on.
@@ -61,7 +61,7 @@ struct State {
     second: Var,
 }
 
-/// The optimiser of one network.
+/// The optimizer of one network.
 pub struct Optimiser {
     config: OptimiserConfig,
     states: Vec<State>,

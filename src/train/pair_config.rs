@@ -19,14 +19,15 @@ pub struct PairConfig {
     /// Steps of the first and of the second stage.
     pub reproduce: usize,
     pub imitate: usize,
-    /// Share of a symbol's bits that a sequence pays in the end: the length of a sequence over that of
-    /// a chunk. The share rises from nothing over the first half of the third stage.
+    /// Share of a symbol's bits that a sequence pays in the end: the length of a sequence over that
+    /// of a chunk. The share rises from nothing over the first half of the third stage.
     pub cost: f64,
     /// Share of steps in which D learns with c empty.
     pub empty: f64,
     pub rate: f64,
     pub gamma: f64,
-    /// What of the steps after an action counts in its advantage: nothing with 0, as in the paper, all with 1.
+    /// What of the steps after an action counts in its advantage: nothing with 0, as in the paper,
+    /// all with 1.
     #[serde(default = "all")]
     pub lambda: f64,
     /// Sequences that are drawn for a chunk in the third stage; D learns with the best of them.
@@ -45,8 +46,8 @@ pub(crate) fn all() -> f64 {
 }
 
 impl PairConfig {
-    /// Symbols that stand for kinds of text at first, and those that stand for what the kinds leave. Kinds
-    /// that had the same weights would be no kinds.
+    /// Symbols that stand for kinds of text at first, and those that stand for what the kinds
+    /// leave. Kinds that had the same weights would be no kinds.
     pub fn kinds(&self) -> (usize, usize) {
         let (symbols, max) = (self.compressor.symbols, self.compressor.max);
         let kinds = if self.experts > 1 { symbols.min(self.experts - 1) } else { symbols };

@@ -2,7 +2,7 @@
 
 use candle_core::Var;
 
-/// How the optimiser treats a part of a tensor.
+/// How the optimizer treats a part of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A hidden matrix.

@@ -5,7 +5,8 @@
 pub struct Prior {
     symbols: usize,
     max: usize,
-    /// `[symbols + 1][symbols + 1]`: the row of the beginning is the last, as is the column of the end.
+    /// `[symbols + 1][symbols + 1]`: the row of the beginning is the last, as is the column of the
+    /// end.
     counts: Vec<f32>,
 }
 
@@ -48,8 +49,8 @@ impl Prior {
         }
     }
 
-    /// Probabilities, `[symbols + 1][symbols + 1]`: each row leans on all rows together, and these on
-    /// the even distribution.
+    /// Probabilities, `[symbols + 1][symbols + 1]`: each row leans on all rows together, and these
+    /// on the even distribution.
     fn probabilities(&self) -> Vec<f64> {
         let side = self.symbols + 1;
         let mut all = vec![0.5; side];

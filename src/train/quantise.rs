@@ -1,8 +1,8 @@
-//! Quantising: int8 rows with scales and shifts, as spec/numerics.md wants them.
+//! Quantizing: int8 rows with scales and shifts, as spec/numerics.md wants them.
 //!
-//! Every row of a matrix gets the scale that loses least. The units of what passes between products are
-//! the caller's, from the largest magnitudes it has seen; a product's scales hold the ratio of the units
-//! of its output and its input.
+//! Every row of a matrix gets the scale that loses least. The units of what passes between products
+//! are the caller's, from the largest magnitudes it has seen; a product's scales hold the ratio of
+//! the units of its output and its input.
 
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Shift};
@@ -10,7 +10,7 @@ use crate::model::write::{Tensor as Part, least_pre};
 
 /// Logits and scores are in 1/1024 of a bit.
 pub const LOGIT_UNIT: f64 = 1024.0 * std::f64::consts::LOG2_E;
-/// The unit in which a product takes the normalised residual stream.
+/// The unit in which a product takes the normalized residual stream.
 pub const NORMALISED: f64 = 1.0 / (1 << 16) as f64;
 /// Largest values of 8 and of 4 bits.
 const BYTE: f64 = 127.0;
@@ -57,7 +57,8 @@ impl AttentionUnits {
     }
 }
 
-/// One row in values up to `largest`: the scale among a few below the largest magnitude that loses least.
+/// One row in values up to `largest`: the scale among a few below the largest magnitude that loses
+/// least.
 fn quantise_row(row: &[f32], largest: f64) -> (Vec<i8>, f64) {
     let top = row.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
     if top == 0.0 {
@@ -119,8 +120,8 @@ impl Quantiser {
         Ok((factors.iter().map(|f| (f * scale).round().clamp(1.0, 65_535.0) as u16).collect(), power))
     }
 
-    /// A product of `values`, row-major, whose output row `j` comes in units `unit(j)` and whose input
-    /// is in `input`.
+    /// A product of `values`, row-major, whose output row `j` comes in units `unit(j)` and whose
+    /// input is in `input`.
     pub fn product(
         &mut self,
         name: &str,
@@ -161,7 +162,8 @@ impl Quantiser {
         self.parts.push(Part::i32(name, &[rows, cols], data));
     }
 
-    /// Tables whose rows are added up, in this unit, with one shift. Large ones are stored in 4 bits.
+    /// Tables whose rows are added up, in this unit, with one shift. Large ones are stored in 4
+    /// bits.
     pub fn tables(&mut self, shift: &str, tables: &[(String, Vec<f32>)], cols: usize, unit: f64) {
         let even = cols.is_multiple_of(2);
         let large = |name: &str| name.starts_with("embed.ngram") || name.starts_with("embed.match");

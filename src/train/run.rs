@@ -110,7 +110,8 @@ pub fn measure(net: &Net, batches: &[Batch]) -> Result<f64> {
     Ok(nats / LN_2 / bytes.max(1) as f64)
 }
 
-/// The same with the compressor's most likely c, the share of its bits that a sequence pays included.
+/// The same with the compressor's most likely c, the share of its bits that a sequence pays
+/// included.
 fn measure_pair(net: &Net, pair: &Pair, batches: &[Batch]) -> Result<f64> {
     let (mut nats, mut bits, mut bytes) = (0.0, 0.0, 0usize);
     let cost = pair.prior.bits();

@@ -23,7 +23,8 @@ pub struct NetConfig {
     /// Hashed n-gram tables: order and binary logarithm of the rows.
     pub ngrams: Vec<(u8, u8)>,
     pub copy: bool,
-    /// Rate, in nats, of the bias of the logits that learns within a chunk (spec/numerics.md, section 7); 0 for none.
+    /// Rate, in nats, of the bias of the logits that learns within a chunk (spec/numerics.md,
+    /// section 7); 0 for none.
     #[serde(default)]
     pub adapt: f32,
     /// The learned sequence that steers the network, if it has one.
@@ -44,7 +45,8 @@ pub struct Steering {
     /// Whether symbols have rows that steer.
     #[serde(default = "yes")]
     pub rows: bool,
-    /// Layers of an encoder of c, to which the decoder attends, and their feed-forward width; 0 for none.
+    /// Layers of an encoder of c, to which the decoder attends, and their feed-forward width; 0 for
+    /// none.
     #[serde(default)]
     pub layers: usize,
     #[serde(default)]

@@ -7,7 +7,7 @@
 //!
 //! | form | chunk |
 //! | --- | --- |
-//! | 0 to 4 | neural, model 0, full length; the form is the number of references, whose distances follow |
+//! | 0 to 4 | neural, model 0, full length; the form is the number of references, which follow |
 //! | 5 | zstd, no references, full length |
 //! | 6 | stored, full length; `len` is 0 |
 //! | 7 | an extension byte follows |

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | 4 | marker |
 //! | 1 | kind |
-//! | 1 | flags: 1 packed with zstd, 2 skippable: a reader that does not know the kind may skip the frame |
+//! | 1 | flags: 1 packed with zstd, 2 may be skipped by a reader that does not know the kind |
 //! | 4 | `stored_len` |
 //! | 4 | `plain_len`, only if packed: length of the unpacked content |
 //! | `stored_len` | content |

@@ -49,8 +49,8 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "tar", body: tar, seeds: tar_seeds },
 ];
 
-/// What is done in parallel is done on the calling thread from now on. A process that runs one input after
-/// the other would spend most of its time on waking threads.
+/// What is done in parallel is done on the calling thread from now on. A process that runs one
+/// input after the other would spend most of its time on waking threads.
 pub fn on_one_thread() {
     rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global().unwrap();
 }
@@ -177,7 +177,8 @@ pub fn model_file(data: &[u8]) {
     }
 }
 
-/// Opens what may be an archive, as it is and with its checksums mended, and does all that can be done.
+/// Opens what may be an archive, as it is and with its checksums mended, and does all that can be
+/// done.
 pub fn open_then_read_all(data: &[u8]) {
     read_all(data);
     let mut mended = data.to_vec();

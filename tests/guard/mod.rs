@@ -30,7 +30,8 @@ pub fn worked() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// Does something with hostile input; gives how it ended, and fails if it took too long or too much.
+/// Does something with hostile input; gives how it ended, and fails if it took too long or too
+/// much.
 pub fn guarded<T>(name: &str, what: &str, work: impl FnOnce() -> T) -> T {
     let watched = reset_peak();
     let (before, start) = (peak(), worked());

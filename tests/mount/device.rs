@@ -1,4 +1,5 @@
-//! A mount with a device: an emulated one, whose launches are counted. Every byte that is read is compared.
+//! A mount with a device: an emulated one, whose launches are counted. Every byte that is read is
+//! compared.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -21,8 +22,8 @@ use crate::emulation;
 use crate::place::{Mounted, Place, fuse, run, s3a, wait_until};
 
 const CHUNK: usize = 4 << 10;
-/// A second for 1,024 bytes on the CPU, five on the device for those of the longest chunk: up to five chunks are for
-/// a thread of the CPU, more for the device.
+/// A second for 1,024 bytes on the CPU, five on the device for those of the longest chunk: up to
+/// five chunks are for a thread of the CPU, more for the device.
 const COSTS: &str = "1000000000,1000000000,5000000000,1,0";
 const FILES: [(&str, usize); 3] = [("a", 20 * CHUNK), ("b", 13 * CHUNK + 1234), ("c", 300)];
 

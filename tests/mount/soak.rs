@@ -1,8 +1,8 @@
-//! A mount under eight threads for as long as one likes: right bytes, and no growth of memory, descriptors
-//! or threads.
+//! A mount under eight threads for as long as one likes: right bytes, and no growth of memory,
+//! descriptors or threads.
 //!
-//! `S3A_SOAK_SECONDS=3600 cargo test --release --test mount soak -- --nocapture` runs an hour and prints a row
-//! for docs/results/soak.csv; without the variable it is four seconds.
+//! `S3A_SOAK_SECONDS=3600 cargo test --release --test mount soak -- --nocapture` runs an hour and
+//! prints a row for docs/results/soak.csv; without the variable it is four seconds.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -22,7 +22,8 @@ fn held(pid: u32) -> (u64, usize, usize) {
     (memory, count("fd"), count("task"))
 }
 
-/// Reads at random until told to stop; what the kernel has kept is dropped, so that the daemon is asked.
+/// Reads at random until told to stop; what the kernel has kept is dropped, so that the daemon is
+/// asked.
 fn read_at_random(place: &Place, mut seed: u64, stop: &AtomicBool, reads: &AtomicU64) {
     let names = ["text", "noise", "same", "sparse", "deep/linked", "deep/er/file299", "deep/er/file150"];
     let files = names.map(|name| {
@@ -76,7 +77,8 @@ fn eight_threads_and_a_small_cache_leave_nothing_behind() {
     });
     let reads = reads.into_inner();
     assert!(reads > seconds * 10, "{reads} reads");
-    // The first quarter is for warming up; then medians of its end and of the last quarter are compared.
+    // The first quarter is for warming up; then medians of its end and of the last quarter are
+    // compared.
     let quarter = samples.len() / 4;
     let median = |part: &[(u64, usize, usize)]| {
         let mut memory: Vec<u64> = part.iter().map(|sample| sample.0).collect();

@@ -1,5 +1,5 @@
-//! The GPU as a device of the codec: batches as large as its memory allows, in tiles of chunks that share
-//! weights, taken some thousand tokens further at each launch.
+//! The GPU as a device of the codec: batches as large as its memory allows, in tiles of chunks that
+//! share weights, taken some thousand tokens further at each launch.
 //!
 //! Between launches the chunks that are done leave, so that the rest fill their tiles.
 
@@ -194,8 +194,9 @@ impl Cuda {
         }
     }
 
-    /// Decodes what the CPU has encoded, with and without c: finds a device or a compiler that does not do what it
-    /// says. What a device encodes is read elsewhere, so nothing is taken from one that fails here.
+    /// Decodes what the CPU has encoded, with and without c: finds a device or a compiler that does
+    /// not do what it says. What a device encodes is read elsewhere, so nothing is taken from one
+    /// that fails here.
     fn self_test(&self, here: &Loaded, tile: usize, model: &Arc<Model>) -> Result<(), Fault> {
         let cpu = Neural::new(model.clone());
         let tokens = model.vocabulary().tokenise(SAMPLE);
@@ -263,7 +264,8 @@ impl Cuda {
                 Ended { request, status, position, bytes }
             })
             .collect();
-        // No tasks of the pool: it may give this thread another batch, which would wait for the end of this one.
+        // No tasks of the pool: it may give this thread another batch, which would wait for the end
+        // of this one.
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = chunks.len().div_ceil(threads).max(READ_SHARE);
         std::thread::scope(|scope| {

@@ -1,8 +1,8 @@
 //! Neural chunks: tokens under a model's slots (spec/numerics.md sections 3, 8 and 10).
 //!
-//! Decoding runs many chunks in lockstep, one token of each per step, so that weights are used for all
-//! of them while they are in the cache; chunks that end make room for others. Encoding knows all
-//! tokens, so it runs many positions of one chunk at once. Both give the same slots.
+//! Decoding runs many chunks in lockstep, one token of each per step, so that weights are used for
+//! all of them while they are in the cache; chunks that end make room for others. Encoding knows
+//! all tokens, so it runs many positions of one chunk at once. Both give the same slots.
 #![deny(clippy::float_arithmetic)]
 
 use std::sync::Arc;
@@ -72,8 +72,8 @@ impl Neural {
         self
     }
 
-    /// Tries candidates for c when a chunk is encoded, beside the empty one: those of a compressor if
-    /// there is one, then the symbols that the prior holds likely.
+    /// Tries candidates for c when a chunk is encoded, beside the empty one: those of a compressor
+    /// if there is one, then the symbols that the prior holds likely.
     pub fn searching(mut self, compressor: Option<Arc<dyn Compressor>>, search: impl Into<Search>) -> Self {
         (self.compressor, self.search) = (compressor, search.into());
         self
@@ -120,8 +120,8 @@ impl Neural {
     /// Codes one chunk with the learned sequence `c`, often empty.
     ///
     /// # Errors
-    /// `Limit` if the chunk has more tokens than a model without window can take or too much history,
-    /// `Usage` if the model does not know `c`.
+    /// `Limit` if the chunk has more tokens than a model without window can take or too much
+    /// history, `Usage` if the model does not know `c`.
     pub fn encode_with(&self, raw: &[u8], history: &[Arc<[u8]>], c: &[u16]) -> Result<Coded> {
         let mut decoder = Decoder::new(&self.model, self.backend, 1, ROWS);
         self.encode_one(&mut decoder, raw, history, c)

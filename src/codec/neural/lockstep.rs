@@ -1,6 +1,7 @@
 //! Many chunks decoded in lockstep, one token of each per step.
 //!
-//! Weights are used for all chunks while they are in the cache; a chunk that ends makes room for another.
+//! Weights are used for all chunks while they are in the cache; a chunk that ends makes room for
+//! another.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use crate::model::latent;
 use crate::model::matcher::Matcher;
 use crate::model::weights::Model;
 
-/// Bytes of match tables that the chunks of one lockstep may have together, beyond the first chunk's.
+/// Bytes of match tables that the chunks of one lockstep may have together, beyond the first
+/// chunk's.
 pub(crate) const TABLE_BYTES: usize = 64 << 20;
 
 /// What is wrong with a payload whose tokens miss the chunk's end, or whose code leaves the range.

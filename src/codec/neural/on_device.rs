@@ -1,7 +1,7 @@
 //! Neural chunks on a device: what the host does before and after, for many chunks at once.
 //!
-//! Before: c is read, history tokenised, each referenced chunk once. After: tokens become bytes, or shares a
-//! payload. Errors are those of the CPU.
+//! Before: c is read, history tokenized, each referenced chunk once. After: tokens become bytes, or
+//! shares a payload. Errors are those of the CPU.
 #![deny(clippy::float_arithmetic)]
 
 use std::collections::HashMap;
@@ -84,7 +84,8 @@ fn ready<'a>(model: &Model, histories: &Histories<'_>, job: &'a DecodeJob<'a>) -
 }
 
 impl Neural {
-    /// Times a thread with one chunk and with many: the rates of both. `None` if the sample cannot be coded.
+    /// Times a thread with one chunk and with many: the rates of both. `None` if the sample cannot
+    /// be coded.
     pub(crate) fn measure(&self) -> Option<(u64, u64)> {
         let payload = self.encode_with(SAMPLE, &[], &[]).ok()?.payload;
         let job = DecodeJob {
@@ -155,7 +156,8 @@ impl Neural {
         }
     }
 
-    /// Encodes on a device, every candidate for c of every chunk beside each other; `None` if it fails.
+    /// Encodes on a device, every candidate for c of every chunk beside each other; `None` if it
+    /// fails.
     pub(crate) fn encode_offloaded(
         &self,
         offload: &Offload,
@@ -196,7 +198,8 @@ impl Neural {
                 *best = Some(payload);
             }
         }
-        // Chunks without bytes have no tokens, and what was not tried here is not on the CPU either.
+        // Chunks without bytes have no tokens, and what was not tried here is not on the CPU
+        // either.
         for (best, job) in best.iter_mut().zip(jobs) {
             if best.is_none() && job.raw.is_empty() {
                 *best = self.encode_with(job.raw, &job.history, &[]).ok().map(|coded| coded.payload);

@@ -1,7 +1,7 @@
 //! How a short coding of a chunk is looked for: candidates for the learned sequence c.
 
-/// Writes candidates for the learned sequence of a chunk. What it writes is tried and what is best is
-/// stored, so it may be anything; it should give the same for the same tokens.
+/// Writes candidates for the learned sequence of a chunk. What it writes is tried and what is best
+/// is stored, so it may be anything; it should give the same for the same tokens.
 pub trait Compressor: Send + Sync {
     /// Up to `count` sequences for a chunk of these tokens, the most promising first.
     fn candidates(&self, tokens: &[u16], count: usize) -> Vec<Vec<u16>>;

@@ -403,8 +403,8 @@ mod devices {
     }
 }
 
-/// All parts of the arithmetic, in models and texts small enough for Miri, which runs this as if on machines of other
-/// byte orders and word lengths (tests/miri.sh).
+/// All parts of the arithmetic, in models and texts small enough for Miri, which runs this as if on
+/// machines of other byte orders and word lengths (tests/miri.sh).
 #[test]
 fn payloads_are_these_on_every_machine() {
     let mut payloads = blake3::Hasher::new();

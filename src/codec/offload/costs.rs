@@ -1,41 +1,45 @@
 //! What decoding costs on the CPU and on a device, and which of them ends sooner.
 //!
-//! Costs are nanoseconds; rates are for 1,024 plain bytes, since bytes are known before a chunk is decoded and tokens
-//! are not. They begin as conservative guesses and follow what was measured. They say where work is done and
-//! nothing about its result: both sides give the same bits.
+//! Costs are nanoseconds; rates are for 1,024 plain bytes, since bytes are known before a chunk is
+//! decoded and tokens are not. They begin as conservative guesses and follow what was measured.
+//! They say where work is done and nothing about its result: both sides give the same bits.
 
 use crate::codec::work::Work;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 
-/// Chunks that a device is given at once, where there are so many: as many as a large one runs side by side.
+/// Chunks that a device is given at once, where there are so many: as many as a large one runs side
+/// by side.
 pub const BATCH: usize = 4096;
 
 /// Chunks beside each other from which on a thread of the CPU gets no faster.
 const SIDE_BY_SIDE: u64 = crate::codec::work::LANES as u64;
 /// Bytes of a rate.
 const UNIT: u64 = 1024;
-/// Tokens that `UNIT` bytes have at most, in text that a model knows; fewer make a device look slower.
+/// Tokens that `UNIT` bytes have at most, in text that a model knows; fewer make a device look
+/// slower.
 const TOKENS: u64 = 512;
 
 /// What decoding with one model costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Costs {
-    /// A thread of the CPU that has one chunk, and one that has as many beside each other as it is fast with.
+    /// A thread of the CPU that has one chunk, and one that has as many beside each other as it is
+    /// fast with.
     pub alone: u64,
     pub beside: u64,
-    /// A batch on the device: for the bytes of its longest chunk, whose tokens follow each other, and for the bytes
-    /// of all.
+    /// A batch on the device: for the bytes of its longest chunk, whose tokens follow each other,
+    /// and for the bytes of all.
     pub step: u64,
     pub share: u64,
-    /// Nanoseconds from nothing until a device takes its first batch: driver, kernel, weights, self-test.
+    /// Nanoseconds from nothing until a device takes its first batch: driver, kernel, weights,
+    /// self-test.
     pub start: u64,
 }
 
 impl Costs {
-    /// Before anything was measured. The device: 4 us for each of its meetings of a block, ten tera multiply-adds a
-    /// second, 2 s until it has compiled its kernel. The CPU: the slowest that is likely, so that no less than
-    /// this is worth measuring it.
+    /// Before anything was measured. The device: 4 us for each of its meetings of a block, ten tera
+    /// multiply-adds a second, 2 s until it has compiled its kernel. The CPU: the slowest that is
+    /// likely, so that no less than this is worth measuring it.
     pub fn guess(config: &Config) -> Self {
         let multiply_adds = config.products_per_token() as u64;
         let meetings = 8 * config.layers as u64 + 4;
@@ -109,13 +113,13 @@ impl Costs {
     }
 }
 
-/// What batches on a device took, for the two rates of its costs: least squares of relative errors, in which the past
-/// fades, and which stay near the guess where batches do not tell the two apart.
+/// What batches on a device took, for the two rates of its costs: least squares of relative errors,
+/// in which the past fades, and which stay near the guess where batches do not tell the two apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Fit {
     guess: Costs,
-    /// Sums over batches: squares and products of the two parts as guessed, and the parts themselves, all in parts of
-    /// what the batch took.
+    /// Sums over batches: squares and products of the two parts as guessed, and the parts
+    /// themselves, all in parts of what the batch took.
     squares: (f64, f64),
     products: f64,
     parts: (f64, f64),
@@ -176,8 +180,8 @@ mod tests {
     use super::*;
 
     const MILLI: u64 = 1_000_000;
-    /// A CPU of 0.5 MB/s a thread with one chunk and 1 MB/s with many; a device of 25 ms for 1,024 bytes of its
-    /// longest chunk and 100 MB/s.
+    /// A CPU of 0.5 MB/s a thread with one chunk and 1 MB/s with many; a device of 25 ms for 1,024
+    /// bytes of its longest chunk and 100 MB/s.
     const COSTS: Costs =
         Costs { alone: 2 * MILLI, beside: MILLI, step: 25 * MILLI, share: 10_000, start: 1000 * MILLI };
 

@@ -23,7 +23,8 @@ pub trait Device: Send + Sync {
     /// What people call it.
     fn name(&self) -> String;
 
-    /// Makes ready what batches of so many chunks need: kernel, weights, self-test. `run` does so too.
+    /// Makes ready what batches of so many chunks need: kernel, weights, self-test. `run` does so
+    /// too.
     ///
     /// # Errors
     /// Why nothing is to be expected of it.
@@ -32,6 +33,7 @@ pub trait Device: Send + Sync {
         Ok(())
     }
 
-    /// One output for each request, in their order; or why there is none, and nothing more is to be expected.
+    /// One output for each request, in their order; or why there is none, and nothing more is to be
+    /// expected.
     fn run(&self, model: &Arc<Model>, requests: &[Request<'_>]) -> Result<Vec<Output>, String>;
 }

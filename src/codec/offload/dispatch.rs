@@ -1,7 +1,8 @@
 //! A device beside the CPU: when it is asked, one batch at a time, and what happens when it fails.
 //!
-//! A device is faster with thousands of chunks and slower with a few: work goes where it ends sooner (`costs`). The
-//! CPU also takes over whatever a device fails to do, in the midst of the work. A failed device is not asked again.
+//! A device is faster with thousands of chunks and slower with a few: work goes where it ends
+//! sooner (`costs`). The CPU also takes over whatever a device fails to do, in the midst of the
+//! work. A failed device is not asked again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -121,7 +122,8 @@ impl Offload {
         self.all.load(Ordering::Relaxed)
     }
 
-    /// Whether this work is for it. `measure` times a thread of the CPU, where its costs matter and nobody knows them.
+    /// Whether this work is for it. `measure` times a thread of the CPU, where its costs matter and
+    /// nobody knows them.
     pub fn takes(&self, model: &Model, work: Work, measure: &dyn Fn() -> Option<(u64, u64)>) -> bool {
         let idle = self.apart.load(Ordering::Acquire) == 0;
         idle && self.usable()
@@ -187,8 +189,8 @@ impl Offload {
         }
     }
 
-    /// Opens it on a thread of its own and makes it ready for a model, if that is worth it for so much work. Until
-    /// that is done it takes nothing.
+    /// Opens it on a thread of its own and makes it ready for a model, if that is worth it for so
+    /// much work. Until that is done it takes nothing.
     pub fn prepare_apart(
         self: &Arc<Self>,
         model: Arc<Model>,
@@ -212,7 +214,8 @@ impl Offload {
         }
     }
 
-    /// Makes it ready for batches of so many chunks; the caller has its turn. `None` if it is given up.
+    /// Makes it ready for batches of so many chunks; the caller has its turn. `None` if it is given
+    /// up.
     fn prepare(&self, model: &Arc<Model>, chunks: usize) -> Option<&dyn Device> {
         let start = Instant::now();
         let ready = self.device().map_err(str::to_owned).and_then(|device| {
@@ -234,14 +237,14 @@ impl Offload {
         }
     }
 
-    /// Whether so many chunks are to be encoded by it: only where a user asked for it, for what it encodes is
-    /// to be read elsewhere.
+    /// Whether so many chunks are to be encoded by it: only where a user asked for it, for what it
+    /// encodes is to be read elsewhere.
     pub fn takes_encoding(&self) -> bool {
         self.asked_for && self.takes_all() && self.usable()
     }
 
-    /// How many of the chunks it wants at once; 0 if it does not want them. Work that it wants it will be started
-    /// for, though it may come in parts.
+    /// How many of the chunks it wants at once; 0 if it does not want them. Work that it wants it
+    /// will be started for, though it may come in parts.
     pub fn bulk(&self, model: &Model, work: Work, measure: &dyn Fn() -> Option<(u64, u64)>) -> usize {
         let takes = self.takes(model, work, measure);
         if takes {
@@ -255,7 +258,8 @@ impl Offload {
         self.device.get_or_init(&self.open).as_deref().map_err(String::as_str)
     }
 
-    /// Does the work when its turn comes, if the device does. `None` if not; it is not asked again then.
+    /// Does the work when its turn comes, if the device does. `None` if not; it is not asked again
+    /// then.
     pub fn run(&self, model: &Arc<Model>, requests: &[Request<'_>]) -> Option<Vec<Output>> {
         let mut work = Work::default();
         requests.iter().for_each(|request| work.add(request.raw_len as u64));

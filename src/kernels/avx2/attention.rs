@@ -1,4 +1,5 @@
-//! Attention at one position: scores of a block of positions at a time, heads of a shared key together.
+//! Attention at one position: scores of a block of positions at a time, heads of a shared key
+//! together.
 
 use std::arch::x86_64::*;
 
@@ -7,8 +8,8 @@ use crate::kernels::cache::{Bias, KeyValues, Next, POSITIONS, Reach, Scores};
 use crate::kernels::prefetch::prefetch;
 use crate::kernels::scalar;
 
-/// A score that leaves no attention weight: it is at least 2^28 below any other, whose magnitude is at
-/// most 2^29 + 2^20, and the difference to any other fits an i32.
+/// A score that leaves no attention weight: it is at least 2^28 below any other, whose magnitude is
+/// at most 2^29 + 2^20, and the difference to any other fits an i32.
 const NEVER: i32 = -(1 << 30);
 
 /// Everything that the kernels below work on.
@@ -128,8 +129,8 @@ impl Work<'_> {
         let mut sums = [[_mm256_set1_epi32(round); 2]; H];
         assert!(query.len() == H * size && keys.len() == POSITIONS * size);
         for pair in 0..size / 2 {
-            // SAFETY: a block of keys holds 32 values for each of `size / 2` pairs, and `query` as many pairs
-            // for each of `H` heads; the loads need no alignment.
+            // SAFETY: a block of keys holds 32 values for each of `size / 2` pairs, and `query` as
+            // many pairs for each of `H` heads; the loads need no alignment.
             unsafe {
                 let row = keys.as_ptr().add(2 * POSITIONS * pair);
                 let vectors = [0, 1].map(|half| _mm256_loadu_si256(row.add(16 * half).cast()));
@@ -208,9 +209,9 @@ impl Work<'_> {
             let values = ring.next_block(&self.kv.values);
             assert!(values.len() == POSITIONS * size);
             for pair in 0..POSITIONS / 2 {
-                // SAFETY: a block of values holds `2 * size` values for each of 8 pairs of positions, of which
-                // `16 * N` from `2 * element` on are within; each of `H` heads has `span` attention weights,
-                // `stride` apart; the loads need no alignment.
+                // SAFETY: a block of values holds `2 * size` values for each of 8 pairs of
+                // positions, of which `16 * N` from `2 * element` on are within; each of `H` heads
+                // has `span` attention weights, `stride` apart; the loads need no alignment.
                 unsafe {
                     let row = values.as_ptr().add(pair * 2 * size + 2 * element);
                     let mut vectors = [_mm256_setzero_si256(); N];

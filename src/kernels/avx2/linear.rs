@@ -1,11 +1,11 @@
-//! Integer products. Each vector of weights, 4 inputs of 8 outputs, is multiplied as it lies with the
-//! inputs of up to two rows; the weights of a panel stay in the first-level cache for all rows.
+//! Integer products. Each vector of weights, 4 inputs of 8 outputs, is multiplied as it lies with
+//! the inputs of up to two rows; the weights of a panel stay in the first-level cache for all rows.
 //!
-//! Sums are exact 32-bit integers, so their order does not matter. The instruction multiplies unsigned
-//! by signed bytes: magnitudes of inputs by weights that take the inputs' signs. A pair of such products
-//! is at most 2 * 127 * 127 < 2^15, so its saturation is never reached: the loader and `quantise` keep
-//! both sides within -127 to 127. Two instructions of the multiplier per 32 products: as many as with
-//! 16-bit operands, without widening anything.
+//! Sums are exact 32-bit integers, so their order does not matter. The instruction multiplies
+//! unsigned by signed bytes: magnitudes of inputs by weights that take the inputs' signs. A pair of
+//! such products is at most 2 * 127 * 127 < 2^15, so its saturation is never reached: the loader
+//! and `quantise` keep both sides within -127 to 127. Two instructions of the multiplier per 32
+//! products: as many as with 16-bit operands, without widening anything.
 
 use std::arch::x86_64::*;
 
@@ -128,8 +128,9 @@ impl Part<'_> {
         self.place += N * BLOCK;
     }
 
-    /// The inner loop: adds the products of `R` rows with `N` blocks; signs are of no account where no input
-    /// is below zero. A function of its own, so that the compiler keeps all sums in registers.
+    /// The inner loop: adds the products of `R` rows with `N` blocks; signs are of no account where
+    /// no input is below zero. A function of its own, so that the compiler keeps all sums in
+    /// registers.
     #[inline(never)]
     #[target_feature(enable = "avx2")]
     fn add_products<const R: usize, const N: usize, const SIGNED: bool>(
@@ -153,8 +154,8 @@ impl Part<'_> {
                 let q = _mm256_set1_epi32(q);
                 let magnitude = if SIGNED { _mm256_abs_epi8(q) } else { q };
                 for (n, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: `N` vectors of 32 bytes are left of the quad's outputs, and a `Buffer` and a
-                    // multiple of 16 outputs make them aligned.
+                    // SAFETY: `N` vectors of 32 bytes are left of the quad's outputs, and a
+                    // `Buffer` and a multiple of 16 outputs make them aligned.
                     let w = unsafe { _mm256_load_si256(weights.add(n * BLOCK * QUAD).cast()) };
                     let w = if SIGNED { _mm256_sign_epi8(w, q) } else { w };
                     let pairs = _mm256_maddubs_epi16(magnitude, w);

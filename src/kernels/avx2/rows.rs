@@ -1,4 +1,4 @@
-//! Kernels over one row at a time: quantisation, residuals, input, slots.
+//! Kernels over one row at a time: quantization, residuals, input, slots.
 
 use std::arch::x86_64::*;
 

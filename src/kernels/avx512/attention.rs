@@ -9,8 +9,8 @@ use super::vector::{Avx512, exp2neg_fraction, load, put};
 use crate::kernels::cache::{Bias, KeyValues, Next, POSITIONS, Reach, Scores};
 use crate::kernels::scalar;
 
-/// A score that leaves no attention weight: it is at least 2^28 below any other, whose magnitude is at
-/// most 2^29 + 2^20, and the difference to any other fits an i32.
+/// A score that leaves no attention weight: it is at least 2^28 below any other, whose magnitude is
+/// at most 2^29 + 2^20, and the difference to any other fits an i32.
 const NEVER: i32 = -(1 << 30);
 
 /// Blocks of keys that are multiplied together, to have enough independent sums.
@@ -147,7 +147,8 @@ impl Work<'_> {
         walk.max
     }
 
-    /// Scores of the next `N` blocks. The first may be `TURNED`: the ring's newest positions are in it too.
+    /// Scores of the next `N` blocks. The first may be `TURNED`: the ring's newest positions are in
+    /// it too.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
     fn blocks<const H: usize, const N: usize, const TURNED: bool>(
@@ -161,7 +162,8 @@ impl Work<'_> {
         for n in 0..N {
             let block = walk.block + n;
             let within = self.within(self.from + block * POSITIONS);
-            // The newest positions in the place of those before the first, a turn of the ring later.
+            // The newest positions in the place of those before the first, a turn of the ring
+            // later.
             let turned = TURNED && n == 0;
             let newest = if turned { self.within(self.from + self.blocks * POSITIONS) } else { 0 };
             for h in 0..H {
@@ -201,8 +203,8 @@ impl Work<'_> {
         let mut sums = [[_mm512_set1_epi32(round); N]; H];
         assert!(query.len() == H * size && keys.iter().all(|keys| keys.len() == POSITIONS * size));
         for pair in 0..size / 2 {
-            // SAFETY: a block of keys holds 32 values for each of `size / 2` pairs, and `query` as many pairs
-            // for each of `H` heads; the loads need no alignment.
+            // SAFETY: a block of keys holds 32 values for each of `size / 2` pairs, and `query` as
+            // many pairs for each of `H` heads; the loads need no alignment.
             unsafe {
                 let mut vectors = [_mm512_setzero_si512(); N];
                 for (vector, keys) in vectors.iter_mut().zip(keys) {
@@ -219,8 +221,8 @@ impl Work<'_> {
         sums
     }
 
-    /// Attention weights of `H` heads' scores, 32 at a time. Differences that 16 bits cannot hold have a
-    /// shift of 63, which leaves nothing, as the scalar shift by 31 does.
+    /// Attention weights of `H` heads' scores, 32 at a time. Differences that 16 bits cannot hold
+    /// have a shift of 63, which leaves nothing, as the scalar shift by 31 does.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
     fn softmax<const H: usize>(&self, max: [__m512i; H], scores: &mut Scores) {
@@ -233,8 +235,8 @@ impl Work<'_> {
         let mut sums = [_mm512_setzero_si512(); H];
         for pair in 0..pairs {
             for h in 0..H {
-                // SAFETY: each of `H` heads has 32 scores and weights for each pair, `stride` apart; loads and
-                // stores need no alignment.
+                // SAFETY: each of `H` heads has 32 scores and weights for each pair, `stride`
+                // apart; loads and stores need no alignment.
                 unsafe {
                     let z = scores.z.as_ptr().add(h * stride + 32 * pair);
                     let first = _mm512_sub_epi32(max[h], _mm512_loadu_si512(z.cast()));
@@ -253,8 +255,8 @@ impl Work<'_> {
         });
         for pair in 0..pairs {
             for (h, (r, count)) in scales.iter().enumerate() {
-                // SAFETY: as above. The factor is read anew each time: out of the loop, the compiler would
-                // take the multiplication to pieces.
+                // SAFETY: as above. The factor is read anew each time: out of the loop, the
+                // compiler would take the multiplication to pieces.
                 unsafe {
                     let p = scores.p.as_mut_ptr().add(h * stride + 32 * pair);
                     let r = std::ptr::from_ref(r).read_volatile();
@@ -300,15 +302,17 @@ impl Work<'_> {
         let parts = self.kv.parts(kv_head, self.from, self.blocks, &self.kv.values);
         let positions = (parts[0].len() + parts[1].len()) / size;
         assert!(end <= size && scores.p.len() >= (H - 1) * stride + positions);
-        // Two sums for each result, for every other pair of positions: no instruction waits for the one before.
+        // Two sums for each result, for every other pair of positions: no instruction waits for the
+        // one before.
         let mut sums = [[[_mm512_setzero_si512(); N]; H]; 2];
         let mut p = scores.p.as_ptr();
         for part in parts {
             for four in part.chunks_exact(4 * size) {
                 for (pair, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: `four` holds `2 * size` values for each of two pairs of positions, of which those from
-                    // `2 * element` to `2 * end` are within; each of `H` heads has a weight for each position,
-                    // `stride` apart, and `p` moves on by the four positions; the loads need no alignment.
+                    // SAFETY: `four` holds `2 * size` values for each of two pairs of positions, of
+                    // which those from `2 * element` to `2 * end` are within; each of `H` heads has
+                    // a weight for each position, `stride` apart, and `p` moves on by the four
+                    // positions; the loads need no alignment.
                     unsafe {
                         let row = four.as_ptr().add(pair * 2 * size + 2 * element);
                         let mut vectors = [_mm512_setzero_si512(); N];

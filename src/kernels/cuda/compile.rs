@@ -1,8 +1,9 @@
-//! Compiling the kernel for a device and the sizes of a model, once: what NVRTC makes is kept in the folder
-//! `s3a` of the user's cache folder (`$XDG_CACHE_HOME`, or `~/.cache`).
+//! Compiling the kernel for a device and the sizes of a model, once: what NVRTC makes is kept in
+//! the folder `s3a` of the user's cache folder (`$XDG_CACHE_HOME`, or `~/.cache`).
 //!
-//! A kept file is named by the hash of all that determines it and begins with the hash of its contents, so
-//! that one that is broken or cut short is made anew. Nothing depends on the cache being there.
+//! A kept file is named by the hash of all that determines it and begins with the hash of its
+//! contents, so that one that is broken or cut short is made anew. Nothing depends on the cache
+//! being there.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,8 @@ pub fn compiler() -> Result<(u32, u32), Fault> {
     }
 }
 
-/// The kernel for instruction set `arch`, with macros such as `("S3A_WIDTH", "128")`. `fresh` looks for no kept one.
+/// The kernel for instruction set `arch`, with macros such as `("S3A_WIDTH", "128")`. `fresh` looks
+/// for no kept one.
 ///
 /// # Errors
 /// `Failed` if there is no compiler, with what it says if the source is wrong.

@@ -31,8 +31,8 @@ pub struct Device {
     driver: &'static Driver,
 }
 
-// SAFETY: contexts, modules and functions may be used by any thread that has made the context current, which
-// every method does; the driver locks what it must.
+// SAFETY: contexts, modules and functions may be used by any thread that has made the context
+// current, which every method does; the driver locks what it must.
 unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
@@ -187,7 +187,8 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: it was retained once; nothing that belongs to it lives on, since all hold an `Arc` of it.
+        // SAFETY: it was retained once; nothing that belongs to it lives on, since all hold an
+        // `Arc` of it.
         unsafe { (self.driver.release)(self.ordinal) };
     }
 }
@@ -222,7 +223,8 @@ impl Memory {
         }
         self.device.current()?;
         let driver = self.device.driver;
-        // SAFETY: the range lies within this memory; the call returns when `bytes` are no longer needed.
+        // SAFETY: the range lies within this memory; the call returns when `bytes` are no longer
+        // needed.
         let code = unsafe { (driver.write)(self.place + at as u64, bytes.as_ptr().cast(), bytes.len()) };
         self.device.check(code, "writing to the device")
     }
@@ -284,8 +286,9 @@ unsafe impl Send for Kernel {}
 unsafe impl Sync for Kernel {}
 
 impl Kernel {
-    /// Runs `grid` blocks of `threads` threads with `shared` bytes of shared memory, and waits for their end.
-    /// What the kernel is given are addresses and numbers; it can reach the device's memory alone.
+    /// Runs `grid` blocks of `threads` threads with `shared` bytes of shared memory, and waits for
+    /// their end. What the kernel is given are addresses and numbers; it can reach the device's
+    /// memory alone.
     pub fn run(&self, grid: u32, threads: u32, shared: usize, arguments: [u64; 5]) -> Result<(), Fault> {
         let (device, driver) = (&self.device, self.device.driver);
         device.current()?;
@@ -293,8 +296,8 @@ impl Kernel {
         let bytes = c_int::try_from(shared).map_err(too_much)?;
         let mut arguments = arguments;
         let mut places = arguments.each_mut().map(|argument| std::ptr::from_mut(argument).cast::<c_void>());
-        // SAFETY: the function belongs to the module, which lives as long as `self`; it takes five arguments of
-        // eight bytes, which the driver copies before the call returns.
+        // SAFETY: the function belongs to the module, which lives as long as `self`; it takes five
+        // arguments of eight bytes, which the driver copies before the call returns.
         unsafe {
             device.check(
                 (driver.set_attribute)(self.function, DYNAMIC_SHARED, bytes),

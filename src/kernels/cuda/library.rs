@@ -1,7 +1,7 @@
 //! The libraries of the driver and of NVRTC, looked for when they are first needed.
 //!
-//! The folders of `S3A_CUDA_PATH` come first, then where the system looks, then where toolkits lie. Only the
-//! functions named here are needed; all of them are in every driver since CUDA 11.
+//! The folders of `S3A_CUDA_PATH` come first, then where the system looks, then where toolkits lie.
+//! Only the functions named here are needed; all of them are in every driver since CUDA 11.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;
@@ -29,8 +29,8 @@ macro_rules! functions {
         impl $table {
             fn load(library: Library) -> Result<Self, String> {
                 Ok(Self {
-                    // SAFETY: the symbol is a function of this type: its name is that of one version of
-                    // the interface, which never changes.
+                    // SAFETY: the symbol is a function of this type: its name is that of one
+                    // version of the interface, which never changes.
                     $($name: unsafe {
                         *library
                             .get::<unsafe extern "C" fn($($argument),*) -> $result>($symbol)
@@ -44,7 +44,8 @@ macro_rules! functions {
 }
 
 functions! {
-    /// The driver. Devices are small numbers; contexts, modules and functions are pointers; memory is an address.
+    /// The driver. Devices are small numbers; contexts, modules and functions are pointers; memory
+    /// is an address.
     Driver {
         init = b"cuInit" (c_uint) -> c_int;
         version = b"cuDriverGetVersion" (*mut c_int) -> c_int;
@@ -89,7 +90,7 @@ functions! {
     }
 }
 
-/// The driver, initialised.
+/// The driver, initialized.
 pub fn driver() -> Result<&'static Driver, Fault> {
     static DRIVER: OnceLock<Result<Driver, String>> = OnceLock::new();
     let load = || {
@@ -141,7 +142,7 @@ fn find(names: &[&str]) -> Option<Library> {
         .into_iter()
         .chain(names.iter().map(PathBuf::from))
         .chain(in_folders(&last).into_iter().filter(|path| path.exists()));
-    // SAFETY: these libraries may be opened by anybody; what they do on being opened is theirs. The folders
-    // that come first are the user's own choice.
+    // SAFETY: these libraries may be opened by anybody; what they do on being opened is theirs. The
+    // folders that come first are the user's own choice.
     candidates.into_iter().find_map(|path| unsafe { Library::new(path) }.ok())
 }

@@ -1,4 +1,5 @@
-//! Attention at one position, head by head: scores of 16 positions at a time, values 8 elements at a time.
+//! Attention at one position, head by head: scores of 16 positions at a time, values 8 elements at
+//! a time.
 
 use std::arch::aarch64::*;
 

@@ -1,8 +1,8 @@
 //! Products of bfloat16 with sums in single precision, by the tile unit (AMX) of newer Intel CPUs.
 //!
-//! Both operands are rounded to bfloat16 while they are packed into tiles of 16 lines and 32 elements; a
-//! line is a row of the left or a column of the right operand. Results differ from single precision in the
-//! third digit, as is usual in training.
+//! Both operands are rounded to bfloat16 while they are packed into tiles of 16 lines and 32
+//! elements; a line is a row of the left or a column of the right operand. Results differ from
+//! single precision in the third digit, as is usual in training.
 
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -88,7 +88,8 @@ static CONFIG: TileConfig = {
     TileConfig(bytes)
 };
 
-/// `dst = keep * dst + scale * (lhs x rhs)`, as `sgemm::matmul` has it, whose checks have been made.
+/// `dst = keep * dst + scale * (lhs x rhs)`, as `sgemm::matmul` has it, whose checks have been
+/// made.
 pub(crate) fn matmul(
     amx: Amx,
     dst: &mut [f32],
@@ -109,8 +110,9 @@ pub(crate) fn matmul(
     });
 }
 
-/// The lines of `lines` (its rows) in tiles: tile by tile along a group of 16 lines. Each tile holds lines
-/// one after the other, or, if `paired`, the pairs of all lines, which is how the right operand is wanted.
+/// The lines of `lines` (its rows) in tiles: tile by tile along a group of 16 lines. Each tile
+/// holds lines one after the other, or, if `paired`, the pairs of all lines, which is how the right
+/// operand is wanted.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack(out: &mut Vec<Line>, lines: Mat<'_>, paired: bool) {
     let groups = lines.rows.div_ceil(SQUARE) * 2;
@@ -232,8 +234,8 @@ fn multiply(packed: &Packed, dst: &mut [f32], stride: usize, [m, n, k]: [usize; 
     unsafe { asm!("ldtilecfg [{}]", in(reg) CONFIG.0.as_ptr(), options(nostack, readonly)) };
     for (rows, lhs) in packed.lhs.chunks_exact(2 * group).enumerate() {
         for (cols, rhs) in packed.rhs.chunks_exact(2 * group).enumerate() {
-            // SAFETY: each operand has two groups of `depths` tiles of 1,024 bytes, and the square room for
-            // four tiles.
+            // SAFETY: each operand has two groups of `depths` tiles of 1,024 bytes, and the square
+            // room for four tiles.
             unsafe {
                 asm!(
                     "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",

@@ -23,7 +23,8 @@ pub const LARGEST_STEP: u32 = (1 << STEP_BITS) - 1;
 pub struct Change {
     /// The matrix's name, one of `parts`.
     pub name: String,
-    /// What a difference of one is worth: in the unit of weights times scale, or of a bias. 1 to 2^24 - 1.
+    /// What a difference of one is worth: in the unit of weights times scale, or of a bias. 1 to
+    /// 2^24 - 1.
     pub step: u32,
     pub differences: Vec<i32>,
 }
@@ -104,7 +105,8 @@ impl Delta {
     }
 }
 
-/// Codes what stands behind the texts: writes it, or reads it into `delta`, whose changes are empty then.
+/// Codes what stands behind the texts: writes it, or reads it into `delta`, whose changes are empty
+/// then.
 fn body(
     coder: &mut impl Coder,
     delta: &mut Delta,

@@ -39,8 +39,8 @@ impl Contexts {
         }
     }
 
-    /// Codes the differences of a matrix of `cols` columns, row by row: writes them, or reads them over what is
-    /// there.
+    /// Codes the differences of a matrix of `cols` columns, row by row: writes them, or reads them
+    /// over what is there.
     pub fn code(
         &mut self,
         coder: &mut impl Coder,
@@ -101,9 +101,10 @@ impl Contexts {
     }
 }
 
-/// A row of weights with its scale, changed by `differences` times `step` in the unit of weights times scale: the
-/// least scale that keeps all bounds, and the nearest weights. `pre` is that of a product, whose rows have a bound
-/// on the sum of their magnitudes. Nothing if no scale of 16 bits will do.
+/// A row of weights with its scale, changed by `differences` times `step` in the unit of weights
+/// times scale: the least scale that keeps all bounds, and the nearest weights. `pre` is that of a
+/// product, whose rows have a bound on the sum of their magnitudes. Nothing if no scale of 16 bits
+/// will do.
 pub(super) fn changed(
     weights: &[i8],
     scale: u16,

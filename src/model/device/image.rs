@@ -36,8 +36,9 @@ impl Writer {
         Some([weights, self.put(rows.flat_map(|row| table.row(row).1.to_le_bytes()))?])
     }
 
-    /// Weights as the threads of a warp take them: for 16 rows and 32 columns, thread `t` has four words of four
-    /// columns from `t % 4 * 4` on: of row `t / 4` and of the eighth after it, then the same 16 columns further.
+    /// Weights as the threads of a warp take them: for 16 rows and 32 columns, thread `t` has four
+    /// words of four columns from `t % 4 * 4` on: of row `t / 4` and of the eighth after it, then
+    /// the same 16 columns further.
     fn product(&mut self, product: &Product) -> Option<[u32; 4]> {
         let (rows, cols) = (product.rows(), product.cols());
         let weight = |row: usize, col: usize| {

@@ -1,5 +1,5 @@
-//! One chunk on the device: what the host knows of it, where its parts lie, and the record that the kernel
-//! takes it further by.
+//! One chunk on the device: what the host knows of it, where its parts lie, and the record that the
+//! kernel takes it further by.
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -151,8 +151,8 @@ impl Job {
     /// Its bytes on the device.
     pub const LEN: usize = 160;
 
-    /// The record of `request`, whose parts lie in the regions at `at`; what the host writes is appended to
-    /// `input`.
+    /// The record of `request`, whose parts lie in the regions at `at`; what the host writes is
+    /// appended to `input`.
     pub fn new(
         model: &Model,
         backend: Backend,
@@ -263,7 +263,8 @@ fn steer_bytes(model: &Model, request: &Request<'_>, steered: bool) -> Vec<u8> {
     all.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-/// Keys and values of c by layer, as the kernel has those of a chunk: keys of all heads, then values.
+/// Keys and values of c by layer, as the kernel has those of a chunk: keys of all heads, then
+/// values.
 fn cross_bytes(model: &Model, backend: Backend, request: &Request<'_>) -> Vec<u8> {
     let config = model.config();
     if !config.crosses() || request.c.is_empty() {
@@ -292,7 +293,8 @@ fn cross_bytes(model: &Model, backend: Backend, request: &Request<'_>) -> Vec<u8
     all
 }
 
-/// Sets both bytes of a number: in its block, those that 16 rows and 32 columns have high, then the low ones.
+/// Sets both bytes of a number: in its block, those that 16 rows and 32 columns have high, then the
+/// low ones.
 fn put(bytes: &mut [u8], block: usize, row: usize, col: usize, x: i32) {
     let (thread, word) = (row % 8 * 4 + col % 16 / 4, row / 8 % 2 + col / 16 % 2 * 2);
     let at = block * 1024 + thread * 16 + word * 4 + col % 4;

@@ -1,4 +1,5 @@
-//! Sizes of the kernel for a model and a tile: what the compiler is told, and where a block keeps its rows.
+//! Sizes of the kernel for a model and a tile: what the compiler is told, and where a block keeps
+//! its rows.
 
 use crate::model::config::{Activation, Config, MAX_WINDOW};
 
@@ -111,8 +112,8 @@ impl Shape {
     }
 }
 
-/// Whether the kernel can run models of this architecture: those whose weights lie within the reach of its
-/// places. Everything else that a model file may say it can.
+/// Whether the kernel can run models of this architecture: those whose weights lie within the reach
+/// of its places. Everything else that a model file may say it can.
 ///
 /// # Errors
 /// Why not.
@@ -120,19 +121,22 @@ pub fn supports(config: &Config) -> Result<(), &'static str> {
     let products =
         config.products().into_iter().map(|p| (p.rows.next_multiple_of(16), p.cols.next_multiple_of(32)));
     let tables = config.tables().into_iter().map(|(_, rows)| (rows, config.width.next_multiple_of(16)));
-    // Scales take two bytes a row, and what is between the parts 16 at most; biases of all heads come on top.
+    // Scales take two bytes a row, and what is between the parts 16 at most; biases of all heads
+    // come on top.
     let biases = (config.sets().len() * config.layers, 4 * config.heads * reach(config) + 4096);
     let parts = products.chain(tables).chain(std::iter::once(biases));
     let bytes: u64 = parts.map(|(rows, cols)| rows as u64 * (cols as u64 + 2) + 32).sum();
     if bytes < u64::from(u32::MAX) { Ok(()) } else { Err("its weights take more than 4 GiB on a device") }
 }
 
-/// Positions of the ring of keys and values that reaches `positions`: whole blocks of the tensor cores.
+/// Positions of the ring of keys and values that reaches `positions`: whole blocks of the tensor
+/// cores.
 pub(crate) fn ring(positions: usize) -> usize {
     positions.max(1).next_multiple_of(32)
 }
 
-/// Bytes of a head's keys and values in such a ring: each number in two bytes, elements padded to blocks.
+/// Bytes of a head's keys and values in such a ring: each number in two bytes, elements padded to
+/// blocks.
 pub(crate) fn key_values(ring: usize, head_size: usize) -> (usize, usize) {
     (2 * ring * head_size.next_multiple_of(32), 2 * ring * head_size.next_multiple_of(16))
 }

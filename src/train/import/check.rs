@@ -18,8 +18,8 @@ use crate::train::t5::network::T5;
 /// Tokens that are compared, and those whose ids serve as c.
 const TOKENS: usize = 1024;
 const C: usize = 32;
-/// Positions at which candle-transformers' decoder agrees with the original: beyond this distance its
-/// buckets are others.
+/// Positions at which candle-transformers' decoder agrees with the original: beyond this distance
+/// its buckets are others.
 const NEAR: usize = 9;
 
 /// Float and integer logits of the same tokens compared.
@@ -126,8 +126,8 @@ pub fn correlation(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
     ab / (aa * bb).sqrt().max(f64::MIN_POSITIVE)
 }
 
-/// Largest difference of logits between `t5` and candle-transformers' T5 with the same weights, as a
-/// share of the largest logit. `source` is decoded over itself.
+/// Largest difference of logits between `t5` and candle-transformers' T5 with the same weights, as
+/// a share of the largest logit. `source` is decoded over itself.
 fn distance(t5: &T5, source: &[u16]) -> candle_core::Result<f64> {
     let mut json = serde_json::to_value(&t5.config).map_err(candle_core::Error::wrap)?;
     let more = serde_json::json!({ "dropout_rate": 0.0, "is_encoder_decoder": true, "use_cache": false });

@@ -1,9 +1,9 @@
 //! `s3a model import`: a Hugging Face T5 folder as a model file for the integer engine.
 //!
-//! The decoder becomes the engine's decoder, the encoder its encoder of c, whose symbols are the T5's
-//! ids. Gains of norms go into the products that follow, relative biases are laid out by distance, the
-//! start token's row becomes the separator's, and the scale of a tied head goes into the head.
-//! `docs/research/import.md` tells what is kept and what is not.
+//! The decoder becomes the engine's decoder, the encoder its encoder of c, whose symbols are the
+//! T5's ids. Gains of norms go into the products that follow, relative biases are laid out by
+//! distance, the start token's row becomes the separator's, and the scale of a tied head goes into
+//! the head. `docs/research/import.md` tells what is kept and what is not.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -239,8 +239,8 @@ impl Import<'_> {
         self.out.product(&to("down"), &down, ff, 1.0 / (127.0 * unit * gate), |_| residual)
     }
 
-    /// The relative bias of a stack by distance: `[H][B]` backwards for the decoder, `[H][2B+1]` for the
-    /// encoder. Beyond the last distance with a bucket of its own the last column holds.
+    /// The relative bias of a stack by distance: `[H][B]` backwards for the decoder, `[H][2B+1]`
+    /// for the encoder. Beyond the last distance with a bucket of its own the last column holds.
     fn bias(&self, stack: &str) -> Result<Vec<f32>> {
         let (decoder, heads) = (stack == "decoder", self.config.num_heads);
         let table = self.weight(&format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"))?;

@@ -1,9 +1,9 @@
 //! The pieces of a `tokenizer.json` as byte strings: the vocabulary of an imported model.
 //!
-//! Unigram and BPE, with the sentencepiece mark for a space, with byte pieces `<0x0A>`, or with GPT-2's
-//! characters for bytes. Special tokens have no bytes and are left out, and so is what the engine's
-//! vocabulary cannot hold (spec/numerics.md section 2); every single byte that is missing is added, with
-//! the rows of the unknown token.
+//! Unigram and BPE, with the sentencepiece mark for a space, with byte pieces `<0x0A>`, or with
+//! GPT-2's characters for bytes. Special tokens have no bytes and are left out, and so is what the
+//! engine's vocabulary cannot hold (spec/numerics.md section 2); every single byte that is missing
+//! is added, with the rows of the unknown token.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -172,8 +172,8 @@ impl Style {
     }
 }
 
-/// GPT-2's map: printable characters of Latin-1 stand for themselves, the other 68 bytes follow from
-/// U+0100 on.
+/// GPT-2's map: printable characters of Latin-1 stand for themselves, the other 68 bytes follow
+/// from U+0100 on.
 fn character_byte(c: char) -> Option<u8> {
     let printable = |byte: u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     match u32::from(c) {

@@ -56,7 +56,8 @@ impl Dense {
         }
     }
 
-    /// Settles which parameters change, as `Rows::choose`; `least` gives the least change of each span.
+    /// Settles which parameters change, as `Rows::choose`; `least` gives the least change of each
+    /// span.
     pub fn choose(&mut self, least: impl Fn(&Span) -> f32) {
         let mut free = vec![false; self.values.len()];
         for span in &mut self.spans {

@@ -16,7 +16,8 @@ pub(super) struct Rates {
     pub rows: f64,
     pub head: f64,
     pub bias: f64,
-    /// The price of a unit of a row's element, of the head and the gates, and of a bias, in nats of mean loss.
+    /// The price of a unit of a row's element, of the head and the gates, and of a bias, in nats of
+    /// mean loss.
     pub row_price: f64,
     pub head_price: f64,
     pub gate_price: f64,

@@ -1,8 +1,8 @@
 //! Learning the data at hand: what changes in a base, at what price, as a delta.
 //!
-//! Tables, head and copy gates learn; the body stands still, since what it gains is not worth its bytes
-//! (docs/research/learning.md). Every change has a price, the bits that it takes in the delta shared by
-//! all tokens of the archive, so that what does not pay stays what it was.
+//! Tables, head and copy gates learn; the body stands still, since what it gains is not worth its
+//! bytes (docs/research/learning.md). Every change has a price, the bits that it takes in the delta
+//! shared by all tokens of the archive, so that what does not pay stays what it was.
 
 mod dense;
 mod learner;
@@ -52,7 +52,8 @@ pub struct Progress {
 const ROW_RATE: f64 = 0.03;
 const HEAD_RATE: f64 = 0.006;
 const BIAS_RATE: f64 = 0.002;
-/// Bits that a step of a change is taken to cost: of rows, where the place costs most, and of the rest.
+/// Bits that a step of a change is taken to cost: of rows, where the place costs most, and of the
+/// rest.
 const ROW_BITS: f64 = 8.0;
 const BITS: f64 = 6.0;
 /// How fast the bits that are told follow those of the steps.
@@ -72,7 +73,8 @@ const BIAS_STEP: u32 = 74;
 /// Batches that are measured to choose a set of weights.
 const CHOICE: usize = 3;
 
-/// Learns `sample` on top of `base`, the file of a model; gives the file of the delta, nothing if no change pays.
+/// Learns `sample` on top of `base`, the file of a model; gives the file of the delta, nothing if
+/// no change pays.
 ///
 /// # Errors
 /// `BadModel` if the base cannot learn, `Training` if learning diverges, `Interrupted`.

@@ -1,9 +1,10 @@
 //! Rows of tables that learn with a price on every change.
 //!
-//! A step touches the rows that its positions look up, a few hundred of some sixty thousand, and only
-//! these move: by Adagrad with one sum for a row (as in tables of recommenders, Naumov et al. 2019),
-//! then each element back towards its base by what its bits cost. The price of steps in which a row was
-//! not touched is paid when it is touched again (Langford, Li, Zhang 2009, truncated gradient).
+//! A step touches the rows that its positions look up, a few hundred of some sixty thousand, and
+//! only these move: by Adagrad with one sum for a row (as in tables of recommenders, Naumov et al.
+//! 2019), then each element back towards its base by what its bits cost. The price of steps in
+//! which a row was not touched is paid when it is touched again (Langford, Li, Zhang 2009,
+//! truncated gradient).
 
 use std::collections::HashMap;
 
@@ -139,8 +140,8 @@ impl Rows {
         }
     }
 
-    /// Settles which elements change: those that are at least `least` away from their base. The others go back, and
-    /// from now on no change has a price.
+    /// Settles which elements change: those that are at least `least` away from their base. The
+    /// others go back, and from now on no change has a price.
     pub fn choose(&mut self, least: f32) {
         self.settle();
         self.price = 0.0;

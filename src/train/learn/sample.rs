@@ -1,4 +1,5 @@
-//! What is learned from: chunks as the archive will have them, with the references that it will choose.
+//! What is learned from: chunks as the archive will have them, with the references that it will
+//! choose.
 
 use std::sync::Arc;
 

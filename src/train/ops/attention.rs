@@ -3,7 +3,7 @@
 //!
 //! Packed parameters: `qkv [(H + 2G) D][d]`, `out [d][H D]`, `bias [H][W]` (by distance, in nats).
 //! Scores are formed for blocks of queries against the keys in their window; nothing of the size of
-//! the sequence squared exists. The backward pass forms them again from the kept normaliser.
+//! the sequence squared exists. The backward pass forms them again from the kept normalizer.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use pulp::Arch;
@@ -72,7 +72,7 @@ struct Saved {
     qkv: Vec<f32>,
     /// Attention output before the projection, `[n][H D]`.
     mixed: Vec<f32>,
-    /// Logarithm of the softmax normaliser, `[n][H]`.
+    /// Logarithm of the softmax normalizer, `[n][H]`.
     log_sum: Vec<f32>,
 }
 

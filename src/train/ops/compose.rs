@@ -8,7 +8,7 @@ use super::attention::Dims;
 use super::embed::NONE;
 use super::loss::{CLASSES, Targets};
 
-/// Root-mean-square normalisation of rows, without a gain.
+/// Root-mean-square normalization of rows, without a gain.
 pub fn normalise(x: &Tensor) -> Result<Tensor> {
     x.broadcast_div(&(x.sqr()?.mean_keepdim(D::Minus1)? + 1e-6)?.sqrt()?)
 }

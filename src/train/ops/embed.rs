@@ -1,6 +1,7 @@
 //! Sums of embedding rows: `x[i] = sum over r of table[rows[i][r]]`, rows of `NONE` left out.
 //!
-//! All embedding tables of a network stand in one tensor, so one operation makes the decoder's input.
+//! All embedding tables of a network stand in one tensor, so one operation makes the decoder's
+//! input.
 
 use std::sync::Arc;
 

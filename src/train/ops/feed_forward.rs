@@ -1,7 +1,7 @@
 //! `x + down((gain * relu(up(norm(x))))^2)` as one operation.
 //!
-//! Packed parameters: `up [ff][d]`, `down [d][ff]`. Gains are those of a sequence, `[sequences][ff]`;
-//! without them all are 1.
+//! Packed parameters: `up [ff][d]`, `down [d][ff]`. Gains are those of a sequence,
+//! `[sequences][ff]`; without them all are 1.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use pulp::Arch;

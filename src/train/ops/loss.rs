@@ -1,13 +1,13 @@
-//! Final normalisation, output head, copy gates, softmax and cross-entropy as one operation.
+//! Final normalization, output head, copy gates, softmax and cross-entropy as one operation.
 //!
-//! Packed parameters: `head [V][d]`, `gates [K][d]`, `bias [K][17]`. The gate of a slot, with the bias
-//! of its class, is added to the logit of the slot's candidate. A sequence may have biases of its own,
-//! `[V]` for the logits and `[K][17]` for the gates. The gradients are formed while the logits are at
-//! hand, so no tensor of the vocabulary's size outlives a block of rows.
+//! Packed parameters: `head [V][d]`, `gates [K][d]`, `bias [K][17]`. The gate of a slot, with the
+//! bias of its class, is added to the logit of the slot's candidate. A sequence may have biases of
+//! its own, `[V]` for the logits and `[K][17]` for the gates. The gradients are formed while the
+//! logits are at hand, so no tensor of the vocabulary's size outlives a block of rows.
 //!
-//! With `adapt` above zero every sequence has one more bias of the logits, which starts at zero and learns
-//! from position to position: after a token with probabilities `p` it loses `adapt * p` and gains `adapt`
-//! at the token. Gradients treat it as a constant.
+//! With `adapt` above zero every sequence has one more bias of the logits, which starts at zero and
+//! learns from position to position: after a token with probabilities `p` it loses `adapt * p` and
+//! gains `adapt` at the token. Gradients treat it as a constant.
 
 use std::sync::{Arc, Mutex};
 

@@ -2,8 +2,8 @@
 //!
 //! candle's generic graph spends most of its time moving intermediate tensors. Each operation here
 //! takes a whole sublayer: the residual stream and one packed parameter tensor in, the new residual
-//! stream out. Threads take sequences; weight gradients are summed over a fixed number of groups, so
-//! that results do not depend on the number of threads. On other devices the same sublayers are
+//! stream out. Threads take sequences; weight gradients are summed over a fixed number of groups,
+//! so that results do not depend on the number of threads. On other devices the same sublayers are
 //! composed of candle's differentiable operations (`compose`), and tests hold both equal.
 
 pub mod attention;

@@ -90,13 +90,13 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     rest + lanes.iter().sum::<f32>()
 }
 
-/// Reciprocal of the root mean square of a row, as every normalisation here uses it.
+/// Reciprocal of the root mean square of a row, as every normalization here uses it.
 #[inline(always)]
 pub fn inverse_rms(row: &[f32]) -> f32 {
     1.0 / (dot(row, row) / row.len() as f32 + 1e-6).sqrt()
 }
 
-/// Normalises each row of `x` (rows of `d`) into `out` and notes the factors in `inverse`.
+/// Normalizes each row of `x` (rows of `d`) into `out` and notes the factors in `inverse`.
 pub fn normalise(x: &[f32], d: usize, out: &mut [f32], inverse: &mut [f32]) {
     dispatch(
         Arch::new(),

@@ -27,7 +27,8 @@ pub struct T5Config {
     pub feed_forward_proj: FeedForward,
     #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
-    /// Whether the head sees hidden states times `d_model^-0.5`; as `tie_word_embeddings` if absent.
+    /// Whether the head sees hidden states times `d_model^-0.5`; as `tie_word_embeddings` if
+    /// absent.
     #[serde(default)]
     pub scale_decoder_outputs: Option<bool>,
     #[serde(default)]
@@ -126,8 +127,8 @@ impl T5Config {
         Ok(())
     }
 
-    /// The relative-bias bucket of a key at `distance = key - query`, in the bidirectional form of the
-    /// encoder or the causal one of the decoder.
+    /// The relative-bias bucket of a key at `distance = key - query`, in the bidirectional form of
+    /// the encoder or the causal one of the decoder.
     pub fn bucket(&self, distance: isize, bidirectional: bool) -> u32 {
         let mut count = self.relative_attention_num_buckets;
         let (mut base, back) = (0, distance.min(0).unsigned_abs());
@@ -141,7 +142,8 @@ impl T5Config {
         if far < exact {
             return (base + far) as u32;
         }
-        // In single precision and in this order, as the original computes it: the floor depends on it.
+        // In single precision and in this order, as the original computes it: the floor depends on
+        // it.
         let span = (self.relative_attention_max_distance as f64 / exact as f64).ln() as f32;
         let log = (far as f32 / exact as f32).ln() / span * (count - exact) as f32;
         (base + (exact + log as usize).min(count - 1)) as u32

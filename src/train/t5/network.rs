@@ -1,9 +1,9 @@
 //! T5 (Raffel et al. 2020) as a network that can be trained: an encoder-decoder in candle's
 //! differentiable operations, on any device.
 //!
-//! Parameters have the names of Hugging Face's T5, so checkpoints go both ways. Where candle's own T5
-//! departs from the original (buckets of the decoder's relative bias, scale of tied logits) this one
-//! follows the original. All sequences of a batch have the same length; there is no padding.
+//! Parameters have the names of Hugging Face's T5, so checkpoints go both ways. Where candle's own
+//! T5 departs from the original (buckets of the decoder's relative bias, scale of tied logits) this
+//! one follows the original. All sequences of a batch have the same length; there is no padding.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -166,8 +166,8 @@ impl T5 {
     /// A network with the values of `tensors`, on their device. Tensors that it has no use for are
     /// ignored.
     ///
-    /// A head of its own is used whatever `tie_word_embeddings` says: newer writers always say that it
-    /// is tied.
+    /// A head of its own is used whatever `tie_word_embeddings` says: newer writers always say that
+    /// it is tied.
     pub fn load(mut config: T5Config, tensors: &HashMap<String, Tensor>) -> Result<Self> {
         let Some(any) = tensors.values().next() else { bail!("there are no tensors") };
         let device = any.device().clone();
@@ -216,15 +216,15 @@ impl T5 {
         self.stack(&self.encoder, ids, None, &mut |_, _| Ok(()))
     }
 
-    /// The decoder's hidden states `[B, T, d]` for input ids `[B, T]` (the start token first) over the
-    /// encoder's output `[B, S, d]`. With `S = 0` there is no cross-attention.
+    /// The decoder's hidden states `[B, T, d]` for input ids `[B, T]` (the start token first) over
+    /// the encoder's output `[B, S, d]`. With `S = 0` there is no cross-attention.
     pub fn decode(&self, ids: &Tensor, memory: &Tensor) -> Result<Tensor> {
         self.stack(&self.decoder, ids, Some(memory), &mut |_, _| Ok(()))
     }
 
     /// Largest magnitudes while `target` is decoded over `source`: of the residual stream,
-    /// `encoder.residual`, `encoder.0.residual` and so on, and of `encoder.0.q`, `.k`, `.v`, `.up` (before
-    /// the nonlinearity), `.gate`, the decoder's, and `decoder.0.cross_q` and so on.
+    /// `encoder.residual`, `encoder.0.residual` and so on, and of `encoder.0.q`, `.k`, `.v`, `.up`
+    /// (before the nonlinearity), `.gate`, the decoder's, and `decoder.0.cross_q` and so on.
     pub fn extents(&self, source: &Tensor, target: &Tensor) -> Result<BTreeMap<String, f64>> {
         let mut extents = BTreeMap::new();
         let mut tap = |name: &str, t: &Tensor| -> Result<()> {
@@ -294,7 +294,7 @@ impl T5 {
         linear(&hidden, &layer.down)
     }
 
-    /// Root-mean-square normalisation with a gain.
+    /// Root-mean-square normalization with a gain.
     fn norm(&self, x: &Tensor, gain: &Tensor) -> Result<Tensor> {
         let mean = (x.sqr()?.mean_keepdim(D::Minus1)? + self.config.layer_norm_epsilon)?;
         x.broadcast_mul(&mean.sqrt()?.recip()?)?.broadcast_mul(gain)

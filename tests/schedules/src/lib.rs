@@ -1,8 +1,9 @@
-//! The mount's cache of decoded chunks, `src/mount/cache.rs` as it is, under schedules that shuttle makes up:
-//! at each lock another thread may go on, as chance or a bound on preemptions will have it. A schedule that
-//! fails is printed, to be replayed.
+//! The mount's cache of decoded chunks, `src/mount/cache.rs` as it is, under schedules that shuttle
+//! makes up: at each lock another thread may go on, as chance or a bound on preemptions will have
+//! it. A schedule that fails is printed, to be replayed.
 //!
-//! A crate of its own, so that nobody needs shuttle for the rest: `cargo test --release` in this folder.
+//! A crate of its own, so that nobody needs shuttle for the rest: `cargo test --release` in this
+//! folder.
 #![cfg(test)]
 
 use std::sync::{Arc, Mutex as StdMutex};
@@ -60,7 +61,8 @@ mod cache;
 const CHUNKS: u32 = 4;
 const LEN: usize = 50;
 
-/// Chunks of which the odd ones look back on the one before, which is taken from what is known or decoded.
+/// Chunks of which the odd ones look back on the one before, which is taken from what is known or
+/// decoded.
 struct Chained {
     /// How often each was decoded.
     decodes: StdMutex<Vec<u32>>,
