@@ -1,10 +1,11 @@
-//! Zeroed arrays that start on a cache line, so that vectors never straddle two.
+//! Arrays of zeros that start on a cache line, so that no vector straddles two lines.
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-/// Rows are padded with zeros to a multiple of this many elements, so kernels have no tails.
+/// Rows are padded with zeros to a multiple of this many elements, so that kernels need no special
+/// case for the end of a row.
 pub const PAD: usize = 16;
 
 /// The padded length of a row of `len` elements.

@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 pub struct Avx2(());
 
 impl Avx2 {
+    /// The proof, if this CPU has AVX2.
     pub fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt")).then_some(Self(()))
     }

@@ -1,6 +1,7 @@
-//! Attention at one position: scores of blocks of 16 positions, heads of a shared key together.
+//! Attention at one position: scores of blocks of 16 positions, with the heads of a shared key
+//! together.
 
-// Arrays of registers are walked by number, several at once.
+// Arrays of registers are indexed by number, several at once.
 #![allow(clippy::needless_range_loop)]
 
 use std::arch::x86_64::*;
@@ -9,21 +10,22 @@ use super::vector::{Avx512, exp2neg_fraction, load, put};
 use crate::kernels::cache::{Bias, KeyValues, Next, POSITIONS, Reach, Scores};
 use crate::kernels::scalar;
 
-/// A score that leaves no attention weight: it is at least 2^28 below any other, whose magnitude is
-/// at most 2^29 + 2^20, and the difference to any other fits an i32.
+/// The score of a position out of reach, which leaves it no attention weight: it is at least 2^28
+/// below every other score (whose magnitude is at most 2^29 + 2^20), and its difference to any
+/// other fits an i32.
 const NEVER: i32 = -(1 << 30);
 
-/// Blocks of keys that are multiplied together, to have enough independent sums.
+/// Blocks of keys that are multiplied together, so that there are enough independent sums.
 const TOGETHER: usize = 3;
 
-/// Everything that the kernels below work on.
+/// The operands of the kernels below.
 struct Work<'a> {
     kv: &'a KeyValues,
     reach: Reach,
     /// `reach.first` rounded down to a whole block, and the blocks from there on.
     from: usize,
     blocks: usize,
-    /// Whether the last position lies in the first block, together with the first positions.
+    /// Whether the last position lies in the same block of the ring as the first positions.
     wraps: bool,
     score_shift: u32,
     bias: Option<&'a Bias>,
@@ -48,7 +50,7 @@ pub fn attend(
     let work = Work { kv, reach, from, blocks, wraps, score_shift, bias };
     let mut head = 0;
     while head < query.len() / kv.size() {
-        // Heads that share keys, four, two or one at a time.
+        // Of the heads that share keys, four, two or one at a time.
         let left = share - head % share;
         // SAFETY: the proof says that the CPU has the instructions.
         let done = unsafe {

@@ -1,10 +1,11 @@
-//! Integer products. Each vector of weights, 4 inputs of 16 outputs, is multiplied as it lies with
-//! the inputs of up to six rows; the weights of a panel stay in the first-level cache for all rows.
+//! Integer products. A vector of weights, 4 inputs of 16 outputs, is multiplied in the order in
+//! which it is stored by the inputs of up to six rows; the weights of a panel stay in the
+//! first-level cache for all rows.
 //!
 //! `vpdpbusd` multiplies unsigned by signed bytes and adds four products to a 32-bit sum without
 //! saturation: products of bytes fit 16 bits, and their sum is exact. `quantise` gives the inputs
-//! raised by 128; the sums start at the product's `offset`, -128 times the sum of an output's
-//! weights, which takes that away again. With at most 2,048 inputs, sums stay below 2^27.
+//! raised by 128. The sums start at the product's `offset`, -128 times the sum of an output's
+//! weights, which takes the 128 away again. With at most 2,048 inputs, sums stay below 2^27.
 
 use std::arch::x86_64::*;
 
@@ -27,7 +28,8 @@ fn panels(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
     for (first, outputs, weights) in product.panels() {
         let mut part = Part { product, act, first, outputs, weights, row: 0, place: 0 };
         while part.row < rows {
-            // Evenly: a tile of one or two rows is no faster than one of more.
+            // The rows left are split evenly: a tile of one or two rows is no faster than one of
+            // more.
             let left = rows - part.row;
             match left.div_ceil(left.div_ceil(ROWS)) {
                 1 => part.rows::<1>(out),

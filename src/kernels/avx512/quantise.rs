@@ -1,5 +1,5 @@
-//! Quantization, many rows at once: the chain of one row, two reductions, two divisions and a root,
-//! runs beside those of the others.
+//! Quantization of many rows at once: the chain of operations of one row (two reductions, two
+//! divisions and a root) runs beside the chains of the others.
 
 use std::arch::x86_64::*;
 
@@ -65,14 +65,14 @@ fn largest(x: &[[i32; 16]]) -> i32 {
     _mm512_reduce_max_epi32(amax)
 }
 
-/// How a row's values become bytes.
+/// What turns a row's values into bytes.
 #[derive(Clone, Copy)]
 struct Quantiser {
     round: __m512i,
     right: __m128i,
     left: __m128i,
     inv: __m512i,
-    /// All, if the multiplier is negative as a 16-bit value.
+    /// All lanes, if the multiplier is negative as a 16-bit value.
     wraps: __mmask32,
 }
 

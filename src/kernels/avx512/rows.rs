@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::vector::{Avx512, load, put};
 use crate::kernels::scalar::H_MAX;
 
-/// Rows are padded, so they consist of whole vectors.
+/// The vectors of a row; a row is padded, so it consists of whole vectors.
 fn vectors(x: &[i32]) -> &[[i32; 16]] {
     let (vectors, rest) = x.as_chunks();
     assert!(rest.is_empty());

@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 pub struct Avx512(());
 
 impl Avx512 {
+    /// The proof, if this CPU has all of these.
     pub fn detect() -> Option<Self> {
         let all = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")

@@ -1,8 +1,8 @@
-//! Integer products: four inputs of four outputs are one vector, multiplied as it lies with the
-//! inputs of up to four rows.
+//! Integer products: four inputs of four outputs are one vector, which is multiplied in the order
+//! in which it is stored by the inputs of up to four rows.
 //!
-//! `sdot` adds four products of bytes to a 32-bit sum. Without it, `smull` makes 16-bit products,
-//! of which `sadalp` adds pairs to 32-bit sums, two for each output: nothing saturates.
+//! `sdot` adds four products of bytes to a 32-bit sum. On CPUs without it, `smull` makes 16-bit
+//! products, of which `sadalp` adds pairs to 32-bit sums, two for each output. Nothing saturates.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -36,12 +36,12 @@ pub fn linear(proof: Neon, product: &Product, act: &Activations, rows: usize, ou
     }
 }
 
-/// Rows and outputs of a panel that are computed next.
+/// The rows and outputs of a panel that are computed next.
 struct Part<'a> {
     product: &'a Product,
     act: &'a Activations,
     row: usize,
-    /// The panel's first output, their number and their weights.
+    /// The first output of the panel.
     first: usize,
     outputs: usize,
     weights: &'a [i8],
@@ -50,7 +50,7 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// One row at a time.
+    /// Computes the remaining rows, one at a time.
     ///
     /// # Safety
     /// If `DOT`, the CPU has dot products.
@@ -62,6 +62,8 @@ impl Part<'_> {
         }
     }
 
+    /// Computes the outputs of the part for `R` rows.
+    ///
     /// # Safety
     /// If `DOT`, the CPU has dot products.
     #[target_feature(enable = "neon")]
@@ -83,6 +85,8 @@ impl Part<'_> {
         }
     }
 
+    /// The sums of the part's outputs for `R` rows.
+    ///
     /// # Safety
     /// If `DOT`, the CPU has dot products.
     #[inline]
