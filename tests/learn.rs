@@ -1,5 +1,5 @@
-//! Archives that learned their data: smaller, read by everything that reads archives, and refused where the base
-//! is missing.
+//! Archives that learned their data: smaller, read by everything that reads archives, and refused
+//! where the base is missing.
 #![cfg(feature = "train")]
 
 mod common;
@@ -34,7 +34,8 @@ fn foreign(seed: u64, len: usize) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// A directory with a tree, and archives of it: `plain.s3a`, and `learned.s3a` of the base `base.safetensors`.
+/// A directory with a tree, and archives of it: `plain.s3a`, and `learned.s3a` of the base
+/// `base.safetensors`.
 fn scene() -> &'static Path {
     static SCENE: OnceLock<tempfile::TempDir> = OnceLock::new();
     SCENE

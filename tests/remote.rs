@@ -255,7 +255,8 @@ fn a_changed_object_is_an_error_and_its_bytes_are_never_mixed_with_the_old() {
     let other = Arc::new(bytes.iter().map(|byte| byte ^ 0x55).collect::<Vec<u8>>());
     let longer = Arc::new([&bytes[..], b"more"].concat());
     let old = noise(7, 6 << 20);
-    // An ETag that the server looks at; one that the client alone compares; a weak one; none, but a length.
+    // An ETag that the server looks at; one that the client alone compares; a weak one; none, but a
+    // length.
     for (etag, next_etag, if_match, next) in [
         (Some("\"one\""), Some("\"two\""), true, &other),
         (Some("\"one\""), Some("\"two\""), false, &other),

@@ -1,4 +1,5 @@
-//! A small HTTP server for tests: it serves one object, notes every request, and fails as it is told.
+//! A small HTTP server for tests: it serves one object, notes every request, and fails as it is
+//! told.
 #![allow(dead_code)]
 
 use std::collections::VecDeque;
@@ -17,7 +18,8 @@ pub enum Fault {
     Status(u16),
     /// The connection ends after so many bytes of the body.
     Cut(usize),
-    /// The connection stays open and silent after so many bytes of the body; with `None`, before the head.
+    /// The connection stays open and silent after so many bytes of the body; with `None`, before
+    /// the head.
     Stall(Option<usize>),
     /// The body comes in pieces of 4 KiB with this pause between them.
     Slow(Duration),
