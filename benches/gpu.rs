@@ -267,7 +267,8 @@ fn limits(found: &Found, model: &Model, speed: f64, per_byte: f64, report: &mut 
     }
 }
 
-/// Packs the folder on CPU and GPU, which must give the same bytes, and verifies them on the other.
+/// Packs the directory on CPU and GPU, which must give the same bytes, and verifies them on the
+/// other.
 fn archives(asked: &Asked, model: &str) -> Done<()> {
     let dir = tempfile::tempdir()?;
     let paths = ["cpu", "cuda"].map(|device| dir.path().join(device).with_extension("s3a"));
@@ -393,7 +394,7 @@ fn run(command: &mut Command) -> Done<()> {
     Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
-/// The bytes of the files below a folder, by their paths, until there are `want`.
+/// The bytes of the files below a directory, by their paths, until there are `want`.
 fn read_files(folder: &Path, want: usize, text: &mut Vec<u8>) -> std::io::Result<()> {
     let mut entries: Vec<_> = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
     entries.sort();

@@ -1,6 +1,6 @@
 //! Cold random reads of 4 KiB through a mount, for several chunk sizes, as CSV.
 //!
-//! `cargo bench --bench mount_latency -- FOLDER [READS] [MODEL]` packs the folder once for each
+//! `cargo bench --bench mount_latency -- FOLDER [READS] [MODEL]` packs the directory once for each
 //! chunk size and mounts it with a cache that keeps nothing, so that each read decodes its chunk
 //! and all that this one refers to. Needs root and /dev/fuse.
 

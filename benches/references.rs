@@ -1,8 +1,8 @@
 //! How well cheap measures of likeness tell what a reference is worth in bits.
 //!
-//! `cargo bench --bench references -- FOLDER [CHUNK_KIB] [CHUNKS]` takes some chunks of a folder in
-//! packing order and some earlier ones as candidates for each, codes the chunk with each of them as
-//! its history, and writes a CSV row for each pair: bits alone, bits with it, and the measures.
+//! `cargo bench --bench references -- FOLDER [CHUNK_KIB] [CHUNKS]` takes some chunks of a directory
+//! in packing order and some earlier ones as candidates for each, codes the chunk with each of them
+//! as its history, and writes a CSV row for each pair: bits alone, bits with it, and the measures.
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -164,13 +164,13 @@ fn misses(neural: &Neural, chunk: &[u8], history: &[Arc<[u8]>]) -> Result<usize,
     Ok(missed)
 }
 
-/// All files of a folder in the order in which they are packed, cut into chunks.
+/// All files of a directory in the order in which they are packed, cut into chunks.
 fn chunks(folder: &str, len: usize) -> Result<Vec<Arc<[u8]>>, Box<dyn Error>> {
     let tree = Tree::scan(&[PathBuf::from(folder)], None, &ScanOptions::default(), &())?;
     let mut raw = Vec::new();
     for at in packing_order(&tree.entries) {
         if let Ok(file) = tree.open(&tree.entries[at as usize]) {
-            // A folder has nothing to read.
+            // A directory has nothing to read.
             let _ = std::fs::File::from(file).read_to_end(&mut raw);
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{assert_same, command, expect, noise, prose, put, s3a, snapshot};
 
-/// A folder `tree` and its archive; what is appended later lies in `more`.
+/// A directory `tree` and its archive; what is appended later lies in `more`.
 fn packed(flags: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), b"tree/a.txt", &prose(1, 50_000));
@@ -87,7 +87,7 @@ fn a_generation_leaves_the_bytes_before_it_alone() {
         }
         fs::remove_file(joined.join("linked")).unwrap();
         fs::hard_link(joined.join("sub/d.txt"), joined.join("linked")).unwrap();
-        // The folders that were there keep their times.
+        // The directories that were there keep their times.
         for (name, times) in [("sub", times), ("", fs::metadata(dir.path().join("tree")).unwrap())] {
             File::open(joined.join(name)).unwrap().set_modified(times.modified().unwrap()).unwrap();
         }
@@ -111,7 +111,8 @@ fn many_generations_follow_one_another() {
         expect(&s3a(dir.path(), &["append", "tree.s3a", "-C", "tree", &name]), 0);
     }
     check(dir.path(), "tree.s3a", &tree);
-    // A whole folder goes to the root by the name `.`, and what is there is passed over on request.
+    // A whole directory goes to the root by the name `.`, and what is there is passed over on
+    // request.
     put(&tree, b"sub/last", b"last");
     File::open(tree.join("sub")).unwrap().set_modified(times).unwrap();
     let said = expect(&s3a(dir.path(), &["append", "tree.s3a", "-C", "tree", "."]), 2);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::{command, expect, noise, prose, put, s3a};
 use s3a::wire::header::{HEADER_LEN, Header};
 
-/// A folder with a small tree and its archive.
+/// A directory with a small tree and its archive.
 fn packed() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), b"tree/a.txt", &prose(1, 50_000));

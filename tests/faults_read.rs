@@ -158,7 +158,7 @@ fn compare(dir: &Path, library: &Path, good: &[u8], bad: Bad) {
         assert_eq!(found, due, "{bad:?} {args:?}");
         assert_eq!(tree.is_some(), other.is_some(), "{bad:?} {args:?}");
         if let (Some(mut tree), Some(mut other)) = (tree, other) {
-            // Where folders lost their entries, they have the time of now.
+            // Where directories lost their entries, they have the time of now.
             for object in
                 tree.values_mut().chain(other.values_mut()).filter(|object| object.mode & 0o40000 != 0)
             {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{assert_same, command, expect, noise, prose, put, s3a, snapshot};
 
-/// A folder `tree`, its archive, and `more` to append.
+/// A directory `tree`, its archive, and `more` to append.
 fn packed() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), b"tree/a.txt", &prose(1, 50_000));
@@ -279,7 +279,7 @@ fn what_is_there_is_not_decoded_again() {
     assert!(read("1/1.bin") == b"mine" && read("symlink") == b"mine too");
     assert!(read("link-0") == noise(1, 20_000) && read("link-2") == noise(1, 20_000));
 
-    // A folder that has other things in it keeps its own properties.
+    // A directory that has other things in it keeps its own properties.
     put(dir, b"mixed/own", b"own");
     fs::set_permissions(dir.join("mixed"), fs::Permissions::from_mode(0o711)).unwrap();
     expect(&s3a(dir, &["unpack", "tree.s3a", "-C", "mixed", "--skip-existing"]), 0);
@@ -296,7 +296,7 @@ fn an_interrupted_unpack_keeps_what_is_complete_and_goes_on() {
     let source = snapshot(&dir.join("tree"));
     let mut partly = 0;
     for round in 0..12u64 {
-        // Into a folder of its own name, and into one that is named.
+        // Into a directory of its own name, and into one that is named.
         let flags = if round % 2 == 0 { &["-C", "out"][..] } else { &[] };
         let run = |more: &[&str]| {
             let mut run = command(&dir.join("at"));
@@ -377,7 +377,7 @@ fn folders_above_what_is_selected_have_their_properties() {
     expect(&s3a(dir, &["unpack", "some.s3a", "-C", "out"]), 0);
     check("salvage");
 
-    // What is taken off is not restored, and a folder that is left out is not made.
+    // What is taken off is not restored, and a directory that is left out is not made.
     expect(&s3a(dir, &["unpack", "home.s3a", ".ssh/keys/id", "--strip-components", "1", "-C", "out"]), 0);
     let keys = fs::metadata(dir.join("out/keys")).unwrap();
     assert!(keys.mode() & 0o777 == 0o500 && keys.modified().unwrap() == old);

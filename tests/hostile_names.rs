@@ -1,4 +1,4 @@
-//! Whatever an archive says, nothing outside the target folder is touched.
+//! Whatever an archive says, nothing outside the target directory is touched.
 //!
 //! Archives are made here with the crate's own writer, which writes what it is given. A canary
 //! tree beside the target must be the same after each attempt.
@@ -56,7 +56,7 @@ fn write(out: &Path, entries: Vec<Entry>) -> bool {
     writer.finish().is_ok()
 }
 
-/// A place to attack: a target folder, and everything around it as it has to stay.
+/// A place to attack: a target directory, and everything around it as it has to stay.
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -442,7 +442,7 @@ fn an_existing_file_is_refused_before_anything_is_written() {
     assert_eq!(fs::read_dir(place.target()).unwrap().count(), 1);
     expect(&s3a(place.dir.path(), &["unpack", "plain.s3a", "-C", "target", "--force"]), 0);
     assert_eq!(fs::read(place.target().join("z")).unwrap(), b"evil");
-    // A folder with something in it is never replaced.
+    // A directory with something in it is never replaced.
     fs::remove_file(place.target().join("z")).unwrap();
     fs::create_dir_all(place.target().join("z/precious")).unwrap();
     expect(&s3a(place.dir.path(), &["unpack", "plain.s3a", "-C", "target", "--force"]), 11);

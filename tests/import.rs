@@ -1,4 +1,5 @@
-//! Imported T5 models: folders that `transformers` wrote (`tests/data/make_t5.py`), and its logits.
+//! Imported T5 models: directories that `transformers` wrote (`tests/data/make_t5.py`), and its
+//! logits.
 #![cfg(feature = "train")]
 
 use std::path::{Path, PathBuf};

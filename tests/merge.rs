@@ -15,7 +15,7 @@ use s3a::archive::merge::{OnClash, merge};
 use s3a::archive::{Archive, Entry, EntryId, Event, Kind, NoCache, OpenOptions, StreamReader};
 use sample::{Sample, SampleWriter, file, models, open, text};
 
-/// A tree with links and equal files, some of them in several of its folders.
+/// A tree with links and equal files, some of them in several of its directories.
 fn make_tree(root: &Path) {
     for shard in 0..4u64 {
         let at = |name: &str| format!("part-{shard}/{name}");
@@ -47,7 +47,7 @@ fn shards_that_are_packed_by_processes_join_to_the_whole() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     make_tree(&tree);
-    // Each folder is a shard; the root itself and what lies in it are one more.
+    // Each directory is a shard; the root itself and what lies in it are one more.
     fs::write(dir.path().join("list"), "part-0\0part-1\0part-2\0part-3\0").unwrap();
     let mut workers = Vec::new();
     for shard in 0..5 {

@@ -4,7 +4,7 @@
 //!
 //! `strace` records what `pack`, `pack --resume` and `append` ask of the file system. From the
 //! record, the states are made that a file system may leave at each moment: of changes to the
-//! folder, those up to any moment since its last sync; of a file's data since its last sync all,
+//! directory, those up to any moment since its last sync; of a file's data since its last sync all,
 //! nothing, nothing but the length, or parts. Each is laid out and looked at. Without strace the
 //! test says that it is skipped.
 
@@ -115,7 +115,7 @@ fn parse(calls: &str, dir: &str) -> Vec<Event> {
 
 /// What was there before, and what the file under work is to become.
 struct Story<'a> {
-    /// Files of the folder that are safe on disk.
+    /// Files of the directory that are safe on disk.
     before: BTreeMap<String, Vec<u8>>,
     /// The partial file that is gone on with, if there is one.
     resumed: Option<String>,
@@ -188,7 +188,7 @@ fn content(synced: &[u8], pending: &[Event], whole: &[u8], variant: usize) -> Ve
     now
 }
 
-/// Folders as a cut may leave them; whether the command had ended.
+/// Directories as a cut may leave them; whether the command had ended.
 fn states(events: &[Event], story: &Story<'_>) -> Vec<(BTreeMap<String, Vec<u8>>, bool)> {
     let (mut states, mut seen) = (Vec::new(), HashSet::new());
     for end in 0..=events.len() {
@@ -205,7 +205,7 @@ fn states(events: &[Event], story: &Story<'_>) -> Vec<(BTreeMap<String, Vec<u8>>
                 Event::Write { .. } | Event::Truncate(_) => pending.push(event.clone()),
             }
         }
-        // Nothing that is to become durable may be so by chance: a folder's changes keep their
+        // Nothing that is to become durable may be so by chance: a directory's changes keep their
         // order.
         for kept in 0..=unsure.len() {
             for variant in 0..VARIANTS {
@@ -273,7 +273,7 @@ fn check(dir: &Path, args: &[&str], story: &Story<'_>, events: &[Event]) -> usiz
     states.len()
 }
 
-/// Makes the files of a folder these, and leaves its folders.
+/// Makes the files of a directory these, and leaves its directories.
 fn lay_out(dir: &Path, files: &BTreeMap<String, Vec<u8>>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

@@ -53,7 +53,7 @@ fn unpack_independently(archive: &Path, out: &Path) {
     expect(&python("s3a_decode.py", &args), 0);
 }
 
-/// The files of a folder with this extension; none if there is no such folder.
+/// The files of a directory with this extension; none if there is no such directory.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let Ok(found) = std::fs::read_dir(folder) else { return vec![] };
     let mut found: Vec<PathBuf> = found.map(|entry| entry.unwrap().path()).collect();

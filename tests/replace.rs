@@ -11,7 +11,7 @@ use std::process::{Output, Stdio};
 
 use common::{command, expect, noise, prose, put, s3a};
 
-/// A folder with the archive `t.s3a` of a file, another name of it, and more behind.
+/// A directory with the archive `t.s3a` of a file, another name of it, and more behind.
 fn packed() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), b"t/file", &noise(1, 40_000));
@@ -79,7 +79,7 @@ fn what_is_unpacked_again_takes_the_place_of_what_is_there() {
         names.sort();
         assert_eq!(names, ["file", "more", "name", "symlink"]);
     }
-    // A folder with something in it stays.
+    // A directory with something in it stays.
     for name in ["symlink", "name"] {
         fs::remove_file(dir.join("out").join(name)).unwrap();
         put(dir, format!("out/{name}/kept").as_bytes(), b"kept");

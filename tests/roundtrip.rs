@@ -320,7 +320,7 @@ fn a_list_of_paths_says_what_is_packed() {
     let (run, listed) = pack(b"a/b\ne/f\n./a/b/c.txt\n", &[]);
     expect(&run, 0);
     assert_eq!(listed, "a\na/b\na/b/c.txt\ne\ne/f\n");
-    // As find gives it: folders too, which are not to be looked through once more.
+    // As find gives it: directories too, which are not to be looked through once more.
     let (run, listed) = pack(b"odd\nname\0a\0a/d.txt\0", &["-0", "--no-recursion"]);
     expect(&run, 0);
     assert_eq!(listed, "a\na/d.txt\nodd\\nname\n");

@@ -134,7 +134,7 @@ fn the_command_writes_an_archive_of_what_it_can_read_and_names_the_rest() {
     let lost: BTreeMap<_, _> = source.iter().filter(|(path, _)| !out.contains_key(*path)).collect();
     assert!((1..6).contains(&lost.len()) && out.len() > 20, "{said}");
     for (path, object) in &out {
-        // Folders lose their times where something in them is lost, and files a name.
+        // Directories lose their times where something in them is lost, and files a name.
         assert_eq!(object.content, source[path].content, "{:?}", String::from_utf8_lossy(path));
     }
     for path in lost.keys() {

@@ -26,7 +26,7 @@ pub struct Compressor {
     /// Sizes of the compressor.
     pub config: CompressorConfig,
     t5: T5,
-    /// The critic's weights `[1, d]`.
+    /// The critic's weights `[1, d]` and bias `[1]`.
     value: Var,
     value_bias: Var,
 }

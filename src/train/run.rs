@@ -87,7 +87,7 @@ pub struct Progress {
     pub train_bpb: f64,
     /// Bits per byte of the held-out windows, in steps in which they were measured.
     pub held_out_bpb: Option<f64>,
-    /// Tokens trained on per second.
+    /// Tokens trained on per second since the run began or was resumed.
     pub tokens_per_second: f64,
 }
 

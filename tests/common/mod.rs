@@ -127,7 +127,7 @@ pub fn assert_same(a: &BTreeMap<Vec<u8>, Object>, b: &BTreeMap<Vec<u8>, Object>)
     }
 }
 
-/// Runs the command in a folder, without the caller's environment.
+/// Runs the command in a directory, without the caller's environment.
 pub fn s3a<S: AsRef<OsStr>>(folder: &Path, args: &[S]) -> Output {
     command(folder).args(args).output().unwrap()
 }
@@ -176,7 +176,7 @@ pub fn path(folder: &Path, name: &[u8]) -> PathBuf {
     folder.join(OsStr::from_bytes(name))
 }
 
-/// Writes a file with the folders above it.
+/// Writes a file with the directories above it.
 pub fn put(folder: &Path, name: &[u8], bytes: &[u8]) {
     let path = path(folder, name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();

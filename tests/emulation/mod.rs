@@ -27,7 +27,7 @@ pub fn sanitized() -> Option<Vec<(&'static str, String)>> {
     ])
 }
 
-/// The folder with both libraries, for `S3A_CUDA_PATH`; `None` without a C++ compiler.
+/// The directory with both libraries, for `S3A_CUDA_PATH`; `None` without a C++ compiler.
 ///
 /// Built once in a process, and named by what it is built of: another test, or test program, may be
 /// loading them. Kernels that were compiled with the same prelude may be kept there.

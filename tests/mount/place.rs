@@ -45,7 +45,7 @@ pub fn run(command: &mut Command) -> Output {
     output
 }
 
-/// A temporary folder with a source tree, its archive and a mount point.
+/// A temporary directory with a source tree, its archive and a mount point.
 pub struct Place {
     pub dir: tempfile::TempDir,
 }
@@ -89,7 +89,7 @@ impl Place {
         self.mount_by(command.args(["mount", "-f"]).args(options), &self.target())
     }
 
-    /// Mounts elsewhere, by a command that names neither archive nor folder yet.
+    /// Mounts elsewhere, by a command that names neither archive nor directory yet.
     pub fn mount_by(&self, command: &mut Command, target: &Path) -> Mounted {
         let daemon = command.arg(self.archive()).arg(target).stdin(Stdio::null()).spawn().unwrap();
         let mounted = Mounted { daemon, target: target.to_owned() };

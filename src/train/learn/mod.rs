@@ -51,7 +51,7 @@ pub struct Progress {
     pub step: usize,
     /// Smoothed bits per byte of the training windows.
     pub bits_per_byte: f64,
-    /// Tokens trained on per second, over the whole run.
+    /// Tokens trained on per second since the run began.
     pub tokens_per_second: f64,
 }
 

@@ -3,7 +3,7 @@
 //! it. A schedule that fails is printed, to be replayed.
 //!
 //! A crate of its own, so that nobody needs shuttle for the rest: `cargo test --release` in this
-//! folder.
+//! directory.
 #![cfg(test)]
 
 use std::sync::{Arc, Mutex as StdMutex};
