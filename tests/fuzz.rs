@@ -1,6 +1,6 @@
 //! Runs the bodies of the fuzz targets on their seeds, on the corpora that libFuzzer has left, on
-//! what once failed, and on random and mutated inputs; the same ones for the same seed.
-//! `fuzz/run.sh` does more of it, guided by coverage, where there is a nightly toolchain.
+//! inputs that once failed, and on random and mutated inputs. The same seed gives the same inputs.
+//! `fuzz/run.sh` does more, guided by coverage, where there is a nightly toolchain.
 //!
 //! `S3A_FUZZ_RUNS=1000000 S3A_FUZZ_SEED=7 cargo test --release --test fuzz -- --nocapture` does
 //! more here.
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bodies::{TARGETS, Target};
 
-/// The longest that one input may take, on a machine that has other things to do.
+/// The longest time that one input may take on a busy machine.
 const HANG: Duration = Duration::from_secs(20);
 
 struct Draw(u64);
@@ -28,7 +28,7 @@ impl Draw {
         self.next() as usize % below.max(1)
     }
 
-    /// A seed changed in some places, or bytes without any sense.
+    /// A seed that is changed in some places, or random bytes.
     fn input(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
         if seeds.is_empty() || self.below(10) == 0 {
             let len = self.below(200);
@@ -68,7 +68,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
 }
 
-/// Runs one input; a failure is kept as a file and named.
+/// Runs one input. An input that fails is written to a file, which is named.
 fn run(target: &Target, input: &[u8]) {
     let start = Instant::now();
     let result = catch_unwind(AssertUnwindSafe(|| (target.body)(input)));
@@ -99,7 +99,7 @@ fn fuzz(name: &str, runs: u64) {
     println!("{name}: {runs} inputs, {seeds} seeds, {regressions} regressions, {:?}", start.elapsed());
 }
 
-/// Inputs that libFuzzer found to lead far, or that once failed; in the order of their names.
+/// Inputs that libFuzzer found interesting, or that once failed, in the order of their names.
 fn kept(kind: &str, name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(name);
     let entries = std::fs::read_dir(folder).into_iter().flatten();
