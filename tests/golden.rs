@@ -1,8 +1,9 @@
 //! Archives that were written once can be read for ever: `tests/golden/*.s3a` are compared with
 //! their contents.
 //!
-//! Until 1.0.0 they are written anew, on purpose, when the format or the arithmetic changes: `cargo
-//! test --test golden -- --ignored`. The independent decoder reads them too (`reference.rs`).
+//! Until 1.0.0 they are written anew, on purpose, when the format or the arithmetic changes:
+//! `cargo test --test golden -- --ignored`. The independent decoder reads them too
+//! (`reference.rs`).
 
 mod common;
 

@@ -8,8 +8,8 @@
 use super::buffer::padded;
 use super::scalar::rshift;
 
-/// The table `G` of the specification: entry `i` is `32768 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715
-/// * x^3))) / 2` at `x = i / 64`, rounded.
+/// The table `G` of the specification. With `x = i / 64`, entry `i` is this, rounded:
+/// `32768 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2`.
 #[rustfmt::skip]
 pub const SHARE: [u16; 257] = [
     16384, 16588, 16792, 16997, 17200, 17404, 17608, 17811, 18014, 18216, 18418, 18620, 18821, 19021, 19221, 19420,

@@ -88,8 +88,8 @@ fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
     }
 }
 
-/// The product with the first `rows` rows of `act`; row `r` of the result starts at `r *
-/// padded(outputs)`.
+/// The product with the first `rows` rows of `act`; row `r` of the result starts at
+/// `r * padded(outputs)`.
 pub fn linear(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
     for (row, out) in out.chunks_exact_mut(padded(product.rows())).take(rows).enumerate() {
         let (q, m, e) = act.row(row);

@@ -50,8 +50,9 @@ pub struct Matcher {
     separator: u16,
     elements: Vec<u16>,
     bits: u32,
-    /// One table of `2^bits` entries for each order, one after the other: `pos | hits << 24 |
-    /// second << 32`, or `EMPTY`. All that is known of a context lies in one cache line.
+    /// One table of `2^bits` entries for each order, one after the other:
+    /// `pos | hits << 24 | second << 32`, or `EMPTY`. All that is known of a context lies in one
+    /// cache line.
     tables: Vec<u64>,
     /// Index in `tables` of each order's entry at the current position.
     index: [u32; MAX_SLOTS],

@@ -35,8 +35,8 @@ pub fn compiler() -> Result<(u32, u32), Fault> {
     }
 }
 
-/// The kernel compiled for instruction set `arch` (such as 90), with macros such as `("S3A_WIDTH",
-/// "128")`. With `fresh`, a cached kernel is ignored.
+/// The kernel compiled for instruction set `arch` (such as 90), with macros such as
+/// `("S3A_WIDTH", "128")`. With `fresh`, a cached kernel is ignored.
 ///
 /// # Errors
 /// `Failed` if there is no compiler; also, with the compiler's message, if the source is wrong.
