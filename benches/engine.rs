@@ -1,8 +1,9 @@
 //! Speed of the integer engine on one core, and its share of the CPU's own peak in the same run.
 //!
-//! `cargo bench --bench engine -- [FOLDER [MODEL]]`: codes the files of FOLDER (the sources, if none is given)
-//! in chunks under a model file, or a random model of a realistic shape. Time is the thread's CPU time where the system
-//! tells it, so that a busy machine disturbs little.
+//! `cargo bench --bench engine -- [FOLDER [MODEL]]` codes the files of FOLDER (the sources, if none
+//! is given) in chunks under a model file, or under a random model of a realistic shape. Time is
+//! the CPU time of the thread where the system reports it, so that a busy machine has little
+//! effect.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -22,7 +23,8 @@ use s3a::model::tokens::Vocabulary;
 
 const CHUNK_LEN: usize = 16 << 10;
 const RUNS: usize = 3;
-/// Chunks of bulk decoding: so many that lanes which fall free find another one, but for the last.
+/// Chunks of bulk decoding: so many that a lane that becomes free nearly always finds another
+/// chunk.
 const BULK: usize = 8 * LANES;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -59,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let peak = done as f64 / time.as_secs_f64();
         println!("{}: peak {:.1} G multiply-adds/s", backend.name(), peak / 1e9);
         let neural = Neural::with_backend(model.clone(), backend);
-        // The scalar kernels are slow: a few chunks tell.
+        // The scalar kernels are slow, and a few chunks suffice.
         let few = if backend.name() == "scalar" { 1 } else { chunks.len() };
         let report = |what: &str, bytes: usize, time: Duration| {
             let tokens = tokens as f64 * bytes as f64 / text.len() as f64 / time.as_secs_f64();
@@ -113,7 +115,7 @@ fn job(payload: &[u8], raw_len: usize) -> DecodeJob<'_> {
     DecodeJob { codec: Codec::Neural, model: 0, payload, raw_len, history: vec![], dictionary: None }
 }
 
-/// A vocabulary that fits the text: the substrings that save most, taken at once.
+/// A vocabulary that suits the text: the substrings that save most, all chosen at once.
 fn vocabulary(text: &[u8]) -> s3a::Result<Vocabulary> {
     let mut counts: HashMap<&[u8], usize> = HashMap::new();
     for len in 2..=6 {
@@ -145,7 +147,7 @@ fn read_files(folder: &Path, want: usize, text: &mut Vec<u8>) -> std::io::Result
     Ok(())
 }
 
-/// The result of a function and the shortest of some times that it took.
+/// The result of a function, and the shortest of several times that it took.
 fn best<T>(mut function: impl FnMut() -> T) -> (T, Duration) {
     let mut time = |_| {
         let (cpu, wall) = (cpu_time(), Instant::now());
@@ -157,7 +159,7 @@ fn best<T>(mut function: impl FnMut() -> T) -> (T, Duration) {
     (1..RUNS).map(&mut time).fold(first, |best, next| if next.1 < best.1 { next } else { best })
 }
 
-/// CPU time of this thread, where the system tells it.
+/// CPU time of this thread, where the system reports it.
 fn cpu_time() -> Option<Duration> {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     Some(Duration::from_nanos(stat.split_whitespace().next()?.parse().ok()?))

@@ -1,14 +1,16 @@
-//! What a GPU decodes a second, beside the CPU in the same run, and how far it is from its limits.
+//! What a GPU decodes a second, compared with the CPU in the same run and with the GPU's limits.
 //!
-//! `cargo bench --bench gpu -- FOLDER [MODEL...]`: codes the files of FOLDER in chunks of 16 KiB with each model (the
-//! default one, if none is named) and prints: equality of archives and payloads in both directions, bulk decoding
-//! and encoding for several numbers of chunks beside the CPU on all its cores, sequential reading through a mount,
-//! the time of a token's step, the share of the int8 rate and of the memory's speed that the device could reach, and
-//! the time from the start of a process until its first chunk. Without a device it says why.
+//! `cargo bench --bench gpu -- FOLDER [MODEL...]` codes the files of FOLDER in chunks of 16 KiB
+//! with each model (the default one, if none is named). It prints: whether archives and payloads
+//! are equal in both directions; bulk decoding and encoding for several numbers of chunks, compared
+//! with all cores of the CPU; sequential reading through a mount; the time of one token's step;
+//! which share of the device's int8 rate and memory bandwidth is reached; and the time from the
+//! start of a process to its first chunk. Without a device it says why.
 //!
-//! `--csv FILE` adds rows to a file, `--most N` bounds the chunks of a batch (32,768), `--mount-mib N` is the size of
-//! the file that is read through the mount (256; 0 leaves it out), `--chunk-size N` is in bytes. `S3A_GPU_RATE` is the
-//! int8 rate of the device in multiply-adds a second, where this does not know it.
+//! `--csv FILE` adds rows to a file, `--most N` limits the chunks of a batch (32,768 by default),
+//! `--mount-mib N` is the size of the file that is read through the mount (256 by default; 0 leaves
+//! that out), `--chunk-size N` is in bytes. `S3A_GPU_RATE` is the device's int8 rate in
+//! multiply-adds a second, for devices whose rate is not listed here.
 
 use std::error::Error;
 use std::io::Write;
@@ -29,15 +31,17 @@ use s3a::kernels::Backend;
 use s3a::model::Model;
 use s3a::model::registry::by_name;
 
-/// Chunks that are coded on the CPU; more of them repeat these.
+/// Chunks that are coded on the CPU; larger batches repeat these.
 const DISTINCT: usize = 512;
 const RUNS: usize = 3;
 /// Columns of the rows that `--csv` adds.
 const HEADER: &str = "device,commit,model,what,chunks,figure,unit";
-/// Started with this variable, the process decodes one chunk on the device and says how long that took.
+/// If this variable is set at its start, the process decodes one chunk on the device and prints how
+/// long that took.
 const FIRST_CHUNK: &str = "S3A_BENCH_FIRST_CHUNK";
 
-/// Dense int8 multiply-adds a second of the tensor cores, and bytes a second of the memory, by name.
+/// For each device, by name: dense int8 multiply-adds a second of the tensor cores, and bytes a
+/// second of the memory.
 const DEVICES: &[(&str, f64, f64)] = &[
     ("H200", 0.99e15, 4.8e12),
     ("H100", 0.99e15, 3.35e12),
@@ -49,7 +53,7 @@ const DEVICES: &[(&str, f64, f64)] = &[
 
 type Done<T> = Result<T, Box<dyn Error>>;
 
-/// What was asked for.
+/// The arguments.
 struct Asked {
     folder: PathBuf,
     models: Vec<String>,
@@ -94,7 +98,7 @@ impl Asked {
     }
 }
 
-/// Where figures go.
+/// Where figures are written.
 struct Report {
     device: String,
     commit: String,
@@ -110,7 +114,7 @@ impl Report {
         self.rows.push(format!("\"{device}\",{commit},{model},\"{what}\",{count},{figure:.3},{unit}"));
     }
 
-    /// A speed in MB/s, which it returns.
+    /// Reports a speed, and returns it in MB/s.
     fn speed(&mut self, what: &str, chunks: usize, bytes: usize, time: Duration) -> f64 {
         let speed = bytes as f64 / 1e6 / time.as_secs_f64().max(1e-9);
         self.row(what, chunks, speed, "MB/s");
@@ -186,7 +190,8 @@ fn measure(asked: &Asked, found: &Found, name: &str, model: Arc<Model>, report: 
     let of_cpu = report.speed("CPU, decode", chunks.len(), text.len(), start.elapsed());
     check(&decoded, &chunks);
 
-    // The start, in processes of their own: with nothing kept, and with the kernel's image.
+    // The start, in processes of their own: once with nothing cached, and once with the compiled
+    // kernel.
     let cache = tempfile::tempdir()?;
     for what in ["start until the first chunk, cold", "start until the first chunk, image kept"] {
         let mut child = Command::new(std::env::current_exe()?);
@@ -200,7 +205,8 @@ fn measure(asked: &Asked, found: &Found, name: &str, model: Arc<Model>, report: 
 
     let offload = Arc::new(Offload::to(open(0)?).with_costs(Costs::given()?));
     let gpu = cpu.clone().offloading(Some(offload.clone()));
-    // Chunks of as many tokens as any have, so that a batch takes as many steps.
+    // All chunks are the one with the most tokens, so that every lane of a batch takes as many
+    // steps.
     let longest = (0..cut.len()).max_by_key(|&i| cut[i]).ok_or("the folder is empty")?;
     check(&gpu.decode(&[&decode[longest]]), &chunks[longest..=longest]);
     let one = best_of(RUNS, || check(&gpu.decode(&[&decode[longest]]), &chunks[longest..=longest]));
@@ -245,7 +251,7 @@ fn measure(asked: &Asked, found: &Found, name: &str, model: Arc<Model>, report: 
     offload.warning().map_or(Ok(()), |why| Err(why.into()))
 }
 
-/// How much of the int8 rate and of the memory's speed `speed` bytes a second are.
+/// Reports which share of the int8 rate and of the memory bandwidth `speed` bytes a second are.
 fn limits(found: &Found, model: &Model, speed: f64, per_byte: f64, report: &mut Report) {
     let known = DEVICES.iter().find(|(name, ..)| found.name.contains(name));
     let given = std::env::var("S3A_GPU_RATE").ok().and_then(|rate| rate.parse().ok());
@@ -263,7 +269,8 @@ fn limits(found: &Found, model: &Model, speed: f64, per_byte: f64, report: &mut 
     }
 }
 
-/// Packs the folder on CPU and GPU, which must give the same bytes, and verifies them on the other.
+/// Packs the directory on the CPU and on the GPU, which must give the same bytes, and verifies each
+/// archive on the other device.
 fn archives(asked: &Asked, model: &str) -> Done<()> {
     let dir = tempfile::tempdir()?;
     let paths = ["cpu", "cuda"].map(|device| dir.path().join(device).with_extension("s3a"));
@@ -277,7 +284,8 @@ fn archives(asked: &Asked, model: &str) -> Done<()> {
     Ok(())
 }
 
-/// Reads a large file through a mount from its beginning to its end, beside a device that is started.
+/// Reads a large file through a mount from its beginning to its end, beside a device that is
+/// started.
 #[cfg(feature = "mount")]
 fn mounted(
     asked: &Asked,
@@ -311,7 +319,7 @@ fn mounted(
     pack(&source, &archive, asked.chunk_len, model, "cuda")?;
     let mut archive = Archive::open(&archive, &OpenOptions::default())?;
     archive.set_models(s3a::codec::Models::one(Arc::new(gpu.clone())));
-    // As the mount decides for itself, by the costs that were learned here.
+    // The mount decides for itself, by the costs that were measured here.
     offload.by_costs();
     let mounted = start(archive, &target, &MountOptions::default())?;
     let mut file = std::fs::File::open(target.join("file"))?;
@@ -388,7 +396,7 @@ fn run(command: &mut Command) -> Done<()> {
     Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
-/// The bytes of the files below a folder, by their paths, until there are `want`.
+/// The bytes of the files below a directory, by their paths, until there are `want`.
 fn read_files(folder: &Path, want: usize, text: &mut Vec<u8>) -> std::io::Result<()> {
     let mut entries: Vec<_> = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
     entries.sort();

@@ -1,8 +1,8 @@
 //! Time of each integer kernel on its own, for one row and for the rows of a full lockstep.
 //!
-//! `cargo bench --bench kernels -- [BACKEND ...]`: nanoseconds a row, the least of many runs, at the sizes
-//! of the default model, with operands at random. Weights come from the second-level cache, as they do
-//! among a model's other weights; rows are in the first.
+//! `cargo bench --bench kernels -- [BACKEND ...]` prints nanoseconds a row, the least of many runs,
+//! at the sizes of the default model and with random operands. Weights come from the second-level
+//! cache, as they do among the other weights of a model; rows are in the first-level cache.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -19,7 +19,8 @@ const VOCAB: usize = 1024;
 const HEADS: usize = 4;
 const HEAD_SIZE: usize = 32;
 const WINDOW: usize = 128;
-/// Bytes of weights of one kind: more than the first-level cache has, as many as the default model.
+/// Bytes of weights of one kind: as many as the default model has, and more than fit into the
+/// first-level cache.
 const WEIGHTS: usize = 410 << 10;
 
 fn main() {

@@ -1,8 +1,8 @@
 //! Cold random reads of 4 KiB through a mount, for several chunk sizes, as CSV.
 //!
-//! `cargo bench --bench mount_latency -- FOLDER [READS] [MODEL]` packs the folder once for each
-//! chunk size and mounts it with a cache that keeps nothing, so that each read decodes its chunk
-//! and all that this one refers to. Needs root and /dev/fuse.
+//! `cargo bench --bench mount_latency -- FOLDER [READS] [MODEL]` packs FOLDER once for each chunk
+//! size and mounts it with a cache that holds nothing, so that each read decodes its chunk and all
+//! chunks that this one refers to. It needs root and /dev/fuse.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -36,7 +36,7 @@ fn main() {
 fn measure(folder: &Path, dir: &Path, chunk: &str, reads: usize, model: Option<&str>) {
     let (archive, target) = (dir.join("packed.s3a"), dir.join("mnt"));
     let mut pack = s3a();
-    // Chunks that stand alone, so that the time is that of one chunk.
+    // The chunks have no references, so that the time is that of one chunk.
     pack.args(["pack", "-q", "-f", "--references", "0", "--chunk-size", chunk, "-o"])
         .arg(&archive)
         .arg(folder);
@@ -55,7 +55,7 @@ fn measure(folder: &Path, dir: &Path, chunk: &str, reads: usize, model: Option<&
     let mut buffer = [0; READ];
     while times.len() < reads && total > 0 {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // A byte of all files' bytes, each as likely as any other.
+        // One byte of all files' bytes, each with the same probability.
         let mut at = (seed >> 16) % total;
         let Some((path, _)) =
             files.iter().find(|(_, len)| at.checked_sub(*len).map(|rest| at = rest).is_none())
@@ -63,7 +63,7 @@ fn measure(folder: &Path, dir: &Path, chunk: &str, reads: usize, model: Option<&
             continue;
         };
         let file = File::open(path).expect("a file of the mount");
-        // No read-ahead of the kernel, and no page that it still has.
+        // No read-ahead of the kernel, and no page from its cache.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random);
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         let start = Instant::now();

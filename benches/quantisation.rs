@@ -1,7 +1,8 @@
-//! What quantisation costs: bits of the float network against bits of the integer model, same chunks.
+//! What quantization costs: bits of the network of floats compared with bits of the integer model,
+//! for the same chunks.
 //!
-//! `cargo bench --bench quantisation -- CHECKPOINT MODEL FOLDER [CHUNKS]` measures chunks of 16 KiB,
-//! spread evenly over the files of FOLDER, without references.
+//! `cargo bench --bench quantisation -- CHECKPOINT MODEL FOLDER [CHUNKS]` measures chunks of 16
+//! KiB, spread evenly over the files of FOLDER, without references.
 
 use std::path::PathBuf;
 use std::sync::Arc;

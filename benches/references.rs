@@ -1,8 +1,9 @@
-//! How well cheap measures of likeness tell what a reference is worth in bits.
+//! How well cheap measures of similarity predict what a reference is worth in bits.
 //!
-//! `cargo bench --bench references -- FOLDER [CHUNK_KIB] [CHUNKS]` takes some chunks of a folder in
-//! packing order and some earlier ones as candidates for each, codes the chunk with each of them as
-//! its history, and writes a CSV row for each pair: bits alone, bits with it, and the measures.
+//! `cargo bench --bench references -- FOLDER [CHUNK_KIB] [CHUNKS]` takes some chunks of a directory
+//! in packing order, and for each some earlier chunks as candidates. It codes the chunk with each
+//! candidate as its history, and writes a CSV row for each pair: bits without history, bits with
+//! it, and the measures.
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -50,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let shared = |other: usize, len: usize| shingles[at][len].intersection(&shingles[other][len]).count();
         let mut candidates: Vec<usize> = (0..at).collect();
         candidates.sort_by_key(|&other| std::cmp::Reverse((shared(other, 2), other)));
-        // The most alike, and two that just stand somewhere before.
+        // The most similar candidates, and two that merely stand somewhere before.
         candidates.truncate(6);
         candidates.extend([at / 2, at / 3]);
         candidates.sort_unstable();
@@ -80,7 +81,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What a plan is worth: bits per byte of some of the chunks, alone and as planned.
+/// What a plan is worth: bits per byte of some of the chunks, without references and as planned.
 fn planned(
     chunks: &[Arc<[u8]>],
     len: usize,
@@ -138,7 +139,7 @@ fn planned(
     Ok(())
 }
 
-/// Different byte strings of this length, one in eight.
+/// The distinct byte strings of this length, one in eight of them.
 fn sampled(chunk: &[u8], len: usize) -> HashSet<u64> {
     let hash = |shingle: &[u8]| {
         let word = shingle.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
@@ -148,7 +149,7 @@ fn sampled(chunk: &[u8], len: usize) -> HashSet<u64> {
     chunk.windows(len).map(hash).filter(|hash| hash >> 61 == 0).collect()
 }
 
-/// Tokens that no slot of the match input proposes.
+/// Tokens that no slot of the match input offers.
 fn misses(neural: &Neural, chunk: &[u8], history: &[Arc<[u8]>]) -> Result<usize, Box<dyn Error>> {
     let (config, vocabulary) = (neural.model().config(), neural.model().vocabulary());
     let capacity = history.iter().map(|bytes| bytes.len()).sum::<usize>() + chunk.len();
@@ -164,13 +165,13 @@ fn misses(neural: &Neural, chunk: &[u8], history: &[Arc<[u8]>]) -> Result<usize,
     Ok(missed)
 }
 
-/// All files of a folder in the order in which they are packed, cut into chunks.
+/// All files of a directory in the order in which they are packed, cut into chunks.
 fn chunks(folder: &str, len: usize) -> Result<Vec<Arc<[u8]>>, Box<dyn Error>> {
     let tree = Tree::scan(&[PathBuf::from(folder)], None, &ScanOptions::default(), &())?;
     let mut raw = Vec::new();
     for at in packing_order(&tree.entries) {
         if let Ok(file) = tree.open(&tree.entries[at as usize]) {
-            // A folder has nothing to read.
+            // A directory has no bytes to read.
             let _ = std::fs::File::from(file).read_to_end(&mut raw);
         }
     }

@@ -1,7 +1,8 @@
-//! Speed of a training step on all cores, and its share of what plain f32 products reach in the same run.
+//! Speed of a training step on all cores, and its share of the speed that plain f32 products reach
+//! in the same run.
 //!
-//! `cargo bench --bench training -- [FOLDER]` trains a decoder of about a million multiply-adds a token
-//! on the files of FOLDER (the sources, if none is given) for some steps.
+//! `cargo bench --bench training -- [FOLDER]` trains a decoder of about a million multiply-adds a
+//! token on the files of FOLDER (the sources, if none is given) for some steps.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -58,7 +59,8 @@ fn main() {
     (0..STEPS).for_each(|_| step());
     let seconds = start.elapsed().as_secs_f64();
     let tokens = (STEPS * SEQUENCES * LEN) as f64;
-    // Forward once, backward twice, two operations a multiply-add.
+    // One forward pass and twice its work in the backward pass; a multiply-add counts as two
+    // operations.
     let reached = 6.0 * macs as f64 * tokens / seconds / 1e9;
     let plain = plain_products();
     println!("{macs} multiply-adds a token, {:.0} tokens/s", tokens / seconds);

@@ -1,4 +1,4 @@
-//! Writes an archive of what the program has in memory, entry by entry, to standard output.
+//! Writes an archive of data in the program's memory, entry by entry, to standard output.
 //!
 //!     cargo run --release --example from_memory > numbers.s3a
 

@@ -1,4 +1,4 @@
-//! Packs a directory at a level of choice, and tells what became of it.
+//! Packs a directory at a chosen level, and prints what was packed.
 //!
 //!     cargo run --release --example pack -- DIRECTORY ARCHIVE [LEVEL]
 

@@ -1,4 +1,4 @@
-//! Reads a range of one file of an archive; of the rest nothing is decoded.
+//! Reads a range of one file of an archive, and decodes only the chunks that the range needs.
 //!
 //!     cargo run --release --example random_read -- ARCHIVE PATH START LENGTH
 

@@ -1,4 +1,4 @@
-//! Lists an archive that arrives in a pipe, with the bytes of each entry's own data.
+//! Lists an archive that arrives through a pipe, with the length of each entry's own data.
 //!
 //!     cat ARCHIVE | cargo run --release --example stream
 

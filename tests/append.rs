@@ -1,4 +1,4 @@
-//! Archives that grow: what was there stays as it is, byte by byte, and what is new is there too.
+//! Archives that grow: the old bytes stay as they are, and the new entries are there too.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{assert_same, command, expect, noise, prose, put, s3a, snapshot};
 
-/// A folder `tree` and its archive; what is appended later lies in `more`.
+/// A directory `tree` and its archive; the directory `more` holds what is appended later.
 fn packed(flags: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), b"tree/a.txt", &prose(1, 50_000));
@@ -29,7 +29,7 @@ fn packed(flags: &[&str]) -> tempfile::TempDir {
     dir
 }
 
-/// Unpacks from the file, from a pipe, and with the independent decoder; all must be the same.
+/// Unpacks from the file, from a pipe, and with the independent decoder; all must give the same.
 fn check(dir: &Path, archive: &str, expected: &Path) {
     let expected = snapshot(expected);
     expect(&s3a(dir, &["verify", archive]), 0);
@@ -60,7 +60,7 @@ fn check(dir: &Path, archive: &str, expected: &Path) {
     }
 }
 
-/// Copies with everything that the system knows.
+/// Copies a tree with all properties that the system stores.
 fn copy(from: &Path, to: &Path) {
     assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
 }
@@ -76,7 +76,7 @@ fn a_generation_leaves_the_bytes_before_it_alone() {
         expect(&s3a(dir.path(), &[&flags[..], &names].concat()), 0);
         let new = fs::read(dir.path().join("tree.s3a")).unwrap();
         assert!(new.starts_with(&old) && new.len() > old.len());
-        // What was in the archive before costs nothing again.
+        // Content that the archive has already is not stored again.
         assert!(new.len() < old.len() + 90_000, "{} bytes more", new.len() - old.len());
 
         let joined = dir.path().join("joined");
@@ -87,7 +87,7 @@ fn a_generation_leaves_the_bytes_before_it_alone() {
         }
         fs::remove_file(joined.join("linked")).unwrap();
         fs::hard_link(joined.join("sub/d.txt"), joined.join("linked")).unwrap();
-        // The folders that were there keep their times.
+        // Directories that were in the archive keep their times.
         for (name, times) in [("sub", times), ("", fs::metadata(dir.path().join("tree")).unwrap())] {
             File::open(joined.join(name)).unwrap().set_modified(times.modified().unwrap()).unwrap();
         }
@@ -111,7 +111,8 @@ fn many_generations_follow_one_another() {
         expect(&s3a(dir.path(), &["append", "tree.s3a", "-C", "tree", &name]), 0);
     }
     check(dir.path(), "tree.s3a", &tree);
-    // A whole folder goes to the root by the name `.`, and what is there is passed over on request.
+    // A whole directory goes to the root by the name `.`; entries that exist are skipped on
+    // request.
     put(&tree, b"sub/last", b"last");
     File::open(tree.join("sub")).unwrap().set_modified(times).unwrap();
     let said = expect(&s3a(dir.path(), &["append", "tree.s3a", "-C", "tree", "."]), 2);
@@ -142,7 +143,7 @@ fn a_generation_with_another_number_is_found_by_all() {
     fs::write(dir.path().join("tree.s3a"), bytes).unwrap();
     let checked = s3a(dir.path(), &["verify", "--fast", "tree.s3a"]);
     expect(&checked, 3);
-    // What follows is not told as damaged, too.
+    // The groups behind the damage are not reported as damaged, too.
     assert!(String::from_utf8_lossy(&checked.stdout).contains("damaged in 1 places"));
     let piped = File::open(dir.path().join("tree.s3a")).unwrap();
     expect(&command(dir.path()).args(["unpack", "-", "-C", "out"]).stdin(piped).output().unwrap(), 3);
@@ -179,7 +180,7 @@ fn a_model_that_is_new_joins_the_list() {
     let times = fs::metadata(dir.path().join("tree/sub")).unwrap().modified().unwrap();
     File::open(dir.path().join("tree")).unwrap().set_modified(times).unwrap();
     expect(&append(&["log", "--embed-model", "--model", model.to_str().unwrap()]), 0);
-    // From now on it is the archive's, and needs no name.
+    // From now on the path belongs to the archive, and need not be named.
     put(dir.path(), b"tree/log-2", &b"the quick brown fox jumps over the lazy cat\n".repeat(40));
     expect(&append(&["log-2"]), 0);
     let info = s3a(dir.path(), &["info", "--json", "--chunks", "tree.s3a"]).stdout;

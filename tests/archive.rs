@@ -1,4 +1,5 @@
-//! Archives as a whole: what goes in comes out, at random and in order, and damage never passes.
+//! Archives as a whole: what goes in comes out, both at random and in order, and damage never
+//! passes.
 
 mod sample;
 
@@ -61,7 +62,7 @@ fn references_are_used_and_followed() {
     assert_eq!(alone, together);
 }
 
-/// The raw stream and what the events say of the files.
+/// The raw stream, and the entries that the events report.
 fn stream(bytes: &[u8]) -> Result<(Vec<u8>, Vec<s3a::archive::Entry>)> {
     let mut reader = StreamReader::open(bytes, &OpenOptions::default())?;
     reader.set_models(sample::models());

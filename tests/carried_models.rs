@@ -1,5 +1,6 @@
-//! Lists of models and the models that an archive carries: a check of the archive and a reader of a pipe want them in
-//! the same order, and salvage keeps each in its place where others are lost.
+//! Lists of models and the models that an archive carries. Both verifying an archive and reading it
+//! from a pipe require them in the same order, and salvage keeps each model in its place when
+//! others are lost.
 
 mod forge;
 
@@ -15,7 +16,7 @@ use s3a::error::Result;
 use s3a::wire::frame::{FrameKind, write_frame};
 use s3a::wire::models::{ModelRef, write_model, write_models};
 
-/// A model's "file"; nothing here is coded with it.
+/// The bytes that stand for a model file; no chunk here is coded with it.
 fn plain(number: u8) -> Vec<u8> {
     vec![number; 300]
 }
@@ -24,7 +25,7 @@ fn named(number: u8, embedded: bool) -> ModelRef {
     ModelRef { fingerprint: *blake3::hash(&plain(number)).as_bytes(), name: format!("m{number}"), embedded }
 }
 
-/// A frame with a list, or with a model.
+/// A MODELS frame.
 fn list(models: &[ModelRef]) -> Vec<u8> {
     let (mut content, mut out) = (Vec::new(), Vec::new());
     write_models(models, &mut content);
@@ -38,8 +39,8 @@ fn model(number: u8, of: u8) -> Vec<u8> {
     out
 }
 
-/// An archive whose list and models stand behind its only group, which names model 0 if `used`. The index names
-/// `listed`, and the places of the models.
+/// An archive whose MODELS and MODEL frames stand behind its only group, which names model 0 if
+/// `used`. The index names `listed`, and the places of the models.
 fn archive(listed: &[ModelRef], frames: &[Vec<u8>], used: bool) -> Vec<u8> {
     let group = || {
         let mut group = ForgedGroup::new(vec![file("f", 4096, &[(0, 0, 4096)])], vec![stored(4096)]);
@@ -51,7 +52,7 @@ fn archive(listed: &[ModelRef], frames: &[Vec<u8>], used: bool) -> Vec<u8> {
         group
     };
     let bare = Forged::new(vec![group()]).bytes();
-    // Where the frames begin: behind the group, so before the index and the trailer.
+    // The frames begin behind the group, so before the index and the trailer.
     let marker = [&s3a::wire::frame::MARKER[..], &[6]].concat();
     let start = bare.windows(5).rposition(|five| five == marker).unwrap() as u64;
     let ends: Vec<u64> = frames
@@ -76,7 +77,7 @@ fn on_disk(bytes: &[u8]) -> File {
     file
 }
 
-/// Whether the archive is taken by a check, and by a reader of a pipe.
+/// Whether verifying accepts the archive, and whether a reader of a pipe does.
 fn taken(bytes: &[u8]) -> (bool, bool) {
     let opened = Archive::from_file(on_disk(bytes), Path::new("forged"), &OpenOptions::default());
     let checked =
@@ -133,7 +134,7 @@ fn a_check_and_a_pipe_want_the_same_order() {
 
 #[test]
 fn a_trailer_inside_a_frame_is_none() {
-    // Its last frame, which may be skipped, ends with the bytes of an index and a trailer.
+    // The last frame, which is skippable, ends with the bytes of an index and a trailer.
     let bytes =
         std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/trailer-in-a-frame.s3a"));
     assert_eq!(taken(&bytes.unwrap()), (false, false));

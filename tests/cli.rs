@@ -1,4 +1,4 @@
-//! The command's exit codes and messages, one row of the table after the other.
+//! Exit codes and messages of the command, one row of the table after the other.
 
 mod common;
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::{command, expect, noise, prose, put, s3a};
 use s3a::wire::header::{HEADER_LEN, Header};
 
-/// A folder with a small tree and its archive.
+/// A directory with a small tree and its archive.
 fn packed() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), b"tree/a.txt", &prose(1, 50_000));
@@ -60,7 +60,7 @@ fn code_1_an_unreadable_file_is_left_out_with_a_warning() {
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
     let mut pack = command(dir.path());
     if rustix::process::geteuid().is_root() {
-        // Root reads everything; another user does not.
+        // Root can read everything; another user cannot.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         std::os::unix::process::CommandExt::uid(&mut pack, 65_534);
         if !reachable(dir.path()) {
@@ -77,7 +77,7 @@ fn code_1_an_unreadable_file_is_left_out_with_a_warning() {
     assert!(listed.contains("a.txt") && !listed.contains("secret"), "{listed}");
 }
 
-/// Whether a user without rights can run the command in `folder`.
+/// Whether a user without privileges can run the command in `folder`.
 fn reachable(folder: &Path) -> bool {
     let mut run = command(folder);
     std::os::unix::process::CommandExt::uid(&mut run, 65_534);
@@ -136,7 +136,7 @@ fn code_3_what_is_no_archive_or_not_whole_is_told_apart() {
         assert!(expect(&s3a(dir.path(), &[command, "text"]), 3).contains("not an s3a archive"));
     }
     assert!(!names(dir.path()).iter().any(|name| name.contains("unpacked") || name == "cut"));
-    // From a pipe, what was complete stays and the code tells.
+    // From a pipe, files that were complete stay, and the exit code reports the error.
     let output = command(dir.path())
         .args(["unpack", "-", "-C", "piped"])
         .stdin(File::open(dir.path().join("cut-half")).unwrap())
@@ -147,10 +147,10 @@ fn code_3_what_is_no_archive_or_not_whole_is_told_apart() {
 #[test]
 fn code_3_a_flipped_bit_costs_the_file_it_is_in_and_no_other() {
     let dir = packed();
-    // In a block, the files of a block would be lost together.
+    // In one block, all files of the block would be lost together.
     expect(&s3a(dir.path(), &["pack", "tree", "-f", "--read-time", "0"]), 0);
     let mut bytes = fs::read(dir.path().join("tree.s3a")).unwrap();
-    // The incompressible file is stored as it is.
+    // The incompressible file is stored.
     let place = bytes.windows(64).position(|w| w == &noise(2, 50_000)[40_000..40_064]).unwrap();
     bytes[place] ^= 1;
     fs::write(dir.path().join("hurt.s3a"), &bytes).unwrap();

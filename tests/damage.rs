@@ -1,5 +1,5 @@
-//! Damaged archives: every flipped bit is found, every cut is refused, nothing panics, and what is
-//! intact is given up.
+//! Damaged archives: every flipped bit is found, every cut is refused, nothing panics, and content
+//! that is intact is still read.
 
 mod sample;
 
@@ -20,7 +20,7 @@ fn drain(bytes: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether opening and checking find nothing wrong.
+/// Whether opening and verifying find nothing wrong.
 fn passes(archive: Result<Archive, Error>, full: bool) -> bool {
     archive.and_then(|archive| verify(&archive, full, &())).is_ok_and(|report| report.is_clean())
 }
@@ -68,7 +68,7 @@ fn appended_and_joined_bytes_are_refused() {
     }
 }
 
-/// Files whose hash is right must have the bytes that were packed; tells how many there are.
+/// Files whose hash is right must have the bytes that were packed; returns their number.
 fn check_salvaged(mut archive: Archive, sample: &Sample) -> usize {
     archive.set_models(models());
     let report = verify(&archive, true, &()).unwrap();
@@ -76,7 +76,7 @@ fn check_salvaged(mut archive: Archive, sample: &Sample) -> usize {
     for (i, entry) in archive.entries().iter().enumerate() {
         let id = EntryId(i as u32);
         let Kind::File { size, .. } = entry.kind else { continue };
-        // A group that stands twice after damage gives each of its files a second name.
+        // A group that stands twice after the damage gives each of its files a second name.
         let copied = entry.path.windows(10).rposition(|part| part == b".salvaged-");
         let path = &entry.path[..copied.unwrap_or(entry.path.len())];
         let packed = sample.files.iter().find(|(packed, _)| packed.path == path).unwrap();
@@ -94,14 +94,14 @@ fn check_salvaged(mut archive: Archive, sample: &Sample) -> usize {
 
 #[test]
 fn salvage_survives_every_damaged_byte() {
-    // Without references: no chunk takes others with it.
+    // Without references, no chunk depends on others.
     let sample = Sample::tiny_with(None);
     let mut bytes = sample.bytes.clone();
     for at in 0..bytes.len() {
         bytes[at] ^= 0xa5;
         let (archive, _) = salvage(file(&bytes), Path::new("bad"), &OpenOptions::default()).unwrap();
         let whole = check_salvaged(archive, &sample);
-        // The second chunk has part of all files but one, the first entries name all but two.
+        // The second chunk holds a part of all files but one; the first entries name all but two.
         assert!(whole >= 1, "byte {at}");
         bytes[at] ^= 0xa5;
     }
@@ -261,10 +261,10 @@ fn a_file_whose_middle_is_lost_reads_up_to_there_and_no_further() {
     let mut bytes = sample.bytes.clone();
     bytes.drain(groups[1]..groups[2]);
     let (archive, damages) = salvage(file(&bytes), Path::new("bad"), &OpenOptions::default()).unwrap();
-    // The trailer tells that something is missing, not what; the hash tells which file is hit.
+    // The trailer shows that something is missing, and not what; the hash shows which file is hit.
     assert_eq!((damages.len(), archive.chunk_count()), (1, 8));
     assert_eq!(check_salvaged(archive, &sample), 2);
-    // With a byte of the group left, reads know.
+    // If a byte of the group is left, reads notice.
     bytes.splice(groups[1]..groups[1], *b"left over");
     let (archive, damages) = salvage(file(&bytes), Path::new("bad"), &OpenOptions::default()).unwrap();
     assert_eq!(damages.len(), 2);

@@ -1,7 +1,7 @@
-//! Every call to the system fails or is the last: what is under a final name is old or complete.
+//! Every system call fails or is the last one: a file under its final name is old or complete.
 //!
-//! `strace` injects errors and kills; without it, and without root for small disks, tests say that they
-//! are skipped.
+//! `strace` injects errors and kills. Without it, and without root for small disks, tests say that
+//! they are skipped.
 
 mod common;
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use common::{command, expect, noise, prose, put, s3a, snapshot};
 
-/// Whether `strace` is there and may trace.
+/// Whether `strace` is installed and may trace.
 fn has_strace() -> bool {
     let works = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();
     let works = works.is_ok_and(|output| output.status.success());
@@ -24,7 +24,7 @@ fn has_strace() -> bool {
     works
 }
 
-/// Calls that write, and the numbers of those that a command makes; with one of them failing.
+/// Runs a command in which the `nth` call of this name has a fault.
 fn injected(dir: &Path, args: &[&str], call: &str, fault: &str, nth: u32) -> Output {
     let mut run = Command::new("strace");
     run.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
@@ -92,7 +92,8 @@ fn every_call(dir: &Path, args: &[&str], result: &str) {
                         output.status.signal() == Some(9) || output.status.code() == Some(137),
                         "{what}"
                     ),
-                    // A message to the terminal may fail without harm; success means that it is there.
+                    // A message to the terminal may fail without harm; a success means that the
+                    // result is there.
                     _ if output.status.success() => assert!(found == after.get(&path), "{what}"),
                     _ => {
                         assert_eq!(output.status.code(), Some(7), "{what}");
@@ -173,7 +174,7 @@ fn a_killed_unpack_leaves_whole_files_only() {
             }
         }
         partly += usize::from(found > 0 && found < 120);
-        // Again, over what is there.
+        // Again, over the files that are there.
         expect(&s3a(dir.path(), &["unpack", "tree.s3a", "-C", "out", "-f", "-q"]), 0);
         fs::remove_dir_all(dir.path().join("out")).unwrap();
     }

@@ -1,4 +1,5 @@
-//! What cannot be read of an archive costs what lies there and nothing else; what reads as something else is told.
+//! Bytes of an archive that cannot be read cost the content that lies there and nothing else; bytes
+//! that read as something else are reported.
 
 mod common;
 mod forge;
@@ -13,9 +14,10 @@ use common::{assert_same, command, expect, noise, prose, put, s3a, snapshot};
 use s3a::archive::Kind;
 use s3a::wire::entry::content_hash;
 
-/// Gives a file whose inode is `S3A_BAD_INO` bytes that cannot be read, `S3A_BAD_FROM` to `S3A_BAD_TO`, or an end
-/// before what its length says, `S3A_BAD_END`. A read that begins before the bad bytes ends there if `S3A_BAD_SHORT`
-/// is set, as with a cached file, else it fails as a whole, as where no cache is used.
+/// A library that makes reads of one file fail. In the file with inode `S3A_BAD_INO`, the bytes
+/// from `S3A_BAD_FROM` to `S3A_BAD_TO` cannot be read, or the file ends at `S3A_BAD_END`, before
+/// its length. With `S3A_BAD_SHORT`, a read that begins before the bad bytes ends there, as with a
+/// cached file; otherwise it fails as a whole, as without a cache.
 const PRELOADED: &str = r#"
 #define _GNU_SOURCE
 #include <errno.h>
@@ -51,7 +53,8 @@ ssize_t pread(int fd, void *bytes, size_t len, off_t at) { return bad_read(fd, b
 
 const BLOCK: usize = 4096;
 
-/// The library with the reads above, built once; nothing, and a word of it, where there is no compiler.
+/// The library with the reads above, built once; `None`, with a message, where there is no
+/// compiler.
 fn preloaded() -> Option<&'static Path> {
     static BUILT: OnceLock<Option<(tempfile::TempDir, PathBuf)>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
@@ -71,9 +74,9 @@ fn preloaded() -> Option<&'static Path> {
 /// What is bad about `bad.s3a` while a command runs.
 #[derive(Clone, Copy, Debug)]
 enum Bad {
-    /// These bytes cannot be read; `short`: reads end before them.
+    /// These bytes cannot be read; if `short`, reads end before them.
     Bytes { from: usize, to: usize, short: bool },
-    /// It ends here, though it was longer when it was opened.
+    /// The file ends here, though it was longer when it was opened.
     End(usize),
 }
 
@@ -95,7 +98,7 @@ fn run(dir: &Path, library: &Path, bad: Bad, args: &[&str]) -> Output {
     run.output().unwrap()
 }
 
-/// Files in some groups, of several chunks each and of a part of one.
+/// Files in several groups, each of several chunks and of a part of one.
 fn packed(flags: &[&str]) -> (tempfile::TempDir, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     for i in 0..10u64 {
@@ -109,7 +112,7 @@ fn packed(flags: &[&str]) -> (tempfile::TempDir, Vec<u8>) {
     (dir, good)
 }
 
-/// Each command does with what cannot be read what it does with zeros in its place.
+/// Each command treats bytes that cannot be read as it treats zeros in their place.
 fn compare(dir: &Path, library: &Path, good: &[u8], bad: Bad) {
     let mut zeroed = good.to_vec();
     match bad {
@@ -155,7 +158,7 @@ fn compare(dir: &Path, library: &Path, good: &[u8], bad: Bad) {
         assert_eq!(found, due, "{bad:?} {args:?}");
         assert_eq!(tree.is_some(), other.is_some(), "{bad:?} {args:?}");
         if let (Some(mut tree), Some(mut other)) = (tree, other) {
-            // Where folders lost their entries, they have the time of now.
+            // Directories that lost their entries have the current time.
             for object in
                 tree.values_mut().chain(other.values_mut()).filter(|object| object.mode & 0o40000 != 0)
             {
@@ -184,7 +187,7 @@ fn a_sector_that_cannot_be_read_costs_what_a_zeroed_one_does() {
             let bad = Bad::Bytes { from, to: from + BLOCK, short: nth % 2 == 0 };
             compare(dir, library, &good, bad);
         }
-        // Several at once, over the end of a group.
+        // Several bad places at once, across the end of a group.
         let from = good.len() / 2 / BLOCK * BLOCK;
         compare(dir, library, &good, Bad::Bytes { from, to: from + 5 * BLOCK, short: false });
     }
@@ -208,7 +211,7 @@ fn a_pipe_from_a_disk_that_cannot_be_read_ends_with_damage() {
         eprintln!("skipped: there is no strace, or it may not trace");
         return;
     }
-    // The first reads are those of the libraries and of the system's own files.
+    // The first reads are those of libraries and of system files.
     let mut run = Command::new("strace");
     run.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=read", "-P"]).arg(dir.path().join("good.s3a"));
     run.args(["-e", "inject=read:error=EIO:when=2", env!("CARGO_BIN_EXE_s3a"), "unpack", "-", "-C", "out"]);
@@ -217,7 +220,8 @@ fn a_pipe_from_a_disk_that_cannot_be_read_ends_with_damage() {
     assert!(good.len() > 100_000 && said.contains("cannot be read"), "{said}");
 }
 
-/// An archive of files whose contents are zeros, though their hashes say something else; all its checksums are right.
+/// An archive of files whose contents are zeros, though their hashes are of other contents; all its
+/// checksums are right.
 fn forged(dir: &Path, files: &[(&str, &[u8])]) {
     let (mut raw, mut entries, mut chunks) = (0, vec![forge::entry("", Kind::Directory)], Vec::new());
     for (path, due) in files {
@@ -305,7 +309,7 @@ fn who_reads_a_whole_file_is_told_that_it_is_not_what_was_packed() {
         (&["cat", "forged.s3a", "long"], 9000, &["long"]),
         (&["cat", "forged.s3a", "short", "long", "z"], 9350, &["short", "long"]),
         (&["cat", "forged.s3a", "long", "--length", "9000"], 9000, &["long"]),
-        // Of a part nothing can be told.
+        // A part of a file cannot be checked.
         (&["cat", "forged.s3a", "long", "--length", "8999"], 8999, &[]),
         (&["cat", "forged.s3a", "long", "--offset", "1"], 8999, &[]),
         (&["unpack", "forged.s3a", "--to-stdout"], 18350, &["long", "short"]),
@@ -322,7 +326,7 @@ fn who_reads_a_whole_file_is_told_that_it_is_not_what_was_packed() {
     fs::write(dir.join("whole.tar"), output.stdout).unwrap();
     let listed = Command::new("tar").arg("tf").arg(dir.join("whole.tar")).output().unwrap();
     assert!(listed.status.success() && listed.stdout.ends_with(b"z\n./\n"), "{listed:?}");
-    // Under its own name there is no tar with wrong contents.
+    // No tar file with wrong contents gets its final name.
     expect(&s3a(dir, &["unpack", "forged.s3a", "--tar", "out.tar"]), 3);
     assert!(!dir.join("out.tar").exists());
     let archive = s3a::open(dir.join("forged.s3a")).unwrap();

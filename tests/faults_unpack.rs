@@ -1,4 +1,5 @@
-//! Unpacking and appending keep what is there, and restore what can be restored, whatever the file system does.
+//! Unpacking and appending preserve what is there, and restore what can be restored, whatever the
+//! file system does.
 
 mod common;
 
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{assert_same, command, expect, noise, prose, put, s3a, snapshot};
 
-/// A folder `tree`, its archive, and `more` to append.
+/// A directory `tree`, its archive, and `more` to append.
 fn packed() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), b"tree/a.txt", &prose(1, 50_000));
@@ -22,7 +23,7 @@ fn packed() -> tempfile::TempDir {
     dir
 }
 
-/// Appends `more`, and does something to the archive after it was opened and before it is replaced.
+/// Appends `more`, and calls `meanwhile` after the archive was opened and before it is replaced.
 fn append_while(dir: &Path, meanwhile: impl FnOnce()) -> std::process::Output {
     let mut run = command(dir);
     run.args(["append", "tree.s3a", "--files-from", "-"]);
@@ -60,7 +61,7 @@ fn append_does_not_take_the_place_of_an_archive_that_came_meanwhile() {
     let listed = String::from_utf8(s3a(dir, &["ls", "tree.s3a"]).stdout).unwrap();
     assert_eq!(listed, ".\nd.txt\n");
 
-    // Written to in its own place: what was copied may be neither the old nor the new.
+    // The archive was written to in place: the copied bytes may be neither the old nor the new.
     let new = fs::read(&archive).unwrap();
     let output =
         append_while(dir, || File::options().append(true).open(&archive).unwrap().write_all(b"?").unwrap());
@@ -68,7 +69,7 @@ fn append_does_not_take_the_place_of_an_archive_that_came_meanwhile() {
     assert_eq!(fs::metadata(&archive).unwrap().len(), new.len() as u64 + 1);
     fs::write(&archive, &new).unwrap();
 
-    // Who removed it does not want it back.
+    // An archive that was removed meanwhile is not put back.
     expect(&append_while(dir, || fs::remove_file(&archive).unwrap()), 7);
     assert!(!archive.exists());
     fs::write(&archive, &new).unwrap();
@@ -115,7 +116,7 @@ fn append_keeps_the_archives_attributes_and_names() {
         .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains(".partial-"));
     assert_eq!(partial.count(), 0);
 
-    // What cannot be added leaves it as it was.
+    // A failed append leaves the archive as it was.
     put(dir, b"last/e", &noise(9, 50_000));
     if let Some(mut run) = strace("pwrite64", "error=ENOSPC", "1+") {
         run.args(["append", "tree.s3a", "last"]).current_dir(dir);
@@ -125,7 +126,7 @@ fn append_keeps_the_archives_attributes_and_names() {
     }
 }
 
-/// The command with a call to the system that fails; nothing, and a word of it, where there is no `strace`.
+/// The command with a failing system call; `None`, with a message, where there is no `strace`.
 fn strace(call: &str, fault: &str, when: &str) -> Option<Command> {
     let works = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();
     if !works.is_ok_and(|output| output.status.success()) {
@@ -161,7 +162,7 @@ fn names_that_cannot_be_links_become_copies() {
     let dir = linked();
     let dir = dir.path();
     let mut source = snapshot(&dir.join("tree"));
-    // A file system without links, and one on which a file has few.
+    // A file system without links, and one on which a file can have few.
     for (error, when, names) in [("EPERM", "1+", 1), ("EMLINK", "3+4", 4), ("EOPNOTSUPP", "2+2", 0)] {
         for from in ["tree.s3a", "-"] {
             let Some(mut run) = strace("linkat", &format!("error={error}"), when) else { return };
@@ -187,7 +188,7 @@ fn names_that_cannot_be_links_become_copies() {
             fs::remove_dir_all(dir.join("out")).unwrap();
         }
     }
-    // Copies count as what is unpacked.
+    // Copies count as unpacked bytes.
     if let Some(mut run) = strace("linkat", "error=EPERM", "1+") {
         run.args(["unpack", "tree.s3a", "-C", "out", "--max-size", "100k"]).current_dir(dir);
         let said = expect(&run.output().unwrap(), 6);
@@ -195,7 +196,7 @@ fn names_that_cannot_be_links_become_copies() {
     }
 }
 
-/// Many files, some of them large, with every kind of object beside them.
+/// Many files, some of them large, and objects of every kind.
 fn many() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for i in 0..40u64 {
@@ -223,12 +224,13 @@ fn what_is_there_is_not_decoded_again() {
         run.output().unwrap()
     };
     expect(&s3a(dir, &["unpack", "tree.s3a", "-C", "out"]), 0);
-    // As an interrupted run leaves it, with another name of a file that is linked, and without the first.
+    // As an interrupted run leaves the tree, with another name of a linked file and without the
+    // first.
     for name in ["3/3.bin", "4/14.txt", "1/1.bin", "link-2", "symlink"] {
         fs::remove_file(dir.join("out").join(name)).unwrap();
     }
     fs::write(dir.join("out/.s3a-unpack-1"), "left over").unwrap();
-    // What is there cannot be decoded any more.
+    // The files that are there can no longer be decoded from the archive.
     let mut bytes = fs::read(dir.join("tree.s3a")).unwrap();
     for i in [1, 7, 12, 39] {
         let at = bytes.windows(16).position(|part| part == &noise(i, 16)[..]).unwrap();
@@ -244,7 +246,7 @@ fn what_is_there_is_not_decoded_again() {
         out
     };
     assert_same(&source, &unpacked());
-    // Nothing to do, and the same from a pipe.
+    // There is nothing to do; the same from a pipe.
     for from in ["damaged.s3a", "-"] {
         let archive = if from == "-" { "tree.s3a" } else { from };
         if from == "-" {
@@ -256,13 +258,13 @@ fn what_is_there_is_not_decoded_again() {
         assert!(said.contains("were there already"), "{said}");
         let mut out = unpacked();
         if from == "-" {
-            // Not known to be made by an earlier run before all names have come.
+            // It is unknown whether this was made by an earlier run until all names have come.
             out.get_mut(&b""[..]).unwrap().mtime = source[&b""[..]].mtime;
         }
         assert_same(&source, &out);
     }
 
-    // What is another thing stays, is told, and no name becomes a link to it.
+    // An object of another kind stays and is reported, and no name becomes a link to it.
     fs::remove_file(dir.join("out/1/1.bin")).unwrap();
     fs::write(dir.join("out/1/1.bin"), "mine").unwrap();
     for i in 0..3 {
@@ -276,7 +278,7 @@ fn what_is_there_is_not_decoded_again() {
     assert!(read("1/1.bin") == b"mine" && read("symlink") == b"mine too");
     assert!(read("link-0") == noise(1, 20_000) && read("link-2") == noise(1, 20_000));
 
-    // A folder that has other things in it keeps its own properties.
+    // A directory with other things in it keeps its own properties.
     put(dir, b"mixed/own", b"own");
     fs::set_permissions(dir.join("mixed"), fs::Permissions::from_mode(0o711)).unwrap();
     expect(&s3a(dir, &["unpack", "tree.s3a", "-C", "mixed", "--skip-existing"]), 0);
@@ -293,7 +295,7 @@ fn an_interrupted_unpack_keeps_what_is_complete_and_goes_on() {
     let source = snapshot(&dir.join("tree"));
     let mut partly = 0;
     for round in 0..12u64 {
-        // Into a folder of its own name, and into one that is named.
+        // Into a directory with the archive's name, and into one that is named.
         let flags = if round % 2 == 0 { &["-C", "out"][..] } else { &[] };
         let run = |more: &[&str]| {
             let mut run = command(&dir.join("at"));
@@ -374,7 +376,7 @@ fn folders_above_what_is_selected_have_their_properties() {
     expect(&s3a(dir, &["unpack", "some.s3a", "-C", "out"]), 0);
     check("salvage");
 
-    // What is taken off is not restored, and a folder that is left out is not made.
+    // Components that are stripped are not restored, and a directory that is left out is not made.
     expect(&s3a(dir, &["unpack", "home.s3a", ".ssh/keys/id", "--strip-components", "1", "-C", "out"]), 0);
     let keys = fs::metadata(dir.join("out/keys")).unwrap();
     assert!(keys.mode() & 0o777 == 0o500 && keys.modified().unwrap() == old);
@@ -403,7 +405,7 @@ fn properties_are_set_on_what_was_unpacked_and_on_nothing_else() {
         std::os::unix::fs::lchown(dir.join("tree/link"), Some(4321), Some(4322)).unwrap();
         std::os::unix::fs::lchown(dir.join("tree/fifo"), Some(4323), Some(4324)).unwrap();
     }
-    // Root may give them attributes, where the file system has such.
+    // Root may set attributes of them, where the file system supports that.
     for name in ["link", "fifo", "folder"] {
         let path = dir.join("tree").join(name);
         let _ = rustix::fs::lsetxattr(path, "trusted.note", b"x", rustix::fs::XattrFlags::empty());
@@ -411,7 +413,7 @@ fn properties_are_set_on_what_was_unpacked_and_on_nothing_else() {
     expect(&s3a(dir, &["pack", "tree", "--special"]), 0);
     expect(&s3a(dir, &["unpack", "tree.s3a", "-C", "out", "-p"]), 0);
     assert_same(&snapshot(&dir.join("tree")), &snapshot(&dir.join("out")));
-    // No call that sets anything names what it is for, but the descriptor alone.
+    // No call that sets a property names its object by a path; all use a descriptor.
     let Some(_) = strace("linkat", "error=EPERM", "1+") else { return };
     let calls = "trace=fchownat,lchown,chown,fchmodat,chmod,utimensat,lsetxattr,setxattr,?fchmodat2";
     let mut run = Command::new("strace");

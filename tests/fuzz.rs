@@ -1,8 +1,9 @@
-//! Runs the bodies of the fuzz targets on their seeds, on the corpora that libFuzzer has left, on what once
-//! failed, and on random and mutated inputs; the same ones for the same seed. `fuzz/run.sh` does more of it,
-//! guided by coverage, where there is a nightly toolchain.
+//! Runs the bodies of the fuzz targets on their seeds, on the corpora that libFuzzer has left, on
+//! inputs that once failed, and on random and mutated inputs. The same seed gives the same inputs.
+//! `fuzz/run.sh` does more, guided by coverage, where there is a nightly toolchain.
 //!
-//! `S3A_FUZZ_RUNS=1000000 S3A_FUZZ_SEED=7 cargo test --release --test fuzz -- --nocapture` does more here.
+//! `S3A_FUZZ_RUNS=1000000 S3A_FUZZ_SEED=7 cargo test --release --test fuzz -- --nocapture` does
+//! more here.
 
 mod bodies;
 
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bodies::{TARGETS, Target};
 
-/// The longest that one input may take, on a machine that has other things to do.
+/// The longest time that one input may take on a busy machine.
 const HANG: Duration = Duration::from_secs(20);
 
 struct Draw(u64);
@@ -28,7 +29,7 @@ impl Draw {
         self.next() as usize % below.max(1)
     }
 
-    /// A seed changed in some places, or bytes without any sense.
+    /// A seed that is changed in some places, or random bytes.
     fn input(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
         if seeds.is_empty() || self.below(10) == 0 {
             let len = self.below(200);
@@ -68,7 +69,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
 }
 
-/// Runs one input; a failure is kept as a file and named.
+/// Runs one input. An input that fails is written to a file, which is named.
 fn run(target: &Target, input: &[u8]) {
     let start = Instant::now();
     let result = catch_unwind(AssertUnwindSafe(|| (target.body)(input)));

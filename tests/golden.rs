@@ -1,7 +1,9 @@
-//! Archives written once are read for ever: `tests/golden/*.s3a` against their contents.
+//! Archives that were written once can be read for ever: `tests/golden/*.s3a` are compared with
+//! their contents.
 //!
 //! Until 1.0.0 they are written anew, on purpose, when the format or the arithmetic changes:
-//! `cargo test --test golden -- --ignored`. The independent decoder reads them too (`reference.rs`).
+//! `cargo test --test golden -- --ignored`. The independent decoder reads them too
+//! (`reference.rs`).
 
 mod common;
 
@@ -13,7 +15,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-/// What the golden archives hold; made by code, so that it cannot drift.
+/// The contents of the golden archives, made by code so that they cannot change unnoticed.
 fn tree(root: &Path) {
     let log: String = (0..80)
         .map(|i| {
@@ -39,7 +41,7 @@ fn tree(root: &Path) {
     std::os::unix::fs::symlink("../log.txt", root.join("sub/symlink")).unwrap();
 }
 
-/// Enough of one kind for a dictionary.
+/// Enough files of one kind for a dictionary.
 fn large_tree(root: &Path) {
     for part in 0..4u32 {
         let line = |i: u32| {
@@ -56,7 +58,7 @@ fn large_tree(root: &Path) {
     }
 }
 
-/// What takes large blocks: samples of sound, and calls between functions.
+/// Data that are packed in large blocks: samples of sound, and calls between functions.
 fn block_tree(root: &Path) {
     let sample = |i: u32| (i % 400).abs_diff(200) as u16 * 90 + (i * 7 % 11) as u16;
     put(root, b"sound.raw", &(0..20_000).flat_map(|i| sample(i).to_le_bytes()).collect::<Vec<_>>());
@@ -69,7 +71,7 @@ fn block_tree(root: &Path) {
     put(root, b"noise.bin", &noise(7, 3000));
 }
 
-/// Makes what an archive is to hold.
+/// Makes the contents of an archive.
 type Fill = fn(&Path);
 
 const GOLDENS: &[(&str, Fill, &[&str])] = &[
@@ -104,7 +106,7 @@ fn golden_archives_hold_what_they_held() {
     }
 }
 
-/// Paths and contents; the golden archives are not about owners and times.
+/// Paths and contents; owners and times are not compared.
 fn contents(root: &Path) -> Vec<(PathBuf, String, Vec<u8>)> {
     let mut found = Vec::new();
     let mut todo = vec![root.to_owned()];

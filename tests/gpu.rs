@@ -1,5 +1,5 @@
-//! The GPU backend with what this machine has: the compiler alone, or a device. Each test says so if what it
-//! needs is not here.
+//! The GPU backend with what this machine has: the compiler alone, or a device. A test that lacks
+//! what it needs says so.
 #![cfg(feature = "gpu")]
 
 use std::sync::Arc;
@@ -43,7 +43,8 @@ fn nvrtc_compiles_the_kernel_for_every_architecture() {
     steered.set_adapt(vec![60_000]);
     steered.latent = Some(Latent { symbols: 6, max: 4, layers: 0, ff: 0, steer: true, experts: 1 });
     let default = default_model().unwrap();
-    // What a block may have of shared memory differs, and so does where its rows lie.
+    // Devices differ in the shared memory that a block may have, and so in where a block's rows
+    // lie.
     for (config, arch, tile, shared) in [
         (default.config(), 75, 8, 64 << 10),
         (default.config(), 80, 16, 163 << 10),
@@ -77,7 +78,8 @@ fn weights_lie_as_the_warps_take_them() {
     assert_eq!(image, device::image(&model).unwrap());
 }
 
-/// The device's results on real models, against the CPU's. `S3A_GPU_CHUNKS` is how many chunks they are (3,000).
+/// The device's results on real models, against the CPU's. `S3A_GPU_CHUNKS` is how many chunks they
+/// are (3,000).
 #[test]
 fn a_gpu_equals_the_cpu() {
     let device = match open(0) {
@@ -122,7 +124,7 @@ fn a_gpu_equals_the_cpu() {
             assert_eq!(decoded.unwrap(), job.raw, "{}", model.config().name);
         }
         assert_eq!(offload.warning(), None);
-        // The CPU takes longer: some of both directions.
+        // The CPU takes longer, so it gets fewer chunks in both directions.
         let (few, more) = (count.min(60), count.min(200));
         assert_eq!(cpu.encode(&jobs[..few]), payloads[..few], "{}", model.config().name);
         for (job, decoded) in jobs[..more].iter().zip(cpu.decode(&decode[..more].iter().collect::<Vec<_>>()))

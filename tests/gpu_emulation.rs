@@ -1,8 +1,9 @@
-//! The GPU's decoder on an emulated device, against the scalar kernels, bit for bit.
+//! The GPU's decoder on an emulated device equals the scalar kernels, bit for bit.
 //!
-//! The kernel's source is compiled by the host's C++ compiler, every thread of a block a fiber of its own, and
-//! driven through the same calls of the driver's interface as a GPU. Each test here starts this program again
-//! with the emulation's libraries in place and runs one of the tests of `on_the_device`.
+//! The host's C++ compiler compiles the kernel's source, with every thread of a block as a fiber of
+//! its own, and the kernel is driven through the same calls of the driver's interface as on a GPU.
+//! Each test here starts this program again with the emulation's libraries in place, and runs one
+//! of the tests of `on_the_device`.
 #![cfg(feature = "gpu")]
 
 mod common;
@@ -17,7 +18,8 @@ use s3a::model::config::Config;
 use s3a::model::sample::Random;
 use s3a::model::{Model, device};
 
-/// Runs a test of `on_the_device` with these variables set; says so and passes if there is no compiler.
+/// Runs a test of `on_the_device` with these variables set. Without a compiler it prints a message
+/// and passes.
 fn run(test: &str, variables: &[(&str, &str)]) {
     let Some(folder) = emulation::libraries() else {
         eprintln!("skipped: there is no C++ compiler `c++`");
@@ -61,11 +63,11 @@ fn no_access_is_out_of_bounds_and_nothing_overflows() {
 
 #[test]
 fn damaged_payloads_come_to_the_same_end() {
-    // One multiprocessor: forty chunks are enough for the larger tiles.
+    // With one multiprocessor, forty chunks are enough for the larger tiles.
     run("damage", &[("S3A_EMULATED_PROCESSORS", "1")]);
 }
 
-/// What a chunk of `raw_len` bytes takes on a device.
+/// The memory that a chunk of `raw_len` bytes takes on a device.
 fn memory_of(config: &Config, raw_len: usize) -> usize {
     let payload = vec![1; raw_len / 3];
     let history = vec![0];
@@ -125,7 +127,8 @@ fn commands_give_the_same_bytes_on_a_device_and_when_it_fails() {
     // Launch 1 is the self-test; the next is the first of the work.
     let warned = unpack(&[("S3A_EMULATED_FAIL", "2")], "lost", 1);
     assert!(warned.contains("emulated was given up") && warned.contains("launch failure"), "{warned}");
-    // All chunks together do not fit: as the driver tells beforehand, or only when memory is asked for.
+    // All chunks together do not fit: the driver says so beforehand, or only when memory is asked
+    // for.
     let weights = device::image(&model).unwrap().len();
     let chunks: usize = [4096, 4096, 308].into_iter().map(|len| memory_of(model.config(), len)).sum();
     for (target, memory) in [("narrow", weights + chunks), ("halved", weights + chunks * 8 / 7 + 3000)] {
@@ -137,7 +140,7 @@ fn commands_give_the_same_bytes_on_a_device_and_when_it_fails() {
     let cat = gpu(&[], &["cat", "cpu.s3a", "b", "--device", "cuda"]);
     assert_eq!(cat.stdout, files[1]);
 
-    // A cache that is broken is made anew.
+    // A broken cached file is made anew.
     let kept: Vec<_> =
         fs::read_dir(dir.join("cache/s3a")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!kept.is_empty());
@@ -160,12 +163,12 @@ fn auto_uses_the_device_where_it_ends_sooner_and_only_there() {
     put(dir, b"tree/a", &bytes);
     let pack =
         ["pack", "tree", "--model", "tiny.safetensors", "--chunk-size", "4k", "--no-check", "-o", "a.s3a"];
-    // In chunks alone, or LZMA2 takes them.
+    // Without `--read-time 0`, LZMA2 would take the files as blocks.
     let pack = [&pack[..], &["--read-time", "0"]].concat();
     expect(&s3a_with(dir, &libraries, &[("S3A_EMULATED_NONE", "1")], &pack), 0);
     let launches = || fs::read_to_string(dir.join("log")).map_or(0, |log| log.lines().count());
     let log = dir.join("log").display().to_string();
-    // Ten chunks of 4 KiB: 40 s on one thread of this CPU, 4 and some on this device.
+    // Ten chunks of 4 KiB: 40 s on one thread of this CPU, a little more than 4 s on this device.
     let (slow, fast) = ("1000000000,1000000000,1000000000,1,", "1,1,1000000000,1,");
     for (number, (costs, start, device, used)) in [
         (slow, "0", "auto", true),
@@ -173,7 +176,7 @@ fn auto_uses_the_device_where_it_ends_sooner_and_only_there() {
         (fast, "0", "auto", false),
         (fast, "0", "cuda", true),
         (slow, "0", "cpu", false),
-        // Measured: so little work is never worth a start.
+        // The CPU is measured: so little work is never worth starting the device.
         ("", "", "auto", false),
     ]
     .into_iter()
@@ -216,7 +219,7 @@ fn what_was_found_is_told_and_what_is_missing_is_refused() {
         expect(&output, 2);
         assert!(!dir.join("x").exists());
     }
-    // Nobody asked for a GPU: that there is none is no matter.
+    // No GPU was asked for, so it does not matter that there is none.
     expect(&s3a_with(dir, &libraries, &[("S3A_EMULATED_NONE", "1")], &["unpack", "a.s3a", "-C", "x"]), 0);
 }
 
@@ -233,7 +236,7 @@ mod on_the_device {
     use s3a::model::config::{Activation, Config, Latent};
     use s3a::model::sample::{Draw, Random, model_file};
 
-    /// Prose and code: what is beside this test.
+    /// Prose and code: the source of this test.
     const TEXT: &[u8] = include_bytes!("gpu_emulation.rs");
 
     struct Both {
@@ -252,7 +255,8 @@ mod on_the_device {
         Arc::new(Model::from_bytes(&model_file(config, draw, 7).unwrap()).unwrap())
     }
 
-    /// Parts of the text that repeat themselves, with noise in between: all sorts of matches.
+    /// Parts of the text that repeat themselves, with noise in between, so that all kinds of
+    /// matches occur.
     fn chunk(random: &mut Random, len: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         while bytes.len() < len {
@@ -363,7 +367,7 @@ mod on_the_device {
                 let mut config = base(name);
                 change(&mut config);
                 eprintln!("{name} {draw:?}");
-                // The extreme ones share the compiled kernel with the others.
+                // The models with extreme weights share the compiled kernel with the others.
                 let effort = if config.latent.is_some() { 2 } else { 0 };
                 round_trip(
                     &both(model(config, draw), effort),

@@ -1,7 +1,8 @@
-//! Whatever an archive claims, with all its checksums right: it is refused in less than a second and
-//! with less than 64 MiB, by whoever opens, checks, lists, unpacks or joins it.
+//! An archive that claims anything, with all its checksums right, is refused in less than a second
+//! and with less than 64 MiB by everything that opens, checks, lists, unpacks or joins it.
 //!
-//! One test at a time, in a process of its own: it watches the memory of the whole process.
+//! The tests run one at a time, in a process of their own, because the memory of the whole process
+//! is measured.
 
 mod forge;
 mod guard;
@@ -31,13 +32,13 @@ use s3a::wire::models::ModelRef;
 enum Until {
     /// It cannot be opened, nor read from a pipe.
     Open,
-    /// It opens; what is wrong is found in the data.
+    /// It can be opened; the fault is found in the data.
     Verify,
-    /// It is right in itself, but stands for more than a user allows.
+    /// It is correct in itself, but would unpack to more than a user allows.
     Unpack,
 }
 
-/// A group with one file in one chunk, to be made worse.
+/// A group with one file in one chunk, which the cases change.
 fn group() -> ForgedGroup {
     ForgedGroup::new(vec![file("f", 4096, &[(0, 0, 4096)])], vec![stored(4096)])
 }
@@ -46,7 +47,7 @@ fn with_files(files: Vec<s3a::archive::Entry>) -> Forged {
     Forged::new(vec![ForgedGroup::new(files, vec![stored(4096), stored(4096)])])
 }
 
-/// Replaces the entries frame from its `count` on with this.
+/// Replaces the bytes of the ENTRIES frame, from its `count` on.
 fn entries_bytes(change: impl Fn(&mut Vec<u8>) + 'static) -> Forged {
     let mut group = group();
     group.entries_bytes = Some(Box::new(change));
@@ -88,14 +89,14 @@ fn header_u32(at: usize, value: u32) -> Forged {
     header(move |bytes| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes()))
 }
 
-/// The salt, flags and varints that an ENTRIES frame begins with.
+/// The salt, flags and varints at the beginning of an ENTRIES frame.
 fn entries_start(flags: u8, numbers: &[u64]) -> Vec<u8> {
     let mut bytes = vec![5, 0, 0, 0, flags];
     numbers.iter().for_each(|&number| put_varint(&mut bytes, number));
     bytes
 }
 
-/// Chunks that name others.
+/// Chunks that refer to others.
 fn referring(distances: &[&[u32]]) -> Forged {
     let mut chunks = vec![stored(4096)];
     for refs in distances {
@@ -108,7 +109,8 @@ fn referring(distances: &[&[u32]]) -> Forged {
     Forged::new(vec![ForgedGroup::new(vec![file("f", size, &[(0, 0, size)])], chunks)])
 }
 
-/// One of some groups of 256 chunks of zeros; each chunk of a few names the one before.
+/// Group `number` of several groups of 256 chunks of zeros; each chunk of the range `chained`
+/// refers to the chunk before.
 fn long_group(number: u64, chained: std::ops::Range<u64>) -> ForgedGroup {
     let chunks = (number * 256..number * 256 + 256).map(|id| {
         let refs = if chained.contains(&id) { vec![1] } else { vec![] };
@@ -165,7 +167,7 @@ fn cases() -> Vec<(String, Until, Vec<u8>)> {
             let count = 6_000_000;
             *bytes = one_file(1 << 30, count as u64 + 1, &[]);
             bytes.extend([0, 1, 0].repeat(count));
-            // So that the frame is not packed to less than it may be.
+            // With noise, the frame is not packed below the length that would be refused earlier.
             let mut noise = vec![0; 1 << 20];
             blake3::Hasher::new().finalize_xof().fill(&mut noise);
             bytes.extend(noise);
@@ -198,7 +200,7 @@ fn cases() -> Vec<(String, Until, Vec<u8>)> {
     );
     add("a group says more entries than it has", Open, group_with(|g| g.group.entry_count = 9));
     add("an entry of an unknown kind", Open, entries_bytes(|bytes| patch(bytes, kind_at(), 99)));
-    // Kind, mode of two bytes, user and group.
+    // Kind, a mode of two bytes, user and group.
     add("times of an unknown form", Open, entries_bytes(|bytes| patch(bytes, kind_at() + 5, 2)));
     add("a path of 2^40 bytes", Open, entries_bytes(|bytes| *bytes = entries_start(0, &[0, 1, 0, 1 << 40])));
     add(
@@ -223,7 +225,7 @@ fn cases() -> Vec<(String, Until, Vec<u8>)> {
     add("a path twice in two groups", Open, Forged::new(vec![group(), group()]));
     for path in ["", "/", "a//b", "..", "a/../b", "a\0b"] {
         let kind = Kind::Symlink { target: b"x".to_vec() };
-        // The empty path is the root, which no link can be.
+        // The empty path is the root, which cannot be a link.
         let until = if path.is_empty() { Unpack } else { Open };
         add(&format!("the path {path:?}"), until, with_files(vec![entry(path, kind)]));
     }
@@ -351,13 +353,14 @@ fn cases() -> Vec<(String, Until, Vec<u8>)> {
         forged
     });
     add("references that chain deeper than the header says, from one batch to the next", Verify, {
-        // Readers in order take at most 8 MiB at a time, or a group.
+        // Readers in order take at most 8 MiB at a time, or one group.
         let mut forged = Forged::new((0..9).map(|group| long_group(group, 2046..2049)).collect());
         forged.header.ref_depth = 2;
         forged
     });
     add("references that fan out to all chunks", Verify, {
-        // Each names the eight before it: for the last, all others have to be decoded.
+        // Each chunk refers to the eight before it, so that for the last one all others have to be
+        // decoded.
         let distances: Vec<Vec<u32>> = (1..=200u32).map(|i| (1..=8.min(i)).collect()).collect();
         referring(&distances.iter().map(Vec::as_slice).collect::<Vec<_>>())
     });
@@ -433,7 +436,7 @@ fn cases() -> Vec<(String, Until, Vec<u8>)> {
             }),
         ),
     ] {
-        // What is not named by the index is found by looking for it.
+        // Parts that the index does not name are found by searching for them.
         let until = if ["a table that is cut", "no groups", "a model that nobody has"].contains(&name) {
             Verify
         } else {
@@ -445,7 +448,8 @@ fn cases() -> Vec<(String, Until, Vec<u8>)> {
         "index: a group twice",
         Open,
         index_bytes(|bytes| {
-            // The gap of the second is negative, which varints are not; so it lies after itself.
+            // The second group would need a negative gap, which a varint cannot be; so it lies
+            // after itself.
             let record = bytes[4..].to_vec();
             bytes[3] = 2;
             bytes.extend(record);
@@ -519,7 +523,7 @@ fn cases() -> Vec<(String, Until, Vec<u8>)> {
     );
     add("a frame that unpacks to 64 MiB", Verify, {
         let mut forged = Forged::new(vec![group()]);
-        // Of zeros, it is less than a KiB; the limit is 4 MiB and 64 times its length.
+        // Zeros would pack to less than a KiB; the limit is 4 MiB and 64 times that length.
         let packed = s3a::wire::zstd_raw::compress(&vec![0; 64 << 20], &[]).unwrap();
         let mut frame = [&s3a::wire::frame::MARKER[..], &[99, 3]].concat();
         frame.extend((packed.len() as u32).to_le_bytes());
@@ -575,7 +579,7 @@ fn set_hash<'a>(file: &mut s3a::archive::Entry, content: impl Iterator<Item = &'
     }
 }
 
-/// The writer of entries takes differences without a check, so that any extents can be written.
+/// A file with any extents: the writer of entries takes differences without checking them.
 fn hostile_file(path: &str, size: u64, extents: &[(u64, u64, u64)]) -> s3a::archive::Entry {
     file(path, size, extents)
 }
@@ -613,13 +617,13 @@ fn on_disk(bytes: &[u8]) -> fs::File {
     file
 }
 
-/// All that can be done with one archive.
+/// Does everything that can be done with an archive.
 fn attack(name: &str, until: Until, bytes: &[u8], folder: &Path) {
     let open = || Archive::from_file(on_disk(bytes), Path::new("hostile"), &OpenOptions::default());
     let opened = guarded(name, "opening", open);
     let opens = until != Until::Open;
     assert_eq!(opened.is_ok(), opens, "{name}: {:?}", opened.err());
-    // From a pipe, everything is seen but what only unpacking refuses.
+    // A reader of a pipe finds everything but what only unpacking refuses.
     let piped: Result<(), Error> = guarded(name, "reading a pipe", || {
         let mut reader = StreamReader::open(bytes, &OpenOptions::default())?;
         while reader.next_event()?.is_some() {}
@@ -648,7 +652,7 @@ fn attack(name: &str, until: Until, bytes: &[u8], folder: &Path) {
     let unpacked = guarded(name, "unpacking", || extract(&archive, &target, &options, &()));
     assert!(unpacked.is_err() || !checked.is_clean(), "{name}");
     let joined = guarded(name, "joining", || merge(&[archive], Vec::new(), OnClash::First, &()));
-    // Joining decodes nothing; what is wrong with the chunks is found later.
+    // Joining decodes nothing, so faults of chunks are found later.
     if let Ok((joined, _)) = joined {
         let again =
             Archive::from_file(on_disk(&joined), Path::new("joined"), &OpenOptions::default()).unwrap();

@@ -1,8 +1,8 @@
-//! Whatever a model file claims: it is refused by a rule that it breaks, in less than a second and with less
-//! than 64 MiB, before anything runs on it.
+//! A model file that breaks a rule is refused by that rule in less than a second and with less than
+//! 64 MiB, before anything runs on it, whatever it claims.
 //!
-//! Each case is made from a good file by changing one thing in its header, in its list of tensors or in
-//! their values. One test at a time: it watches the memory of the whole process.
+//! Each case is made from a good file by one change in its header, in its list of tensors or in
+//! their values. The tests run one at a time, because they measure the memory of the whole process.
 
 mod common;
 mod guard;
@@ -104,10 +104,10 @@ impl Forged {
     }
 }
 
-/// What a case is called, and what it changes.
+/// The name of a case, and its change.
 type Case<T> = (&'static str, fn(&mut T));
 
-/// What each case is called, and its file.
+/// The name of each case, and its file.
 fn cases() -> Vec<(String, Vec<u8>)> {
     let mut cases: Vec<(String, Vec<u8>)> = Vec::new();
     let mut add = |name: &str, change: &dyn Fn(&mut Forged)| {
@@ -333,7 +333,7 @@ fn cases() -> Vec<(String, Vec<u8>)> {
     cases
 }
 
-/// Fails with what is wrong about how a file is refused.
+/// Fails if a file is not refused as it should be.
 fn attack(name: &str, file: &[u8]) {
     match guarded(name, "loading", || Model::from_bytes(file)) {
         Err(Error::BadModel { rule, .. }) => {
@@ -357,7 +357,7 @@ fn hostile_models_are_refused_in_no_time_and_with_little_memory() {
     assert!(cases.len() >= 80, "{}", cases.len());
     println!("{} hostile model files", cases.len());
 
-    // The command says so, too: one case of each part.
+    // The command reports it, too: one case of each part.
     let dir = tempfile::tempdir().unwrap();
     common::put(dir.path(), b"tree/a", b"text");
     for (name, file) in cases.iter().step_by(12) {

@@ -1,7 +1,7 @@
-//! Whatever an archive says, nothing outside the target folder is touched.
+//! Whatever an archive says, nothing outside the target directory is touched.
 //!
-//! Archives are made here with the crate's own writer, which writes what it is given. A canary
-//! tree beside the target must be the same after each attempt.
+//! The archives are made with the crate's own writer, which writes whatever it is given. A canary
+//! tree beside the target must be unchanged after each attempt.
 
 mod common;
 
@@ -13,7 +13,7 @@ use std::process::Stdio;
 use common::{assert_same, command, expect, s3a, snapshot};
 use s3a::archive::{Content, Entry, EntryId, Kind, Timestamp, Writer, WriterOptions};
 
-/// An entry that an attack is made of.
+/// An entry of an attack.
 fn entry(path: &[u8], kind: Kind) -> Entry {
     Entry {
         path: path.to_vec(),
@@ -56,7 +56,7 @@ fn write(out: &Path, entries: Vec<Entry>) -> bool {
     writer.finish().is_ok()
 }
 
-/// A place to attack: a target folder, and everything around it as it has to stay.
+/// A place to attack: a target directory, and its surroundings, which must not change.
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -76,7 +76,7 @@ impl Place {
         self.dir.path().join("target")
     }
 
-    /// Unpacks, from a file and from a pipe, and compares the canary and what else lies around.
+    /// Unpacks from a file and from a pipe, and compares the canary and the surroundings.
     fn attack(&self, name: &str, entries: &[Entry], flags: &[&str]) -> Vec<Option<i32>> {
         let archive = self.dir.path().join("evil.s3a");
         if !write(&archive, entries.to_vec()) {
@@ -161,12 +161,12 @@ fn paths_that_lead_out_or_mean_nothing_are_refused() {
     println!("{} paths as file, folder and link, each in two ways", paths.len());
 }
 
-/// Names that look like a way out, an option, a pattern or a command to something, but are names: each comes out
-/// under the target as it is, and is shown without steering a terminal.
+/// Names that look like a way out, an option, a pattern or a command to something, but are names:
+/// each comes out under the target as it is, and is shown without steering a terminal.
 #[test]
 fn names_that_only_look_dangerous_stay_names() {
     let mut names: Vec<Vec<u8>> = [
-        // Not the two dots that lead up.
+        // Not the two dots that stand for the directory above.
         "...",
         "....",
         ".. ",
@@ -185,7 +185,7 @@ fn names_that_only_look_dangerous_stay_names() {
         "\u{2024}\u{2024}",
         "..\u{2215}x",
         "..\u{ff0f}x",
-        // What other systems make of names.
+        // Characters that mean something in names on other systems.
         "a\\b",
         "C:",
         "C:\\x",
@@ -197,7 +197,7 @@ fn names_that_only_look_dangerous_stay_names() {
         "a ",
         "file:stream",
         "DESKT~1",
-        // Blanks and lines.
+        // Blanks and line ends.
         " ",
         "  ",
         "\t",
@@ -235,7 +235,7 @@ fn names_that_only_look_dangerous_stay_names() {
         "'",
         "%s%n",
         "%00",
-        // What steers terminals, and what they draw otherwise than it is.
+        // Characters that control terminals, or that terminals draw as something else.
         "\u{7f}",
         "\u{1}",
         "\u{1b}[2J",
@@ -264,7 +264,7 @@ fn names_that_only_look_dangerous_stay_names() {
     .iter()
     .map(|name| name.as_bytes().to_vec())
     .collect();
-    // Bytes that are no UTF-8, an overlong dot and slash among them.
+    // Bytes that are not UTF-8, an overlong dot and slash among them.
     names.extend(
         [&b"\xff"[..], b"\x80", b"\xc0\xae\xc0\xae", b"\xc0\xaf", b"\xe0\x80\xae", b"\xed\xa0\x80"]
             .map(<[u8]>::to_vec),
@@ -442,7 +442,7 @@ fn an_existing_file_is_refused_before_anything_is_written() {
     assert_eq!(fs::read_dir(place.target()).unwrap().count(), 1);
     expect(&s3a(place.dir.path(), &["unpack", "plain.s3a", "-C", "target", "--force"]), 0);
     assert_eq!(fs::read(place.target().join("z")).unwrap(), b"evil");
-    // A folder with something in it is never replaced.
+    // A directory that is not empty is never replaced.
     fs::remove_file(place.target().join("z")).unwrap();
     fs::create_dir_all(place.target().join("z/precious")).unwrap();
     expect(&s3a(place.dir.path(), &["unpack", "plain.s3a", "-C", "target", "--force"]), 11);

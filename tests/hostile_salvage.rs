@@ -1,5 +1,6 @@
-//! Files made to keep `salvage` busy: it looks for frames anywhere, so frames may lie inside one another, each
-//! to be read to the end of the file. It gives up in less than a second and with less than 64 MiB.
+//! Files made to keep `salvage` busy. It looks for frames anywhere, so frames may lie inside one
+//! another, each to be read to the end of the file. `salvage` must give up in less than a second
+//! and with less than 64 MiB.
 
 mod forge;
 mod guard;
@@ -25,20 +26,20 @@ fn open(bytes: &[u8]) -> Result<usize> {
     Ok(archive.entries().len())
 }
 
-/// An archive of one file, its header alone, and its group with the entries damaged.
+/// The bytes of an archive of one file, of its header alone, and of its group with damaged entries.
 fn good() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let group = || ForgedGroup::new(vec![file("f", 4096, &[(0, 0, 4096)])], vec![stored(4096)]);
     let whole = Forged::new(vec![group()]).bytes();
     let mut broken = group();
     broken.entries_bytes = Some(Box::new(|bytes| bytes.truncate(3)));
     let mut group = Forged::new(vec![broken]).bytes().split_off(HEADER_LEN);
-    // Without the index, nor the table whose search is to go on for long.
+    // The index is left out, and so is the table, whose search is meant to take long.
     let table = group.windows(5).position(|five| five == [&MARKER[..], &[5]].concat()).unwrap();
     group.truncate(table);
     (whole.clone(), whole[..HEADER_LEN].to_vec(), group)
 }
 
-/// The head of a frame of this kind whose content is so long.
+/// The head of a frame of this kind that claims content of this length.
 fn head(kind: u8, len: usize) -> Vec<u8> {
     [&MARKER[..], &[kind, 0], &(len as u32).to_le_bytes()].concat()
 }
@@ -56,11 +57,12 @@ fn frames_inside_one_another_do_not_keep_it_busy() {
     assert_eq!(open(&whole).unwrap(), 1, "what the cases begin with is good");
     assert_eq!(open(&fill(whole.clone(), |_| MARKER.to_vec())).unwrap(), 1, "markers alone cost little");
 
-    // Sound frames of entries, each around all before it, so that each is read, and then what is in it.
+    // Sound frames of entries, each around all frames before it, so that each frame is read, and
+    // then its content.
     let mut nested = vec![0; 64];
     while nested.len() < LEN / 8 {
         let mut around = Vec::new();
-        // Bytes that do not pack, or else the frames in them could not be seen.
+        // Incompressible bytes, since in packed frames the frames inside could not be seen.
         let salt = blake3::hash(&nested.len().to_le_bytes());
         write_frame(FrameKind::Entries, &[salt.as_bytes(), &nested[..]].concat(), &mut around).unwrap();
         nested = around;

@@ -1,4 +1,5 @@
-//! Imported T5 models: folders that `transformers` wrote (`tests/data/make_t5.py`), and its logits.
+//! Imported T5 models: directories that `transformers` wrote (`tests/data/make_t5.py`), and its
+//! logits.
 #![cfg(feature = "train")]
 
 use std::path::{Path, PathBuf};
@@ -29,8 +30,8 @@ fn load(name: &str) -> (Folder, Model) {
     (folder, model)
 }
 
-/// What `transformers` computed: ids of source and target, and logits of every ninth position, with the
-/// source and without.
+/// What `transformers` computed: ids of source and target, and logits of every ninth position, with
+/// the source and without it.
 struct Expected {
     source: Vec<u32>,
     target: Vec<u32>,
@@ -75,7 +76,8 @@ fn integer_logits_follow_those_of_transformers() {
         let ((folder, model), expected) = (load(name), expected(name));
         let ids = &folder.pieces.ids;
         let token = |id: &u32| ids.iter().position(|known| known == id).unwrap() as u16;
-        // The engine puts the start token before the first itself; what it predicts last is not asked.
+        // The engine puts the start token before the first token itself; its last prediction is not
+        // used.
         let mut tokens: Vec<u16> = expected.target[1..].iter().map(token).collect();
         tokens.push(0);
         let c: Vec<u16> = expected.source.iter().map(|&id| id as u16).collect();

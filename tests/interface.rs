@@ -62,7 +62,7 @@ fn every_difference_is_named_once() {
     fs::set_permissions(root.join("a.txt"), fs::Permissions::from_mode(0o600)).unwrap();
     fs::remove_file(root.join("link")).unwrap();
     put(&root, b"link", b"no link");
-    // A byte where the hole was, which the content hash alone does not see.
+    // A byte where the hole was, which the content hash alone does not cover.
     let at = times("sparse");
     let sparse = fs::File::options().write(true).open(root.join("sparse")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&sparse, b"x", 30 << 20).unwrap();
@@ -153,7 +153,7 @@ fn every_command_has_a_page_and_every_shell_a_script() {
     expect(&s3a(dir.path(), &["man", "bogus"]), 2);
 }
 
-/// Codes and meanings of the table in the README.
+/// Codes and meanings in the table of the README.
 fn readme_codes() -> Vec<(i32, String)> {
     let readme = include_str!("../README.md");
     let section = readme.split("## Exit codes").nth(1).unwrap().split("\n## ").next().unwrap();
@@ -173,7 +173,7 @@ fn prepare(dir: &Path) {
     let header = Header::read(&whole).unwrap();
     let newer = Header { major: 2, ..header }.write();
     fs::write(dir.join("newer.s3a"), [&newer[..], &whole[HEADER_LEN..]].concat()).unwrap();
-    // Coded with a model that only tests have.
+    // An archive coded with a model that only tests have.
     fs::write(dir.join("log.s3a"), sample::Sample::tiny().bytes).unwrap();
     put(dir, b"odd/fine", b"fine");
     rustix::fs::mknodat(
@@ -230,7 +230,7 @@ fn every_exit_code_of_the_readme_is_given() {
         assert!(said.is_empty() || said.contains("s3a"), "{said}");
         given.insert(*code);
     }
-    // No command is meant to show the first; `tests/cli.rs` and `tests/resume.rs` show the second.
+    // No command should ever show the first; `tests/cli.rs` and `tests/resume.rs` show the second.
     given.extend([70, 130]);
     let codes = readme_codes();
     assert_eq!(

@@ -1,5 +1,5 @@
-//! Archives that learned their data: smaller, read by everything that reads archives, and refused where the base
-//! is missing.
+//! Archives that have learned their data: they are smaller, everything that reads archives reads
+//! them, and they are refused where the base is missing.
 #![cfg(feature = "train")]
 
 mod common;
@@ -23,7 +23,8 @@ fn foreign(seed: u64, len: usize) -> Vec<u8> {
     text.as_bytes()[..len.min(text.len())].to_vec()
 }
 
-/// A directory with a tree, and archives of it: `plain.s3a`, and `learned.s3a` of the base `base.safetensors`.
+/// A directory with a tree, and archives of it: `plain.s3a`, and `learned.s3a` of the base
+/// `base.safetensors`.
 fn scene() -> &'static Path {
     static SCENE: OnceLock<tempfile::TempDir> = OnceLock::new();
     SCENE
@@ -35,7 +36,7 @@ fn scene() -> &'static Path {
                 put(at, name.as_bytes(), &foreign(file, 45_000));
             }
             put(at, b"tree/noise.bin", &noise(1, 20_000));
-            // A model that is in no binary: that of the default level 4 under another name.
+            // A model that is in no binary: the one of the default level 4 under another name.
             let nano = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/nano.safetensors")).unwrap();
             let (from, to) = (&br#"\"name\":\"nano\""#[..], &br#"\"name\":\"nemo\""#[..]);
             let place = nano.windows(from.len()).position(|window| window == from).unwrap();
@@ -54,7 +55,7 @@ fn pack(at: &Path, more: &[&str]) -> std::process::Output {
     command(at).env("S3A_MODEL_PATH", at).args(args).args(more).output().unwrap()
 }
 
-/// The command where the base is at hand.
+/// Runs the command where the base can be found.
 fn run(at: &Path, args: &[&str]) -> std::process::Output {
     command(at).env("S3A_MODEL_PATH", scene()).args(args).output().unwrap()
 }
@@ -68,7 +69,7 @@ fn what_learned_is_smaller_and_everything_reads_it() {
     expect(&run(at, &["diff", "learned.s3a", "tree"]), 0);
     expect(&run(at, &["unpack", "learned.s3a", "-o", "out"]), 0);
     assert_same(&snapshot(&at.join("tree")), &snapshot(&at.join("out")));
-    // From a pipe the difference comes before what needs it.
+    // Through a pipe, the delta comes before the chunks that need it.
     let mut piped = command(at);
     piped.env("S3A_MODEL_PATH", at).args(["unpack", "-", "-o", "piped"]);
     piped.stdin(fs::File::open(at.join("learned.s3a")).unwrap());
@@ -87,7 +88,7 @@ fn a_missing_base_is_named() {
     let output = common::s3a(alone.path(), &["cat", "learned.s3a", "part0/text0.txt"]);
     let said = expect(&output, 4);
     assert!(said.contains(&base), "{said}");
-    // What no model codes is read all the same.
+    // Chunks that no model codes can still be read.
     let output = common::s3a(alone.path(), &["cat", "learned.s3a", "noise.bin"]);
     expect(&output, 0);
     assert_eq!(output.stdout, noise(1, 20_000));
@@ -101,7 +102,7 @@ fn an_archive_can_carry_the_base_too() {
     expect(&pack(at, &["-o", there.to_str().unwrap(), "--learn=100k", "--embed-model"]), 0);
     expect(&common::s3a(alone.path(), &["unpack", "whole.s3a", "-o", "out"]), 0);
     assert_same(&snapshot(&at.join("tree")), &snapshot(&alone.path().join("out")));
-    // Salvage keeps both.
+    // Salvage keeps both archive and delta.
     expect(&common::s3a(alone.path(), &["salvage", "whole.s3a", "-o", "saved.s3a", "--archive"]), 0);
     expect(&common::s3a(alone.path(), &["verify", "saved.s3a"]), 0);
 }
@@ -166,7 +167,7 @@ fn the_independent_decoder_reads_what_learned() {
     let at = scene();
     let own = tempfile::tempdir().unwrap();
     put(own.path(), b"few/text.txt", &foreign(3, 700));
-    // The first of the archive's own differences, taken as a model of its own.
+    // The first delta of the archive, used as a model file.
     let delta = carried(&at.join("learned.s3a"));
     fs::write(own.path().join("own.delta"), &delta).unwrap();
     let args = ["pack", "few", "-o", "few.s3a", "--model", "./own.delta", "--read-time", "0"];
@@ -182,7 +183,7 @@ fn the_independent_decoder_reads_what_learned() {
     assert!(fs::read(own.path().join("out/text.txt")).unwrap() == foreign(3, 700));
 }
 
-/// The difference that an archive carries.
+/// The delta that an archive carries.
 fn carried(archive: &Path) -> Vec<u8> {
     let options = s3a::archive::OpenOptions { max_entries: None, max_metadata: None };
     let archive = s3a::archive::Archive::open(archive, &options).unwrap();
@@ -210,7 +211,7 @@ fn an_interrupted_run_goes_on_with_what_it_learned() {
         "32k",
     ];
     let mut child = command(at).args(args).spawn().unwrap();
-    // Once groups are written it is stopped; a run that is through before that is fine as well.
+    // The run is stopped once groups are written; a run that ends before that is fine as well.
     let begun = || {
         let names = fs::read_dir(at).unwrap().map(|entry| entry.unwrap());
         names.into_iter().any(|entry| {

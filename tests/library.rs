@@ -1,10 +1,12 @@
-//! The library as a program uses it: the examples run, and what a library user does not ask for stays out.
+//! The library as a program uses it: the examples run, and a user who does not ask for a feature
+//! does not pay for it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// Runs an example, which cargo builds beside the tests where all of them are run, and here where this one is.
+/// Runs an example. cargo builds examples with the tests if all of them are run; otherwise the
+/// example is built here.
 fn example(name: &str, args: &[&str], input: &[u8]) -> Output {
     static BUILT: std::sync::Once = std::sync::Once::new();
     BUILT.call_once(|| {

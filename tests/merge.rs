@@ -1,5 +1,5 @@
-//! Archives that are joined: every entry and every byte is there, references stay inside, and what
-//! clashes is refused or gives way as asked.
+//! Archives that are joined: every entry and every byte is there, references stay within their
+//! archive, and paths that clash are refused or replaced as requested.
 
 mod common;
 mod sample;
@@ -15,7 +15,7 @@ use s3a::archive::merge::{OnClash, merge};
 use s3a::archive::{Archive, Entry, EntryId, Event, Kind, NoCache, OpenOptions, StreamReader};
 use sample::{Sample, SampleWriter, file, models, open, text};
 
-/// A tree with links and equal files, some of them in several of its folders.
+/// A tree with links and equal files, some of them in several directories.
 fn make_tree(root: &Path) {
     for shard in 0..4u64 {
         let at = |name: &str| format!("part-{shard}/{name}");
@@ -47,7 +47,7 @@ fn shards_that_are_packed_by_processes_join_to_the_whole() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     make_tree(&tree);
-    // Each folder is a shard; the root itself and what lies in it are one more.
+    // Each directory is a part; the root itself and the files in it are one more.
     fs::write(dir.path().join("list"), "part-0\0part-1\0part-2\0part-3\0").unwrap();
     let mut workers = Vec::new();
     for shard in 0..5 {
@@ -83,7 +83,7 @@ fn shards_that_are_packed_by_processes_join_to_the_whole() {
         assert_same(&expected, &snapshot(&dir.path().join("independent")));
     }
 
-    // What was joined can be joined and appended to again.
+    // A joined archive can be joined and appended to again.
     put(dir.path(), b"more/extra", &prose(5, 9_000));
     expect(&s3a(dir.path(), &["append", "whole.s3a", "-C", "more", "extra"]), 0);
     expect(&s3a(dir.path(), &["pack", "-C", "more", "extra", "--chunk-size", "64k", "-o", "other.s3a"]), 0);
@@ -92,7 +92,7 @@ fn shards_that_are_packed_by_processes_join_to_the_whole() {
         0,
     );
     expect(&s3a(dir.path(), &["verify", "again.s3a"]), 0);
-    // Windows are as wide as need be where chunk sizes differ.
+    // The reference window is as wide as necessary where chunk sizes differ.
     let wide = ["pack", "-C", "more", "extra", "--chunk-size", "1m", "--references", "1", "-o", "wide.s3a"];
     expect(&s3a(dir.path(), &wide), 0);
     expect(&s3a(dir.path(), &["merge", "wide.s3a", "whole.s3a", "-o", "wider.s3a", "--on-clash", "last"]), 0);
@@ -103,7 +103,7 @@ fn shards_that_are_packed_by_processes_join_to_the_whole() {
 fn archives_with_dictionaries_join() {
     let dir = tempfile::tempdir().unwrap();
     for shard in 0..2u64 {
-        // Sources in turns: text of one kind, enough of it for a dictionary to pay.
+        // Sources take turns: text of one kind, enough of it for a dictionary to pay.
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         for folder in ["src/archive", "src/cli", "src/train", "src/model", "src/mount"] {
             let files = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
@@ -197,7 +197,7 @@ fn models_are_united_by_their_fingerprint() {
     python(dir.path(), "all.s3a", "independent");
 }
 
-/// Draws numbers, the same for each seed.
+/// Draws numbers; the same for each seed.
 struct Draw(u64);
 
 impl Draw {
@@ -207,7 +207,7 @@ impl Draw {
     }
 }
 
-/// A random archive over few names, so that much clashes.
+/// A random archive with few names, so that many of them clash.
 fn random(draw: &mut Draw) -> Sample {
     Sample::new(|w: &mut SampleWriter| {
         let mut paths: BTreeMap<String, bool> = BTreeMap::new();
@@ -245,7 +245,7 @@ fn random(draw: &mut Draw) -> Sample {
     })
 }
 
-/// What an entry is, as far as a user can see: its kind, its content, and who else is the same file.
+/// What a user can see of an entry: its kind, its content, and which paths are the same file.
 fn contents(archive: &Archive) -> BTreeMap<Vec<u8>, (String, Vec<u8>)> {
     let mut found = BTreeMap::new();
     for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {
@@ -270,14 +270,14 @@ fn contents(archive: &Archive) -> BTreeMap<Vec<u8>, (String, Vec<u8>)> {
     found
 }
 
-/// Whether `path` contradicts `other`, one of which must then give way.
+/// Whether `path` contradicts `other`, so that one of them must be replaced.
 fn contradict(path: &[u8], is_folder: bool, other: &[u8], other_is_folder: bool) -> bool {
     let below = |a: &[u8], b: &[u8]| a.len() > b.len() && a.starts_with(b) && a[b.len()] == b'/';
     path == other || (below(path, other) && !other_is_folder) || (below(other, path) && !is_folder)
 }
 
-/// Names come before data, so that a pipe can be unpacked: what each file holds was there when its
-/// entry came, or comes with its group.
+/// Names come before data, so that a pipe can be unpacked: the data of each file were there when
+/// its entry came, or come with its group.
 fn stream_order_holds(bytes: &[u8]) {
     let mut reader = StreamReader::open(bytes, &OpenOptions::default()).unwrap();
     reader.set_models(models());

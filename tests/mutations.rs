@@ -1,16 +1,18 @@
-//! Archives damaged at random, and archives changed at random with every checksum mended, so that the change
-//! gets past them. Each case ends in one of seven classes, of which the last five must have none:
+//! Archives that are damaged at random, and archives that are changed at random with every checksum
+//! made right again, so that the change gets past the checksums. Each case ends in one of seven
+//! classes, of which the last five must stay empty:
 //!
-//! - same: the change gave the same bytes, or an archive that is right in itself;
-//! - detected: it is refused, or verify tells;
-//! - wrong: bytes come out that are not those that went in, or readers disagree about an archive that
-//!   passes all checks;
-//! - panic; signal, which ends the test; hang: over 20 times what an undamaged archive takes, and over two
-//!   seconds of the processor; memory: over 64 MiB.
+//! - same: the change gave the same bytes, or an archive that is correct in itself;
+//! - detected: the archive is refused, or verify reports the change;
+//! - wrong: wrong bytes come out, or readers disagree about an archive that passes all checks;
+//! - panic; signal, which ends the test; hang: more than 20 times the time of an undamaged archive
+//!   and
+//! more than two seconds of CPU time; memory: more than 64 MiB.
 //!
-//! A share runs with the other tests. `S3A_MUTATIONS=100000 cargo test --release --test mutations --
-//! --nocapture` runs so many mended ones and a fifth as many damaged ones, and prints rows for
-//! docs/results/mutations.csv; `S3A_FUZZ_SEED` gives others.
+//! A share of the cases runs with the other tests. `S3A_MUTATIONS=100000 cargo test --release
+//! --test mutations -- --nocapture` runs that many cases with checksums made right and a fifth as
+//! many damaged ones, and prints rows for docs/results/mutations.csv; `S3A_FUZZ_SEED` chooses other
+//! cases.
 
 mod guard;
 mod sample;
@@ -36,12 +38,12 @@ use s3a::wire::header::HEADER_LEN;
 use s3a::wire::index::{Index, TRAILER_LEN, Trailer};
 use sample::Sample;
 
-/// Beyond what was taken before the case.
+/// CPU time that a case may take, beyond that of an undamaged archive.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Files larger than this are read in part: a mutation may claim any size.
+/// Of files larger than this only a part is read, since a mutation may claim any size.
 const READ: u64 = 1 << 20;
 
-/// One at a time: the tests watch the memory of the whole process.
+/// The tests run one at a time, because they measure the memory of the whole process.
 static ALONE: Mutex<()> = Mutex::new(());
 
 struct Draw(u64);
@@ -52,7 +54,7 @@ impl Draw {
         (self.0 >> 24) as usize % below.max(1)
     }
 
-    /// Changes bytes in one to three places; never their number if `in_place`.
+    /// Changes bytes in one to three places; if `in_place`, the number of bytes stays the same.
     fn change(&mut self, data: &mut Vec<u8>, in_place: bool) {
         for _ in 0..=self.below(3) {
             if data.is_empty() {
@@ -78,7 +80,7 @@ impl Draw {
     }
 }
 
-/// An archive to be changed.
+/// An archive that is to be changed.
 struct Base {
     bytes: Vec<u8>,
     models: fn() -> Models,
@@ -111,7 +113,7 @@ impl Base {
         Ok(archive)
     }
 
-    /// All that a pipe brings: paths, and a hash of all data.
+    /// What a reader of a pipe gets: paths, and a hash of all data.
     fn drain(&self, bytes: &[u8]) -> Result<(Vec<Vec<u8>>, blake3::Hash), Error> {
         let mut reader = StreamReader::open(bytes, &OpenOptions::default())?;
         reader.set_models((self.models)());
@@ -126,8 +128,8 @@ impl Base {
         Ok((paths, data.finalize()))
     }
 
-    /// Whether it is noticed that these bytes are not those that were written; an error where wrong ones
-    /// come out, or nobody notices.
+    /// Whether damage to these bytes is noticed. An error if wrong bytes come out, or if no reader
+    /// notices.
     fn damaged(&self, bytes: &[u8]) -> Result<bool, String> {
         let same = bytes == self.bytes;
         if self.drain(bytes).is_ok() != same {
@@ -152,7 +154,7 @@ impl Base {
         Ok(!same)
     }
 
-    /// Every file that can be read, and is not known to be hit, is as it was.
+    /// Every file that can be read and is not known to be hit must be unchanged.
     fn compare(&self, archive: &Archive, hit: impl Fn(EntryId) -> bool) -> Result<(), String> {
         for (id, entry) in (0..).map(EntryId).zip(archive.entries()) {
             let Kind::File { size, .. } = entry.kind else { continue };
@@ -169,7 +171,7 @@ impl Base {
         Ok(())
     }
 
-    /// Whether a change that no checksum tells is noticed; an error where readers disagree about an
+    /// Whether a change that no checksum reveals is noticed. An error if readers disagree about an
     /// archive that passes.
     fn mended(&self, bytes: &[u8]) -> Result<bool, String> {
         let options = OpenOptions { max_entries: Some(100_000), max_metadata: Some(32 << 20) };
@@ -182,7 +184,7 @@ impl Base {
         if !verify(&archive, true, &()).is_ok_and(|report| report.is_clean()) {
             return Ok(true);
         }
-        // From here on all who read it must agree.
+        // From here on all readers must agree.
         let (paths, data) = drained.map_err(|e| format!("verify passes, but a pipe says: {e}"))?;
         if !archive.entries().iter().map(|entry| &entry.path).eq(&paths) {
             return Err("a pipe brings other entries".into());
@@ -218,8 +220,9 @@ impl Base {
     }
 }
 
-/// Takes an archive apart, changes the content of one of its frames or a chunk, and puts it together with
-/// lengths, offsets and checksums that fit again. `None` where its parts are not where they should be.
+/// Takes an archive apart, changes the content of one of its frames or a chunk, and puts it
+/// together again with correct lengths, offsets and checksums. `None` where its parts are not
+/// found.
 fn reseal(bytes: &[u8], draw: &mut Draw) -> Option<Vec<u8>> {
     let trailer =
         Trailer::read(&bytes[bytes.len() - TRAILER_LEN..], (bytes.len() - TRAILER_LEN) as u64).ok()?;
@@ -247,7 +250,7 @@ fn reseal(bytes: &[u8], draw: &mut Draw) -> Option<Vec<u8>> {
             let in_place = draw.below(2) == 0;
             match what {
                 1 => {
-                    // The table repeats the group.
+                    // The table repeats the content of the GROUP frame.
                     let rest = table_plain.split_off(group_plain.len());
                     draw.change(&mut group_plain, true);
                     table_plain = [&group_plain[..], &rest].concat();
@@ -320,9 +323,9 @@ struct Counts {
     cases: u64,
     same: u64,
     detected: u64,
-    /// What failed: wrong, panic, hang, memory.
+    /// Cases that failed: wrong, panic, hang, memory.
     failed: [u64; 4],
-    /// The first failures, in words.
+    /// Descriptions of the first failures.
     told: Vec<String>,
 }
 
@@ -379,7 +382,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
-/// Archives with every kind of record, small ones and larger.
+/// Small and larger archives, with every kind of record.
 fn bases() -> Vec<Base> {
     vec![
         Base::new(Sample::tiny().bytes, sample::models),
@@ -424,7 +427,7 @@ fn changes_with_mended_checksums_are_detected_or_consistent() {
             resealed.take(base, &changed, Base::mended);
         }
     }
-    // Changes get past the checksums, and some give an archive that is right.
+    // Some changes get past the checksums, and some of them give a correct archive.
     assert!(resealed.same * 50 > resealed.cases, "{} of {}", resealed.same, resealed.cases);
     assert!(resealed.detected * 4 > resealed.cases, "{} of {}", resealed.detected, resealed.cases);
     in_place.report("mended in place", start);

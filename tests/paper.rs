@@ -1,5 +1,5 @@
-//! `s3a bench` in the paper's setting, with a random model that reads c: the structure of what it
-//! gives, since sizes and times of such a model mean nothing.
+//! `s3a bench` in the paper's setting, with a random model that reads c. The tests check the
+//! structure of its output only, since sizes and times of such a model mean nothing.
 
 mod common;
 
@@ -20,7 +20,7 @@ fn model(path: &Path) {
     fs::write(path, model_file(config, Draw::Even, 5).unwrap()).unwrap();
 }
 
-/// The fields of a CSV file without quoted ones.
+/// The fields of a CSV file that has no quoted fields.
 fn rows(path: &Path) -> Vec<Vec<String>> {
     let text = fs::read_to_string(path).unwrap();
     let rows: Vec<Vec<String>> =
@@ -50,7 +50,7 @@ fn bench_in_the_papers_setting_gives_tables_and_figures() {
     let lengths = ["32", "64", "128", "256", "512", "1024", "2048", "16 KiB"];
     let mut sizes = rows(&results.join("paper_sizes.csv"));
     sizes.remove(0);
-    // Three ways and zstd at every length, and zstd on everything.
+    // Three methods and zstd for every length, and zstd on the whole.
     assert_eq!(sizes.len(), 4 * lengths.len() + 1);
     // A name with a comma is quoted, so fields are counted from the end.
     let field = |row: &[String], name: usize| row[row.len() - 10 + name].clone();
@@ -98,7 +98,7 @@ fn bench_takes_no_other_file_for_enwik8() {
     put(dir.path(), b"short", b"This is not enwik8.");
     let said = expect(&s3a(dir.path(), &["bench", "--enwik8", "short"]), 2);
     assert!(said.contains("short is not enwik8: it has 19 bytes, not 100000000"), "{said}");
-    // The right length alone is not enough.
+    // A file of the right length with other content is refused.
     fs::File::create(dir.path().join("holes")).unwrap().set_len(100_000_000).unwrap();
     let said = expect(&s3a(dir.path(), &["bench", "--enwik8", "holes"]), 2);
     assert!(said.contains("SHA-1"), "{said}");

@@ -1,10 +1,12 @@
-//! Whatever a power cut leaves of what was not synced, an archive is whole under its name or not there,
-//! what a command reported as written is there, and a run that was cut off can be done again.
+//! Whatever a power cut leaves of data that were not synced: the archive under the final name is
+//! whole or not there, an archive that a command reported as written is there, and a run that was
+//! cut off can be done again.
 //!
-//! `strace` records what `pack`, `pack --resume` and `append` ask of the file system. From the record, the
-//! states are made that a file system may leave at each moment: of changes to the folder, those up to any
-//! moment since its last sync; of a file's data since its last sync all, nothing, nothing but the length,
-//! or parts. Each is laid out and looked at. Without strace the test says that it is skipped.
+//! `strace` records the calls that `pack`, `pack --resume` and `append` make to the file system.
+//! From this record the test derives the states that a file system may have at each moment: of the
+//! changes to the directory, those up to any moment since its last sync; of a file's data since its
+//! last sync, all, nothing, only the length, or parts. Each state is written to a directory and
+//! checked. Without strace the test says that it is skipped.
 
 mod common;
 
@@ -15,7 +17,7 @@ use std::process::Command;
 
 use common::{expect, noise, prose, put, s3a};
 
-/// What a command asked for, of the one file that it writes.
+/// A call of the command that concerns the one file that it writes.
 #[derive(Clone, Debug, PartialEq)]
 enum Event {
     Create(String),
@@ -38,7 +40,7 @@ fn record(dir: &Path, args: &[&str]) -> Vec<Event> {
     parse(&calls, dir.canonicalize().unwrap().to_str().unwrap())
 }
 
-/// Puts calls together that another thread's cut in two.
+/// Joins calls whose lines strace splits because another thread made a call.
 fn whole_lines(calls: &str) -> Vec<String> {
     let (mut lines, mut begun) = (Vec::new(), HashMap::new());
     for line in calls.lines() {
@@ -66,7 +68,7 @@ fn parse(calls: &str, dir: &str) -> Vec<Event> {
         if result < 0 {
             continue;
         }
-        // The file of a descriptor, if it is one of ours: `3</dir/.x.partial-...>`.
+        // The file of a descriptor, if the command writes it: `3</dir/.x.partial-...>`.
         let named = |text: &str| -> Option<String> {
             let (_, path) = text.split_once('<')?;
             let path = path.split('>').next()?.strip_prefix(dir)?;
@@ -111,17 +113,17 @@ fn parse(calls: &str, dir: &str) -> Vec<Event> {
     events
 }
 
-/// What was there before, and what the file under work is to become.
+/// The files before a command, and the content that it writes.
 struct Story<'a> {
-    /// Files of the folder that are safe on disk.
+    /// Files of the directory that are safe on disk.
     before: BTreeMap<String, Vec<u8>>,
-    /// The partial file that is gone on with, if there is one.
+    /// The partial file from which the command continues, if there is one.
     resumed: Option<String>,
     result: &'a str,
     whole: Vec<u8>,
 }
 
-/// What of the data that was not synced came to the disk.
+/// How many possibilities there are for data that were not synced.
 const VARIANTS: usize = 7;
 
 /// The file's content after a cut: `synced` is safe, `pending` may be lost.
@@ -186,7 +188,7 @@ fn content(synced: &[u8], pending: &[Event], whole: &[u8], variant: usize) -> Ve
     now
 }
 
-/// Folders as a cut may leave them; whether the command had ended.
+/// Directories as a cut may leave them, and whether the command had ended.
 fn states(events: &[Event], story: &Story<'_>) -> Vec<(BTreeMap<String, Vec<u8>>, bool)> {
     let (mut states, mut seen) = (Vec::new(), HashSet::new());
     for end in 0..=events.len() {
@@ -203,7 +205,7 @@ fn states(events: &[Event], story: &Story<'_>) -> Vec<(BTreeMap<String, Vec<u8>>
                 Event::Write { .. } | Event::Truncate(_) => pending.push(event.clone()),
             }
         }
-        // Nothing that is to become durable may be so by chance: a folder's changes keep their order.
+        // A directory's changes keep their order, so that nothing becomes durable by chance.
         for kept in 0..=unsure.len() {
             for variant in 0..VARIANTS {
                 let mut files = story.before.clone();
@@ -230,7 +232,8 @@ fn states(events: &[Event], story: &Story<'_>) -> Vec<(BTreeMap<String, Vec<u8>>
     states
 }
 
-/// What is wrong with a state: the archive is neither what it was nor whole, or not there though it was reported.
+/// What is wrong with a state: the archive is neither the old one nor whole, or is not there
+/// although it was reported.
 fn wrong(files: &BTreeMap<String, Vec<u8>>, done: bool, story: &Story<'_>) -> Option<&'static str> {
     let found = files.get(story.result);
     if found == Some(&story.whole) {
@@ -242,7 +245,7 @@ fn wrong(files: &BTreeMap<String, Vec<u8>>, done: bool, story: &Story<'_>) -> Op
     done.then_some("the archive is not there, though the command said so")
 }
 
-/// Looks at all states, and does the command again in each in which it is not done.
+/// Checks all states, and runs the command again in each in which it had not ended.
 fn check(dir: &Path, args: &[&str], story: &Story<'_>, events: &[Event]) -> usize {
     let states = states(events, story);
     let mut again = 0;
@@ -258,7 +261,7 @@ fn check(dir: &Path, args: &[&str], story: &Story<'_>, events: &[Event]) -> usiz
     }
     assert!(again > 5, "{args:?}: {again} of {}", states.len());
 
-    // The check can fail: without a sync, some states are bad.
+    // The check is able to fail: without a sync, some states are bad.
     for sync in [Event::SyncFile, Event::SyncFolder] {
         let without: Vec<Event> = events.iter().filter(|event| **event != sync).cloned().collect();
         assert!(without.len() < events.len(), "{args:?}: no {sync:?}");
@@ -269,7 +272,7 @@ fn check(dir: &Path, args: &[&str], story: &Story<'_>, events: &[Event]) -> usiz
     states.len()
 }
 
-/// Makes the files of a folder these, and leaves its folders.
+/// Makes these the files of a directory, and leaves its directories as they are.
 fn lay_out(dir: &Path, files: &BTreeMap<String, Vec<u8>>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -286,7 +289,7 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     paths.filter(|path| path.is_file()).map(|path| (name(&path), fs::read(&path).unwrap())).collect()
 }
 
-/// The writes cover the whole file, so that none was missed.
+/// Asserts that the writes cover the whole file, so that no call was missed.
 fn assert_complete(events: &[Event], from: usize, whole: &[u8]) {
     let mut covered = from;
     for event in events {
@@ -324,7 +327,7 @@ fn a_power_cut_leaves_archives_whole_or_not_there() {
     let mut story = Story { before, resumed: None, result: "new.s3a", whole: whole.clone() };
     let packed = check(dir, &pack, &story, &events);
 
-    // One that an interrupted run has begun.
+    // A new archive that an interrupted run has begun.
     let partial = events
         .iter()
         .find_map(|event| if let Event::Create(name) = event { Some(name.clone()) } else { None })
@@ -337,7 +340,7 @@ fn a_power_cut_leaves_archives_whole_or_not_there() {
     assert_complete(&events, 0, &whole);
     let resumed = check(dir, &pack, &story, &events);
 
-    // A new generation of one that is there.
+    // A new generation of an existing archive.
     let append = ["append", "new.s3a", "more", "-q"];
     let before = BTreeMap::from([("new.s3a".to_owned(), whole)]);
     lay_out(dir, &before);
@@ -346,7 +349,7 @@ fn a_power_cut_leaves_archives_whole_or_not_there() {
     let cloned = !events.iter().any(|event| matches!(event, Event::Write { at: 0, .. }));
     assert_complete(&events, if cloned { before["new.s3a"].len() } else { 0 }, &whole);
     let appended = if cloned {
-        // The clone is a write like any other, but no call that tells its length.
+        // A clone is a write like any other, but its call does not tell the length.
         eprintln!("append is skipped: this file system clones files");
         0
     } else {

@@ -1,8 +1,9 @@
-//! The states that ext4 itself leaves when the power is cut: a file system in a file, mounted so that it does not
-//! sync what is renamed by itself (`noauto_da_alloc`), is copied while commands write to it, and each copy is mounted,
-//! which plays its journal back. Beside `power_cut.rs`, which thinks such states up, and more of them.
+//! The states that ext4 itself leaves after a power cut. A file system in a file is mounted so that
+//! it does not sync renamed files on its own (`noauto_da_alloc`), and is copied while commands
+//! write to it; each copy is mounted, which replays its journal. `power_cut.rs` tests more states,
+//! which it derives from recorded calls.
 //!
-//! Needs to be root, loop devices and mkfs.ext4; without, the test says that it is skipped.
+//! The tests need root, loop devices and mkfs.ext4; without these, they say that they are skipped.
 
 mod common;
 
@@ -16,9 +17,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Length of the file system.
 const DISK: u64 = 24 << 20;
-/// Copies of each story.
+/// Copies that are made during each command.
 const CUTS: u32 = 8;
-/// Longer than the journal waits: names get to the disk, data that nobody has synced do not.
+/// Longer than the journal waits: names reach the disk, and data that were not synced do not.
 const COMMIT: Duration = Duration::from_millis(1200);
 
 fn run(program: &str, args: &[&str]) -> bool {
@@ -26,7 +27,7 @@ fn run(program: &str, args: &[&str]) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
-/// A mounted file system, until it goes.
+/// A mounted file system, which is unmounted on drop.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -40,7 +41,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Who reads it last may be a moment in closing it.
+        // The last reader may take a moment to close it.
         let start = Instant::now();
         while !run("umount", &[self.0.to_str().unwrap()]) && start.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(20));
@@ -48,7 +49,8 @@ impl Drop for Mounted {
     }
 }
 
-/// What is on the disk at one moment: nothing has changed while it was read. None if it never stands still.
+/// The content of the disk at one moment, in which nothing changed while it was read. `None` if it
+/// never stops changing.
 fn cut(disk: &Path) -> Option<Vec<u8>> {
     let mut before = fs::read(disk).unwrap();
     for _ in 0..100 {
@@ -61,7 +63,7 @@ fn cut(disk: &Path) -> Option<Vec<u8>> {
     None
 }
 
-/// A command at work, which ends when this does.
+/// A running command, which ends when this is dropped.
 struct Working(Child);
 
 impl Drop for Working {
@@ -72,7 +74,8 @@ impl Drop for Working {
 }
 
 impl Working {
-    /// The disk when the command has been held for so long; nothing if it has ended.
+    /// The content of the disk when the command has been stopped for this long; `None` if it has
+    /// ended.
     fn cut(&mut self, disk: &Path, held: Duration) -> Option<Vec<u8>> {
         if self.0.try_wait().unwrap().is_some() {
             return None;
@@ -92,11 +95,12 @@ struct Bench {
 }
 
 impl Bench {
-    /// Lets a command work on the file system, and cuts the power `CUTS` times meanwhile, and once when it is done.
+    /// Lets a command work on the file system, and cuts the power `CUTS` times meanwhile and once
+    /// at its end.
     fn cuts(&self, args: &[&str]) -> Vec<Vec<u8>> {
         let mounted = Mounted::new(&self.disk, &self.dir.join("live")).unwrap();
         let clean = {
-            // How long it takes, on a copy.
+            // The time that the command takes, measured on a copy.
             let spare = self.dir.join("spare");
             fs::write(&spare, cut(&self.disk).unwrap()).unwrap();
             let other = Mounted::new(&spare, &self.dir.join("other")).unwrap();
@@ -115,7 +119,7 @@ impl Bench {
         cuts
     }
 
-    /// Does something with what a cut has left.
+    /// Looks at the state that a cut has left.
     fn after<T>(&self, state: &[u8], look: impl FnOnce(&Path) -> T) -> T {
         let copy = self.dir.join("copy");
         fs::write(&copy, state).unwrap();
@@ -123,8 +127,9 @@ impl Bench {
         look(&mounted.0)
     }
 
-    /// Fails if an archive is neither what it was nor whole, or not there though the command has ended; does what was
-    /// cut off again. Gives how many cuts left a part of the new archive.
+    /// Fails if an archive is neither the old one nor whole, or is not there though the command has
+    /// ended; then runs again what was cut off. Returns how many cuts left a part of the new
+    /// archive.
     fn check(&self, args: &[&str], name: &str, before: Option<&[u8]>) -> (usize, Vec<u8>) {
         let cuts = self.cuts(args);
         let whole = self.after(&cuts[cuts.len() - 1], |dir| {
@@ -179,7 +184,8 @@ fn what_ext4_keeps_through_a_power_cut_is_whole_or_as_it_was() {
         "power cuts on ext4: half done were {packed} of pack, {appended} of append, {replaced} of pack -f"
     );
 
-    // The check can fail: a file that is replaced without being synced is neither old nor new afterwards.
+    // The check is able to fail: a file that is replaced without a sync is neither old nor new
+    // afterward.
     let state = {
         let live = Mounted::new(&bench.disk, &bench.dir.join("live")).unwrap();
         fs::write(live.0.join("careless.partial"), noise(1, 300_000)).unwrap();

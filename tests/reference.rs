@@ -1,4 +1,5 @@
-//! The independent decoder of `spec/reference/`, written from the spec, and this crate agree.
+//! This crate agrees with the independent decoder in `spec/reference/`, which was written from the
+//! specification.
 //!
 //! Without `python3` these tests say that they are skipped.
 
@@ -26,7 +27,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Whether there is a Python to run; says so if not.
+/// Whether there is no Python to run; prints a message in that case.
 fn python_is_missing() -> bool {
     let missing =
         !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success());
@@ -41,7 +42,7 @@ fn python(script: &str, args: &[&Path]) -> Output {
     Command::new("python3").env("PYTHONDONTWRITEBYTECODE", "1").arg(script).args(args).output().unwrap()
 }
 
-/// Unpacks with the independent decoder, which gets all models at hand.
+/// Unpacks with the independent decoder, which gets all models of this repository.
 fn unpack_independently(archive: &Path, out: &Path) {
     let mut args = vec![archive.to_owned(), out.to_owned()];
     for folder in ["models", "tests/golden"] {
@@ -53,7 +54,7 @@ fn unpack_independently(archive: &Path, out: &Path) {
     expect(&python("s3a_decode.py", &args), 0);
 }
 
-/// The files of a folder with this extension; none if there is no such folder.
+/// The files of a directory with this extension; none if there is no such directory.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let Ok(found) = std::fs::read_dir(folder) else { return vec![] };
     let mut found: Vec<PathBuf> = found.map(|entry| entry.unwrap().path()).collect();
@@ -173,7 +174,7 @@ fn the_independent_decoder_reads_the_golden_archives() {
     }
 }
 
-/// An architecture with everything: several orders and seconds, n-grams, grouped heads, copy gates.
+/// An architecture with all parts: several orders and seconds, n-grams, grouped heads, copy gates.
 fn rich() -> Config {
     let mut config = Config::new("rich", 40, 2, 300);
     config.heads = 4;
@@ -198,7 +199,7 @@ fn with_latent() -> Config {
     config
 }
 
-/// Steered by c, without an encoder or with one.
+/// A model that c steers, without an encoder or with one.
 fn steered(layers: usize) -> Config {
     let mut config = rich();
     config.latent =
@@ -206,7 +207,7 @@ fn steered(layers: usize) -> Config {
     config
 }
 
-/// As an imported T5: gates, and one row of the prior for all symbols.
+/// A model like an imported T5: with gates, and one row of the prior for all symbols.
 fn with_gates() -> Config {
     let mut config = with_latent();
     config.activation = Activation::GatedGelu;
@@ -214,7 +215,7 @@ fn with_gates() -> Config {
     config
 }
 
-/// Several sets of weights; with `steer` also steered.
+/// A model with several sets of weights; with `steer` also steered.
 fn expert(steer: bool) -> Config {
     let mut config = rich();
     config.latent = Some(Latent { symbols: 20, max: 9, layers: 0, ff: 0, steer, experts: 3 });

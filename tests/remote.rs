@@ -1,4 +1,4 @@
-//! Archives at URLs: on nginx, on a server that fails as it is told, and in stores of objects.
+//! Archives at URLs: on nginx, on a server that fails on demand, and in object stores.
 #![cfg(feature = "remote")]
 
 mod common;
@@ -186,7 +186,7 @@ fn what_was_brought_before_a_cut_is_not_asked_for_again() {
     let ranges: Vec<_> = server.take_log().iter().map(|r| r.header("range").unwrap().to_owned()).collect();
     assert_eq!(ranges.len(), 3, "{ranges:?}");
     assert!(ranges.iter().all(|range| range.ends_with("-1048575")), "{ranges:?}");
-    // The client may not have had all that was sent when the connection was cut.
+    // The client may not have received all bytes that were sent before the connection was cut.
     let starts: Vec<usize> =
         ranges.iter().map(|r| r[6..].split('-').next().unwrap().parse().unwrap()).collect();
     assert!(starts[1] > 0 && starts[1] <= 700_000 && starts[2] >= starts[1], "{starts:?}");
@@ -233,7 +233,7 @@ fn a_server_that_goes_on_failing_is_told_with_code_7() {
         assert!(own.starts_with(&output.stdout), "{fault:?}: wrong bytes");
         assert!(start.elapsed() < Duration::from_secs(30), "{fault:?} took {:?}", start.elapsed());
     }
-    // Nobody listens there.
+    // No server listens there.
     let said = expect(&run(dir.path(), &["ls", "http://127.0.0.1:9/a.s3a"]), 7);
     assert!(said.to_lowercase().contains("refused"), "{said}");
 }
@@ -255,7 +255,8 @@ fn a_changed_object_is_an_error_and_its_bytes_are_never_mixed_with_the_old() {
     let other = Arc::new(bytes.iter().map(|byte| byte ^ 0x55).collect::<Vec<u8>>());
     let longer = Arc::new([&bytes[..], b"more"].concat());
     let old = noise(7, 6 << 20);
-    // An ETag that the server looks at; one that the client alone compares; a weak one; none, but a length.
+    // Four cases: the server checks the ETag; only the client compares it; the ETag is weak; there
+    // is none, only a length.
     for (etag, next_etag, if_match, next) in [
         (Some("\"one\""), Some("\"two\""), true, &other),
         (Some("\"one\""), Some("\"two\""), false, &other),
@@ -273,13 +274,13 @@ fn a_changed_object_is_an_error_and_its_bytes_are_never_mixed_with_the_old() {
         assert!(said.contains("replaced or changed"), "{etag:?}: {said}");
         assert!(old.starts_with(&output.stdout), "{etag:?}");
     }
-    // Without an ETag, the time of the last change tells.
+    // Without an ETag, the time of the last change is compared.
     let server = Server::start(bytes);
     server.set(|served| served.etag = None);
     let archive = open(&server).unwrap();
     server.set(|served| served.modified = Some("Tue, 01 Dec 2026 10:00:01 GMT".into()));
     assert!(matches!(archive.read_range("noise", 0..4096), Err(Error::ObjectChanged(_))));
-    // From then on nothing is read, not even what is cached.
+    // From then on nothing is read, not even from the cache.
     server.set(|served| served.modified = Some("Tue, 01 Dec 2026 10:00:00 GMT".into()));
     assert!(matches!(archive.read_range("noise", 0..4096), Err(Error::ObjectChanged(_))));
 }
@@ -363,7 +364,7 @@ fn urls_that_name_nothing_and_settings_that_mean_nothing_are_wrong_usage() {
             command(dir.path()).args(["ls", "http://127.0.0.1:9/a"]).env(name, value).output().unwrap();
         assert!(expect(&output, 2).contains(name));
     }
-    // Paths that look a little like URLs are paths.
+    // Paths that merely resemble URLs are paths.
     std::fs::create_dir_all(dir.path().join("t")).unwrap();
     std::fs::create_dir_all(dir.path().join("http:/host")).unwrap();
     expect(&s3a(dir.path(), &["pack", "t", "-o", "http:/host/a.s3a"]), 0);
@@ -389,7 +390,7 @@ fn objects_in_s3_google_and_azure_are_read_with_the_credentials_of_the_environme
             assert!(sent.starts_with(authorization), "{sent}");
         }
     };
-    // Keys in variables.
+    // Keys in environment variables.
     let keys =
         [("AWS_ENDPOINT_URL", &endpoint[..]), ("AWS_ACCESS_KEY_ID", "AK"), ("AWS_SECRET_ACCESS_KEY", "x")];
     check(ls("s3://bucket/dir/a.s3a", &keys), "/bucket/dir/a.s3a", "AWS4-HMAC-SHA256 Credential=AK/");
@@ -406,14 +407,14 @@ fn objects_in_s3_google_and_azure_are_read_with_the_credentials_of_the_environme
     // Public objects.
     let public = [("AWS_ENDPOINT_URL", &endpoint[..]), ("AWS_SKIP_SIGNATURE", "true")];
     check(ls("s3://bucket/a.s3a", &public), "/bucket/a.s3a", "");
-    // Azure wants to be told where the tail begins, and gets it.
+    // Azure requires the offset at which the tail begins.
     let azure = [
         ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
         ("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0"),
         ("AZURE_STORAGE_ENDPOINT", &endpoint[..]),
     ];
     check(ls("az://container/a.s3a", &azure), "/container/a.s3a", "SharedKey account:");
-    // Google, as an emulator of it has it.
+    // Google's store, as an emulator of it behaves.
     let account = format!(
         "{{\"gcs_base_url\": \"{endpoint}\", \"disable_oauth\": true, \"client_email\": \"\", \
          \"private_key\": \"\", \"private_key_id\": \"\"}}"
@@ -432,7 +433,7 @@ mod on_nginx {
 
     impl Drop for Nginx {
         fn drop(&mut self) {
-            // Its workers end with it on SIGTERM, and not on SIGKILL.
+            // nginx ends its workers on SIGTERM, and not on SIGKILL.
             if let Some(pid) = rustix::process::Pid::from_raw(self.0.id() as i32) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
@@ -537,7 +538,7 @@ mod on_nginx {
     }
 }
 
-/// A process that ends with the test.
+/// A process that is killed at the end of the test.
 struct Killed(std::process::Child);
 
 impl Drop for Killed {

@@ -1,4 +1,5 @@
-//! What unpacking replaces when told to, and what it leaves alone though an archive has something of that name.
+//! What unpacking replaces if it is told to, and what it leaves alone even though an archive has an
+//! entry of the same name.
 
 mod common;
 
@@ -10,7 +11,8 @@ use std::process::{Output, Stdio};
 
 use common::{command, expect, noise, prose, put, s3a};
 
-/// A folder with the archive `t.s3a` of a file, another name of it, and more behind.
+/// A directory with the archive `t.s3a`, which has a file, another name of the file, and more
+/// entries.
 fn packed() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), b"t/file", &noise(1, 40_000));
@@ -21,7 +23,7 @@ fn packed() -> tempfile::TempDir {
     dir
 }
 
-/// Damages the archive where it holds bytes of `t/file`.
+/// Damages the archive in the bytes of `t/file`.
 fn damage(dir: &Path) {
     let mut bytes = fs::read(dir.join("t.s3a")).unwrap();
     let at = bytes.windows(64).position(|part| *part == noise(1, 64)[..]).unwrap();
@@ -78,7 +80,7 @@ fn what_is_unpacked_again_takes_the_place_of_what_is_there() {
         names.sort();
         assert_eq!(names, ["file", "more", "name", "symlink"]);
     }
-    // A folder with something in it stays.
+    // A directory that is not empty stays.
     for name in ["symlink", "name"] {
         fs::remove_file(dir.join("out").join(name)).unwrap();
         put(dir, format!("out/{name}/kept").as_bytes(), b"kept");

@@ -1,4 +1,5 @@
-//! An interrupted pack goes on where it stopped, and gives the bytes of one that was not interrupted.
+//! An interrupted pack continues where it stopped, and gives the same bytes as one that was not
+//! interrupted.
 
 mod common;
 
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{command, expect, noise, prose, put, s3a};
 
-/// Enough for many groups, and for some hundred milliseconds.
+/// Enough files for many groups and some hundred milliseconds.
 fn tree(dir: &Path) {
     for i in 0..8u64 {
         put(dir, format!("tree/{i}/prose.txt").as_bytes(), &prose(i, 300_000 + 1000 * i as usize));
@@ -48,7 +49,7 @@ fn twenty_kills_at_random_moments_give_the_same_bytes() {
         std::thread::sleep(takes.mul_f64((state >> 40) as f64 / (1u64 << 24) as f64 / 3.0));
         let _ = run.kill();
         if run.wait().unwrap().success() {
-            // It was done before: the next begins anew.
+            // The run ended before it was killed; the next one begins anew.
             assert_eq!(
                 fs::read(dir.path().join("part.s3a")).unwrap(),
                 fs::read(dir.path().join("whole.s3a")).unwrap()
@@ -58,7 +59,7 @@ fn twenty_kills_at_random_moments_give_the_same_bytes() {
         }
         kills += 1;
         assert!(!dir.path().join("part.s3a").exists());
-        // One partial file, which only grows; none if the kill came before it was made.
+        // There is one partial file, which only grows; none if the kill came before it was made.
         let left = partials(dir.path());
         assert!(left.len() <= 1, "{left:?}");
         most = most.max(left.first().map_or(0, |path| fs::metadata(path).unwrap().len()));
@@ -71,7 +72,7 @@ fn twenty_kills_at_random_moments_give_the_same_bytes() {
     assert_eq!(partials(dir.path()), Vec::<PathBuf>::new());
 }
 
-/// Interrupts a pack after some groups, and gives what it said.
+/// Interrupts a pack after some groups, and returns its messages.
 fn interrupted(dir: &Path) -> String {
     let mut run = start(dir, &FLAGS);
     let begin = Instant::now();
@@ -98,14 +99,14 @@ fn an_interrupt_leaves_a_partial_and_says_so() {
     let name = left[0].file_name().unwrap().to_str().unwrap();
     assert!(said.contains("--resume") && said.contains(name), "{said}");
 
-    // Another command does not take it for its own, and leaves it.
+    // A command with other options does not use the partial file, and leaves it in place.
     let mut other = FLAGS;
     other[7] = "16k";
     let said = expect(&s3a(dir.path(), &[&other[..], &["part.s3a", "--resume"]].concat()), 0);
     assert!(said.contains("no interrupted run"), "{said}");
     assert_eq!(partials(dir.path()), left);
     fs::remove_file(dir.path().join("part.s3a")).unwrap();
-    // Nor does one that is not told to resume.
+    // Neither does a command that is not told to resume.
     let said = expect(&s3a(dir.path(), &[&FLAGS[..], &["part.s3a"]].concat()), 0);
     assert!(said.contains("--resume"), "{said}");
     assert_eq!(partials(dir.path()), left);
@@ -153,7 +154,7 @@ fn a_damaged_partial_is_packed_again_from_the_damage_on() {
         let mut bytes = fs::read(&left).unwrap();
         let end = bytes.len().min(at + fill);
         bytes[at..end].iter_mut().for_each(|byte| *byte ^= 0x55);
-        // As a power cut may leave it, with a hole at the end.
+        // As a power cut may leave it, with zeros at the end.
         bytes.extend([0; 5000]);
         fs::write(&left, bytes).unwrap();
         expect(&s3a(dir.path(), &[&FLAGS[..], &["part.s3a", "--resume"]].concat()), 0);

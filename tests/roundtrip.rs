@@ -1,4 +1,5 @@
-//! What goes into an archive comes out again, with everything the system knows of it.
+//! Everything that goes into an archive comes out again, with all the properties that the system
+//! stores.
 
 mod common;
 
@@ -11,7 +12,7 @@ use std::process::Stdio;
 use common::{assert_same, command, expect, noise, path, prose, put, s3a, snapshot};
 use rustix::fs::{CWD, Mode, Timespec, Timestamps, XattrFlags};
 
-/// A tree with an object of every kind and names of every sort.
+/// A tree with an object of every kind and with unusual names.
 fn make_tree(root: &Path) {
     fs::create_dir(root).unwrap();
     put(root, b"plain.txt", &prose(1, 40_000));
@@ -92,7 +93,7 @@ fn a_tree_with_everything_in_it_comes_back_the_same() {
     assert!(blocks * 512 < 4 << 20, "holes came back as {blocks} blocks");
     expect(&s3a(dir.path(), &["verify", "tree.s3a"]), 0);
 
-    // Again, from a pipe into which it is packed, with other chunks.
+    // Once more through a pipe, with other chunks.
     let mut pack = command(dir.path())
         .args(["pack", "tree", "-o", "-", "--chunk-size", "4k"])
         .stdout(Stdio::piped())
@@ -170,7 +171,7 @@ fn selections_and_stripped_components_unpack_a_part() {
                 .concat();
         s3a(dir.path(), &args)
     };
-    // Both `one.rs` would get the same name, which shows before anything is written.
+    // Both files `one.rs` would get the same name, which is noticed before anything is written.
     let said = expect(&unpack("both", &[]), 5);
     assert!(said.contains("one.rs"), "{said}");
     assert!(!dir.path().join("both").exists());
@@ -320,11 +321,12 @@ fn a_list_of_paths_says_what_is_packed() {
     let (run, listed) = pack(b"a/b\ne/f\n./a/b/c.txt\n", &[]);
     expect(&run, 0);
     assert_eq!(listed, "a\na/b\na/b/c.txt\ne\ne/f\n");
-    // As find gives it: folders too, which are not to be looked through once more.
+    // A list as find writes it: with directories, which must not be searched once more.
     let (run, listed) = pack(b"odd\nname\0a\0a/d.txt\0", &["-0", "--no-recursion"]);
     expect(&run, 0);
     assert_eq!(listed, "a\na/d.txt\nodd\\nname\n");
-    // Through a link, by the path that is given; what is missing is a warning.
+    // A path through a symbolic link is packed under the path that was given; a missing path is a
+    // warning.
     let (run, listed) = pack(b"link/b/c.txt\nmissing\n", &[]);
     let said = expect(&run, 1);
     assert!(said.contains("missing"), "{said}");

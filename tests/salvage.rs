@@ -1,4 +1,4 @@
-//! What is left of a damaged archive comes into a new one, bit for bit, and what is lost is named.
+//! What is left of a damaged archive gets into a new one, bit for bit, and what is lost is named.
 
 mod common;
 mod sample;
@@ -27,7 +27,8 @@ fn saved(bytes: &[u8], max_bytes: u64) -> Result<(Archive, RepackSummary), Error
     Ok((open(&bytes)?, summary))
 }
 
-/// Every file of the archive is one that was packed, with all its bytes; tells how many there are.
+/// Checks that every file of the archive is one that was packed, with all its bytes; returns their
+/// number.
 fn check(archive: &Archive, sample: &Sample) -> usize {
     assert!(verify(archive, true, &()).unwrap().is_clean());
     let mut whole = 0;
@@ -44,7 +45,7 @@ fn check(archive: &Archive, sample: &Sample) -> usize {
                 whole += 1;
             }
             (kind, _) => {
-                // A link may have become the file, where that is gone.
+                // A hard link may have become the file, where the file is gone.
                 assert!(kind == &packed.kind || matches!(kind, Kind::Hardlink { .. }), "{kind:?}");
             }
         }
@@ -96,7 +97,7 @@ fn a_damaged_model_that_is_at_hand_otherwise_is_not_missed() {
     expect(&output, 3);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("damage"), "{said}");
-    // What is lost is told, though it is not missed.
+    // Lost entries are reported, even if no selected entry is lost.
     let said = expect(&s3a(dir.path(), &["salvage", "a.s3a", "-C", "saved"]), 1);
     assert!(said.contains("bytes "), "{said}");
     common::assert_same(&source, &snapshot(&dir.path().join("saved")));
@@ -115,12 +116,12 @@ fn the_command_writes_an_archive_of_what_it_can_read_and_names_the_rest() {
     expect(&s3a(dir.path(), &pack), 0);
     let good = fs::read(dir.path().join("good.s3a")).unwrap();
 
-    // An archive that is whole comes out whole.
+    // A whole archive stays whole.
     expect(&s3a(dir.path(), &["salvage", "good.s3a", "-o", "same.s3a"]), 0);
     expect(&s3a(dir.path(), &["unpack", "same.s3a", "-C", "same"]), 0);
     common::assert_same(&snapshot(&dir.path().join("tree")), &snapshot(&dir.path().join("same")));
 
-    // One with holes in its middle, and without its end.
+    // An archive with damage in its middle, and without its end.
     let mut bad = good[..good.len() - 50].to_vec();
     for at in [good.len() / 3, good.len() / 2] {
         bad[at..at + 300].fill(0);
@@ -134,7 +135,7 @@ fn the_command_writes_an_archive_of_what_it_can_read_and_names_the_rest() {
     let lost: BTreeMap<_, _> = source.iter().filter(|(path, _)| !out.contains_key(*path)).collect();
     assert!((1..6).contains(&lost.len()) && out.len() > 20, "{said}");
     for (path, object) in &out {
-        // Folders lose their times where something in them is lost, and files a name.
+        // Directories lose their times where something in them is lost, and files may lose a name.
         assert_eq!(object.content, source[path].content, "{:?}", String::from_utf8_lossy(path));
     }
     for path in lost.keys() {
@@ -144,7 +145,7 @@ fn the_command_writes_an_archive_of_what_it_can_read_and_names_the_rest() {
     let named = said.lines().filter(|line| line.contains(": lost: ")).count();
     assert_eq!(named, lost.len(), "{said}");
 
-    // As any command that writes an archive.
+    // Like any command that writes an archive.
     expect(&s3a(dir.path(), &["salvage", "bad.s3a", "-o", "new.s3a"]), 11);
     expect(&s3a(dir.path(), &["salvage", "bad.s3a", "-o", "new.s3a", "-f"]), 1);
     expect(&s3a(dir.path(), &["salvage", "bad.s3a", "-o", "x.s3a", "-C", "x"]), 2);

@@ -1,4 +1,4 @@
-//! `s3a serve`: names, listings, ranges, conditions, and what goes wrong.
+//! `s3a serve`: names, listings, ranges, conditional requests, and errors.
 #![cfg(feature = "serve")]
 
 mod common;
@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::{command, expect, noise, prose, put, s3a};
 
-/// A server of `a.s3a` in a directory; ends with the test.
+/// A server of `a.s3a` in a directory, which ends with the test.
 struct Serve {
     process: Child,
     port: u16,
@@ -28,7 +28,7 @@ impl Serve {
         Self { port: port.parse().unwrap_or_else(|_| panic!("{line:?}")), process }
     }
 
-    /// Ends it as a user does; gives its exit code and what it said.
+    /// Ends the server with a signal, as a user does; returns its exit code and its messages.
     fn end(mut self) -> (Option<i32>, String) {
         let pid = rustix::process::Pid::from_raw(self.process.id() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
@@ -38,7 +38,7 @@ impl Serve {
         (status.code(), said)
     }
 
-    /// Sends a request with these lines of a head; gives status, head and body.
+    /// Sends a request with these header lines; returns status, head and body.
     fn ask(&self, method: &str, target: &str, headers: &[&str]) -> (u16, String, Vec<u8>) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let host = format!("Host: 127.0.0.1:{}", self.port);
@@ -48,7 +48,7 @@ impl Serve {
         lines.extend(headers.iter().map(|&line| line.into()));
         stream.write_all((lines.join("\r\n") + "\r\n\r\n").as_bytes()).unwrap();
         let mut answer = Vec::new();
-        // A server that cuts the connection may do so with a reset.
+        // A server that cuts the connection may reset it.
         let _ = stream.read_to_end(&mut answer);
         let end = answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap_or_else(|| {
             panic!("no answer to {method} {target}: {:?}", String::from_utf8_lossy(&answer))
@@ -218,7 +218,7 @@ fn ranges_and_conditions_are_answered_as_the_standard_says() {
     assert_eq!(serve.ask("GET", "/noise", &["If-Match: \"other\""]).0, 412);
     assert_eq!(serve.ask("GET", "/noise", &["Range: bytes=0-1", &format!("If-Range: {etag}")]).0, 206);
     assert_eq!(serve.ask("HEAD", "/noise", &["Range: bytes=0-1", "If-Range: \"other\""]).0, 200);
-    // Another content has another ETag.
+    // Other content has another ETag.
     assert_ne!(header(&serve.ask("HEAD", "/notes.txt", &[]).1, "etag"), Some(etag));
 }
 
@@ -232,10 +232,10 @@ fn only_this_machine_is_served_and_by_its_own_name() {
     for host in ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1"] {
         assert_eq!(serve.ask("GET", "/empty", &[&format!("Host: {host}")]).0, 421, "{host}");
     }
-    // What a file says is not run in the name of the server.
+    // Scripts in a file do not run in the name of the server.
     let policy = serve.get("/empty").1;
     assert!(header(&policy, "content-security-policy").unwrap().starts_with("sandbox"));
-    // A second server cannot have the place of the first.
+    // A second server cannot use the same port.
     let taken = format!("127.0.0.1:{}", serve.port);
     let said = expect(&s3a(dir.path(), &["serve", "a.s3a", "--listen", &taken]), 7);
     assert!(said.contains(&taken), "{said}");

@@ -1,4 +1,5 @@
-//! What is given to `pack` and `append`: nothing of it is lost without a word, and nothing of their own gets in.
+//! The sources that `pack` and `append` are given: nothing of them is lost silently, and no file of
+//! the commands' own gets into the archive.
 
 mod common;
 
@@ -30,7 +31,7 @@ fn two_objects_of_one_path_are_refused() {
     let before = fs::read(dir.join("b.s3a")).unwrap();
     expect(&s3a(dir, &["append", "b.s3a", "link", "link/f"]), 2);
     assert!(fs::read(dir.join("b.s3a")).unwrap() == before);
-    // The same twice, by any path, is no matter.
+    // The same source may be given twice, by any path.
     expect(&s3a(dir, &["pack", "notes", "./notes", "sub", "sub/notes", "-o", "c.s3a"]), 0);
     assert_eq!(paths(dir, "c.s3a"), ["notes", "sub", "sub/notes"]);
 }
@@ -40,7 +41,7 @@ fn an_archive_does_not_get_into_itself() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     put(dir, b"f", &noise(1, 30_000));
-    // What a run has left that was killed.
+    // What a killed run has left behind.
     put(dir, b".out.s3a.partial-0123456789abcdef-00000001", &noise(2, 100));
     let into = File::create(dir.join("piped.s3a")).unwrap();
     expect(&command(dir).args(["pack", ".", "-o", "-"]).stdout(into).output().unwrap(), 0);
@@ -72,7 +73,7 @@ fn folders_come_together_where_components_are_taken_off() {
         assert_eq!(fs::read(dir.join(folder).join("a/f")).unwrap(), b"f");
         assert_eq!(fs::read(dir.join(folder).join("a/g")).unwrap(), b"g");
     }
-    // Files do not.
+    // Files do not merge.
     put(dir, b"t/y/a/f", b"another");
     expect(&s3a(dir, &["pack", "t", "-f"]), 0);
     expect(&s3a(dir, &["unpack", "t.s3a", "--strip-components", "1", "-C", "again"]), 5);

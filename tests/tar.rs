@@ -1,4 +1,5 @@
-//! tar streams go in and out: with GNU tar and Python's tarfile on the other side, where they are.
+//! tar streams go in and out; GNU tar and Python's tarfile are the other side, where they are
+//! installed.
 
 mod common;
 
@@ -66,7 +67,7 @@ fn a_tree_goes_through_tar_and_comes_back_the_same() {
     let piped = s3a(dir.path(), &["unpack", "tree.s3a", "--tar", "-"]);
     expect(&piped, 0);
     assert!(piped.stdout == fs::read(dir.path().join("out.tar")).unwrap());
-    // Holes are no zeros in it.
+    // The tar stream stores holes as holes.
     assert!(piped.stdout.len() < 300_000, "{}", piped.stdout.len());
 
     // Back through this program, from a file and from a pipe.
@@ -101,7 +102,7 @@ fn a_tree_goes_through_tar_and_comes_back_the_same() {
             tar.args(["-S", &format!("--sparse-version={sparse}")]);
         }
         run(tar.args(["-cf", "gnu.tar", "-C", "tree", "."]).current_dir(dir.path()));
-        // 4,096 chunks of zeros, where there are no holes, at 23 bytes each.
+        // 4,096 chunks of zeros where the format has no holes, at 23 bytes each.
         let pack = ["pack", "-f", "--tar", "gnu.tar", "--special", "--chunk-size", "16k", "-o", "gnu.s3a"];
         expect(&s3a(dir.path(), &pack), 0);
         expect(&s3a(dir.path(), &["unpack", "gnu.s3a", "-C", "from-gnu"]), 0);
@@ -146,7 +147,7 @@ fn python_reads_and_writes_the_same() {
     run(Command::new("python3").args(["-c", script]).current_dir(dir.path()));
     let mut found = snapshot(&dir.path().join("python"));
     for (path, object) in &mut found {
-        // Python sets times in floats.
+        // Python sets times as floats.
         object.mtime = before[path].mtime;
     }
     assert_same(&before, &found);
@@ -265,7 +266,7 @@ fn links_to_symlinks_and_to_links_are_kept() {
         assert_eq!(fs::metadata(at(name)).unwrap().ino(), fs::metadata(at("file")).unwrap().ino());
     }
 
-    // What is no file is not replaced by one, even where files may be.
+    // Objects other than files are not replaced by a file, even where files may be replaced.
     rustix::fs::mkfifoat(CWD, dir.path().join("fifo"), Mode::RWXU).unwrap();
     let said = expect(&s3a(dir.path(), &["unpack", "a.s3a", "--tar", "fifo", "-f"]), 2);
     assert!(said.contains("is not replaced"), "{said}");
@@ -273,7 +274,7 @@ fn links_to_symlinks_and_to_links_are_kept() {
     expect(&s3a(dir.path(), &["unpack", "a.s3a", "--to-stdout", "--max-size", "9"]), 0);
 }
 
-/// A header and its data, as old and simple writers make them.
+/// A header and its data, as old and simple programs write them.
 fn ustar(name: &str, kind: u8, link: &str, size: usize, data: &[u8]) -> Vec<u8> {
     let mut header = [0; 512];
     header[..name.len()].copy_from_slice(name.as_bytes());

@@ -1,4 +1,5 @@
-//! Training runs on a small scale: the product's own sources as data, networks of a few thousand weights.
+//! Training on a small scale: the data are the product's own sources, the networks have a few
+//! thousand weights.
 #![cfg(feature = "train")]
 
 use std::path::{Path, PathBuf};
@@ -74,7 +75,7 @@ fn options(folder: &Path, pair: bool) -> TrainOptions {
     }
 }
 
-/// Runs, and gives what was measured at every step.
+/// Runs a training, and returns what was measured at every step.
 fn train(options: &TrainOptions) -> s3a::Result<Vec<f64>> {
     let mut steps = Vec::new();
     run(options, &AtomicBool::new(false), |p: Progress| steps.push(p.train_bpb))?;
@@ -136,7 +137,7 @@ fn a_trained_pair_codes_chunks_with_its_sequences() {
     let candidates = compressor.candidates(&tokens, 5);
     assert!((1..=5).contains(&candidates.len()));
     assert_eq!(candidates, compressor.candidates(&tokens, 5));
-    // More candidates never make a chunk longer, and all of them decode.
+    // More candidates never make a chunk longer, and every chunk decodes.
     let compressor: Arc<dyn s3a::codec::neural::search::Compressor> = Arc::new(compressor);
     let mut before = usize::MAX;
     for effort in [0, 1, 8] {
@@ -192,17 +193,17 @@ fn what_cannot_be_trained_on_is_refused_and_leaves_the_last_good_files() {
     };
     let missing = TrainOptions { data: vec!["no such folder".into()], ..good.clone() };
     assert!(matches!(refused(missing), Error::Io { .. }));
-    // A checkpoint that is none, or cut short.
+    // A file that is no checkpoint, and one that is cut short.
     let broken = folder.path().join("broken.checkpoint");
     std::fs::write(&broken, &checkpoint[..checkpoint.len() / 2]).unwrap();
     let resume = TrainOptions { resume: true, checkpoint: broken.clone(), ..good.clone() };
     assert!(matches!(refused(resume), Error::BadModel { .. }));
     assert!(matches!(refused(TrainOptions { init: Some(broken), ..good.clone() }), Error::BadModel { .. }));
-    // More experts than symbols can choose from.
+    // More experts than symbols that could choose them.
     let mut experts = options(folder.path(), true);
     experts.pair.as_mut().unwrap().experts = 9;
     assert!(matches!(refused(experts), Error::Usage(_)));
-    // No room for the checkpoint: what was there stays.
+    // Without room for the new checkpoint, the old one stays.
     if Path::new("/dev/full").exists() {
         let full = folder.path().join("full.partial");
         std::os::unix::fs::symlink("/dev/full", &full).unwrap();
@@ -229,7 +230,7 @@ fn a_grown_network_begins_as_what_it_grew_from() {
     };
     let same = train(&next).unwrap();
     let grown = |net: NetConfig| TrainOptions { net, grow: true, ..next.clone() };
-    // Hidden values that nothing reads yet change nothing.
+    // New hidden values that no weight reads yet change nothing.
     let wide = train(&grown(NetConfig { ff: 40, ..next.net.clone() })).unwrap();
     assert!((wide[0] - same[0]).abs() < 1e-4, "{wide:?} {same:?}");
     let all = grown(NetConfig { width: 24, ff: 40, window: 8, ..next.net.clone() });

@@ -1,4 +1,4 @@
-//! Devices that decode many chunks at once, and which of them a process works with (docs/research/gpu.md).
+//! Which device decodes many chunks at once in this process (docs/research/gpu.md).
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,19 +6,20 @@ use super::offload::costs::Costs;
 pub use super::offload::dispatch::Offload;
 use crate::error::{Error, Result};
 
-/// Which devices a user lets work.
+/// The devices that a user allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// A GPU for what it does sooner than the CPU, if one answers.
+    /// The CPU, and the first GPU for work that it does sooner, if there is one.
     #[default]
     Auto,
+    /// The CPU alone.
     Cpu,
-    /// The GPU of this number.
+    /// The GPU with this number, for all work.
     Cuda(u32),
 }
 
 impl Choice {
-    /// Reads `auto`, `cpu`, `cuda` or `cuda:N`.
+    /// Reads `auto`, `cpu`, `cuda` or `cuda:N`. Fails with `Error::Usage` on other texts.
     pub fn parse(text: &str) -> Result<Self> {
         match text.split_once(':') {
             None if text == "auto" => Ok(Self::Auto),
@@ -34,11 +35,12 @@ impl Choice {
 
 static CHOSEN: OnceLock<Option<Arc<Offload>>> = OnceLock::new();
 
-/// Sets what this process works with; the first call counts. A GPU that was asked for is started at once.
-/// `S3A_DEVICE_COSTS` sets the costs by which work is shared out (`Costs::parse`); else they are measured.
+/// Sets the device of this process; only the first call has an effect. A GPU that was asked for by
+/// its number is opened at once. `S3A_DEVICE_COSTS` gives the costs by which work is divided
+/// (`Costs::parse`); without it, costs are measured.
 ///
 /// # Errors
-/// `Usage` if the GPU that was asked for cannot be had, with the reason.
+/// `Usage` if the GPU that was asked for cannot be used, with the reason.
 pub fn choose(choice: Choice) -> Result<()> {
     let fixed = Costs::given()?;
     let offload = match choice {
@@ -53,7 +55,7 @@ pub fn choose(choice: Choice) -> Result<()> {
     Ok(())
 }
 
-/// What this process works with beside the CPU.
+/// The device that works beside the CPU in this process, if one was chosen.
 pub fn chosen() -> Option<Arc<Offload>> {
     CHOSEN.get().cloned().flatten()
 }

@@ -1,4 +1,4 @@
-//! A chunk under the codec that codes it in the fewest bytes, and back.
+//! Encodes a chunk with the codec that gives the fewest bytes, and decodes it.
 
 use super::job::{DecodeJob, Decoded, EncodeJob, Encoded, damaged};
 use super::model::{ChunkModel, Models};
@@ -8,13 +8,14 @@ use crate::wire::chunk::Codec;
 
 /// Decodes each job; results stand in the order of `jobs`.
 ///
-/// Neural jobs of one model go to it together, so that it can decode them in lockstep. A result has
-/// exactly the job's `raw_len` bytes; whether they are the right ones is for the caller's check.
+/// All neural jobs of one model are passed to it in one call, so that it can decode them in
+/// lockstep. A result has exactly the job's `raw_len` bytes; the caller checks that they are the
+/// right ones.
 pub fn decode(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Decoded> {
     decode_with(models, jobs, |model, jobs| model.decode(jobs))
 }
 
-/// The same for work that the models' devices were found to do sooner.
+/// Decodes each job as `decode` does, for work that the models' devices do sooner than the CPU.
 pub fn decode_bulk(models: &Models, jobs: &[DecodeJob<'_>]) -> Vec<Decoded> {
     decode_with(models, jobs, |model, jobs| model.decode_bulk(jobs))
 }
@@ -52,7 +53,8 @@ fn decode_with(
 }
 
 /// Encodes each job with the codec that gives the fewest bytes; results stand in the order of
-/// `jobs`. On equal length the simpler codec wins, and the model of the lower number.
+/// `jobs`. If two give the same length, the simpler codec and the model with the lower number are
+/// preferred.
 pub fn encode(models: &Models, zstd: Zstd<'_>, jobs: &[EncodeJob<'_>]) -> Vec<Encoded> {
     let mut best: Vec<Encoded> = jobs.iter().map(stored::encode).collect();
     for (best, made) in best.iter_mut().zip(zstd_chunk::encode(zstd, jobs)) {
@@ -72,7 +74,8 @@ pub fn encode(models: &Models, zstd: Zstd<'_>, jobs: &[EncodeJob<'_>]) -> Vec<En
     best
 }
 
-/// Whether a chunk is most likely compressed already: a model would take its time and gain nothing.
+/// Whether a chunk is most likely compressed already, so that a model would take time and gain
+/// nothing.
 fn is_noise(best: &Encoded, job: &EncodeJob<'_>) -> bool {
     job.raw.len() >= 4096 && best.payload.len() as u64 * 64 >= job.raw.len() as u64 * 63
 }

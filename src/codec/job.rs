@@ -1,4 +1,4 @@
-//! A chunk to encode or to decode, as the codecs take it.
+//! A chunk to encode or to decode, in the form that all codecs take.
 
 use std::sync::Arc;
 
@@ -8,28 +8,36 @@ use crate::wire::zstd_raw::Dictionary;
 
 /// One chunk to decode.
 pub struct DecodeJob<'a> {
+    /// How the chunk is coded.
     pub codec: Codec,
-    /// Which of the loaded models, for `Codec::Neural`.
+    /// Number of the model in `Models`, for `Codec::Neural`.
     pub model: u8,
+    /// The coded bytes.
     pub payload: &'a [u8],
-    /// Length of the chunk's plain bytes; a claim of the archive, already limited.
+    /// Raw bytes of the chunk. The archive claims this length, and the caller has checked its
+    /// limit.
     pub raw_len: usize,
-    /// Plain bytes of the referenced chunks, in the order in which the chunk names them.
+    /// Raw bytes of the referenced chunks, in the order in which the chunk names them.
     pub history: Vec<Arc<[u8]>>,
-    /// That of the chunk's group, for zstd without history.
+    /// The zstd dictionary of the chunk's group, for zstd chunks without history.
     pub dictionary: Option<Arc<Dictionary>>,
 }
 
 /// One chunk to encode.
 pub struct EncodeJob<'a> {
+    /// The chunk's raw bytes.
     pub raw: &'a [u8],
+    /// Raw bytes of the chunks that it may refer to, in the order in which it would name them.
     pub history: Vec<Arc<[u8]>>,
 }
 
 /// What `encode` chose for one chunk.
 pub struct Encoded {
+    /// The codec with the fewest bytes.
     pub codec: Codec,
+    /// Number of the model in `Models`, for `Codec::Neural`; otherwise 0.
     pub model: u8,
+    /// The coded bytes.
     pub payload: Vec<u8>,
     /// Whether the payload was coded with the job's history.
     pub used_history: bool,
@@ -46,15 +54,15 @@ impl Encoded {
 /// Why a chunk could not be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// Its payload breaks this rule; the caller knows where it lies.
+    /// The payload breaks this rule; the caller knows where the chunk stands.
     #[error("{0}")]
     Damaged(&'static str),
-    /// Anything else: a limit, a device, a state that is held to be impossible.
+    /// Anything else: a limit, a device, a state that the code holds to be impossible.
     #[error(transparent)]
     Other(#[from] Error),
 }
 
-/// What decoding one chunk gives: its raw bytes.
+/// The raw bytes of one decoded chunk, or why there are none.
 pub type Decoded = Result<Vec<u8>, DecodeError>;
 
 /// The error of a payload that breaks a rule.

@@ -1,37 +1,39 @@
-//! LZMA2 with a filter in front, for large blocks of what no network knows (spec/format.md, section 8.1).
+//! LZMA2 after a filter, for large blocks of data that no network has learned (spec/format.md,
+//! section 8.1).
 //!
-//! The payload's first byte names the filter, the rest is raw LZMA2, whose chunks tell their own
-//! properties. Filters for machine code are those of xz; the others bring the bytes of records together.
+//! The payload's first byte is the number of the filter. The rest is raw LZMA2 data, whose own
+//! chunks tell the properties that they are packed with. The filters for machine code are those of
+//! xz; the others bring together bytes that have the same place in records.
 
 use liblzma::stream::{Action, Filters, LzmaOptions, MatchFinder, Mode, Status, Stream};
 
 use super::job::{DecodeJob, Decoded, Encoded, damaged};
 use crate::wire::chunk::Codec;
 
-/// The least dictionary that LZMA2 may have.
+/// The smallest dictionary that LZMA2 allows, in bytes.
 const DICTIONARY_MIN: u32 = 4 << 10;
-/// Bytes of the middle of a block that filters and properties are tried on.
+/// Filters and properties are tried on this many bytes from the middle of a block.
 const SAMPLE: usize = 64 << 10;
-/// Numbers of literal context, literal position and position bits that are tried.
+/// Numbers of literal context bits, literal position bits and position bits that are tried.
 const PROPERTIES: [[u32; 3]; 5] = [[3, 0, 2], [4, 0, 0], [3, 0, 0], [0, 2, 2], [0, 0, 2]];
-/// Length of a match that is long enough to end the search for a longer one.
+/// A match of this length ends the search for a longer one.
 const NICE_LEN: u32 = 128;
 
-/// What happens to the bytes before they are packed, by its number in the payload.
+/// What happens to the bytes before they are packed. Each filter has a number in the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Filter {
     None,
     X86,
     Arm64,
-    /// Differences from the byte so many places before.
+    /// Each byte less the byte so many places before it.
     Delta(usize),
-    /// The first bytes of all words of so many bytes, then the second ones, and so on.
+    /// The first bytes of all words of so many bytes, then all second bytes, and so on.
     Planes(usize),
-    /// Differences of little-endian words from the one before, then as planes.
+    /// Each little-endian word less the word before it, then as `Planes`.
     WordPlanes(usize),
 }
 
-/// All filters that a writer tries on what is not text.
+/// All filters that a writer tries on data other than text.
 const FILTERS: [Filter; 13] = [
     Filter::None,
     Filter::X86,
@@ -73,7 +75,7 @@ impl Filter {
         }
     }
 
-    /// The bytes that are packed, where the filter is not one of xz.
+    /// The bytes that are packed, for the filters that are not of xz.
     fn apply(self, raw: &[u8]) -> Vec<u8> {
         match self {
             Self::None | Self::X86 | Self::Arm64 => raw.to_vec(),
@@ -126,21 +128,22 @@ fn word_differences(raw: &[u8], size: usize) -> Vec<u8> {
     out
 }
 
-/// Bytes of whole words by their place in the word; what is left over stands at the end as it is.
+/// The bytes of whole words sorted by their place in the word; bytes after the last whole word stay
+/// at the end.
 fn planes(raw: &[u8], size: usize) -> Vec<u8> {
     let whole = raw.len() / size * size;
     let places = (0..size).flat_map(|place| raw[place.min(whole)..whole].iter().step_by(size));
     places.chain(&raw[whole..]).copied().collect()
 }
 
-/// The opposite of `planes`.
+/// The inverse of `planes`.
 fn words(bytes: &[u8], size: usize) -> Vec<u8> {
     let count = bytes.len() / size;
     let whole = (0..count).flat_map(|word| (0..size).map(move |place| bytes[place * count + word]));
     whole.chain(bytes[count * size..].iter().copied()).collect()
 }
 
-/// The chain of xz's filters for a block of so many bytes.
+/// The chain of xz's filters for a block.
 fn chain(filter: Filter, options: &LzmaOptions) -> Filters {
     let mut filters = Filters::new();
     match filter {
@@ -156,7 +159,7 @@ fn dictionary(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX).max(DICTIONARY_MIN)
 }
 
-/// LZMA2 data of the bytes after `filter`; nothing if it fails.
+/// LZMA2 data of the bytes after `filter`; `None` if packing fails.
 fn pack(raw: &[u8], filter: Filter, [lc, lp, pb]: [u32; 3], thorough: bool) -> Option<Vec<u8>> {
     let mut options = LzmaOptions::new_preset(if thorough { 6 } else { 0 }).ok()?;
     options.dict_size(dictionary(raw.len()));
@@ -166,23 +169,23 @@ fn pack(raw: &[u8], filter: Filter, [lc, lp, pb]: [u32; 3], thorough: bool) -> O
     }
     let mut stream = Stream::new_raw_encoder(&chain(filter, &options)).ok()?;
     let bytes = filter.apply(raw);
-    // LZMA2 stores what it cannot pack in pieces with three bytes each.
+    // LZMA2 stores incompressible data in pieces with three bytes of head each.
     let mut out = Vec::with_capacity(1 + raw.len() + raw.len() / 1024 + 64);
     out.push(filter.number());
     let status = stream.process_vec(&bytes, &mut out, Action::Finish).ok()?;
     (status == Status::StreamEnd).then_some(out)
 }
 
-/// Whether filters for records and machine code have no chance: bytes of text alone.
+/// Whether the bytes are text alone, so that filters for records and machine code are useless.
 fn is_text(sample: &[u8]) -> bool {
     let other = sample.iter().filter(|&&byte| byte < 9 || (14..32).contains(&byte) || byte == 127).count();
     other * 200 < sample.len()
 }
 
-/// Codes a block; nothing if that does not make it shorter.
+/// Encodes a block; `None` if that does not make it shorter.
 pub fn encode(raw: &[u8]) -> Option<Encoded> {
     let len = raw.len().min(SAMPLE);
-    // Filters know where in a record they are from the start of the block.
+    // The sample begins at a multiple of 64, so that records have the same phase as in the block.
     let from = (raw.len() - len) / 2 / 64 * 64;
     let sample = &raw[from..from + len];
     let size = |filter, properties| pack(sample, filter, properties, false).map_or(usize::MAX, |p| p.len());
@@ -198,19 +201,19 @@ pub fn encode(raw: &[u8]) -> Option<Encoded> {
     Some(Encoded { codec: Codec::Lz, model: 0, payload, used_history: false })
 }
 
-/// The raw bytes of a block.
+/// Decodes a block.
 pub fn decode(job: &DecodeJob<'_>) -> Decoded {
     unpack(job.payload, job.raw_len).ok_or(damaged("its LZMA2 data are damaged"))
 }
 
-/// The raw bytes of a payload, if it holds so many.
+/// The raw bytes of a payload; `None` if it does not hold exactly `raw_len` of them.
 pub fn unpack(payload: &[u8], raw_len: usize) -> Option<Vec<u8>> {
     let (&number, data) = payload.split_first()?;
     let filter = Filter::from_number(number)?;
     let mut options = LzmaOptions::new_preset(0).ok()?;
     options.dict_size(dictionary(raw_len));
     let mut stream = Stream::new_raw_decoder(&chain(filter, &options)).ok()?;
-    // One byte more, so that data which do not end show.
+    // One byte of room more shows data that do not end in time.
     let mut bytes = Vec::with_capacity(raw_len + 1);
     let status = stream.process_vec(data, &mut bytes, Action::Finish).ok()?;
     let whole = status == Status::StreamEnd && stream.total_in() == data.len() as u64;

@@ -1,7 +1,7 @@
 //! One chunk: raw bytes to coded bytes and back.
 //!
-//! A chunk may name earlier chunks whose plain bytes serve as match history. This layer gets those
-//! bytes; which chunks they are is the archive's business.
+//! A chunk may name earlier chunks whose raw bytes serve as history. This layer is given those
+//! bytes; the archive layer decides which chunks they are.
 
 pub mod choice;
 pub mod chunk;

@@ -1,6 +1,7 @@
-//! The models at hand for an archive, by the number under which its chunks name them.
+//! The models that an archive's chunks can use, by the number under which chunks name them.
 //!
-//! The codec layer sees a model only through `ChunkModel`; the integer engine implements it.
+//! The codec layer sees a model only through `ChunkModel`; the integer engine in `neural`
+//! implements that trait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +12,9 @@ use super::work::Work;
 /// The learned sequence of a chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Learned {
+    /// The symbols.
     pub c: Vec<u16>,
-    /// Bits that it takes of the payload.
+    /// Bits of the payload that it takes.
     pub bits: u64,
 }
 
@@ -21,116 +23,126 @@ pub trait ChunkModel: Send + Sync {
     /// BLAKE3 of the model file.
     fn fingerprint(&self) -> [u8; 32];
 
-    /// What users call it, at most 255 bytes.
+    /// The model's name for people, at most 255 bytes.
     fn name(&self) -> &str;
 
-    /// Payloads of the jobs, in their order. `None` where the model cannot code the chunk; another
-    /// codec takes it then.
+    /// Payloads of the jobs, in their order. `None` where the model cannot code a chunk, which is
+    /// then left to other codecs.
     fn encode(&self, jobs: &[EncodeJob<'_>]) -> Vec<Option<Vec<u8>>>;
 
-    /// The learned sequence of a payload; none if the model has none, or the payload is damaged.
+    /// The learned sequence of a payload; `None` if the model has no c, or the payload is damaged.
     fn learned(&self, payload: &[u8]) -> Option<Learned> {
         let _ = payload;
         None
     }
 
-    /// Whether this work of decoding should come together, to `decode_bulk`, rather than be shared out among threads.
+    /// Whether this much decoding should be passed to `decode_bulk` in one call, rather than be
+    /// divided among threads.
     fn takes_bulk(&self, work: Work) -> bool {
         let _ = work;
         false
     }
 
-    /// How many of these jobs of decoding it wants at once; 0 leaves it to the caller.
+    /// How many of these jobs of decoding the model wants in one call; 0 leaves that to the caller.
     fn bulk(&self, work: Work) -> usize {
         let _ = work;
         0
     }
 
-    /// Makes its device ready on a thread of its own, if it has one and so much work may come.
+    /// Prepares the model's device on another thread, if there is a device and this much work is
+    /// worth it.
     fn prepare_apart(&self, work: Work) {
         let _ = work;
     }
 
-    /// How many of so many jobs of encoding it wants at once; 0 leaves it to the caller.
+    /// How many of `jobs` jobs of encoding the model wants in one call; 0 leaves that to the
+    /// caller.
     fn bulk_encoding(&self, jobs: usize) -> usize {
         let _ = jobs;
         0
     }
 
-    /// The same model without a device, if it has one.
+    /// The same model without its device; `None` if it has no device.
     fn on_cpu(&self) -> Option<Arc<dyn ChunkModel>> {
         None
     }
 
-    /// Takes note that the device's bytes were wrong where the CPU's were right.
+    /// Tells the model that its device gave wrong bytes where the CPU gave the right ones.
     fn distrust(&self) {}
 
-    /// Plain bytes of the jobs, in their order, each of exactly `raw_len` bytes. Payloads may be
-    /// damaged or hostile: the answer is then an error or wrong bytes, never a panic.
+    /// Raw bytes of the jobs, in their order, each of exactly `raw_len` bytes. Payloads may be
+    /// damaged or hostile: the result is then an error or wrong bytes, never a panic.
     fn decode(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded>;
 
-    /// The same for work that `takes_bulk` took, on the device.
+    /// Decodes on the device what `takes_bulk` accepted.
     fn decode_bulk(&self, jobs: &[&DecodeJob<'_>]) -> Vec<Decoded> {
         self.decode(jobs)
     }
 }
 
-/// Models by the number that chunks name. A slot is empty where the model was not found: chunks of
-/// other codecs can still be read then.
+/// Models by the number under which chunks name them. A slot is empty where the model was not
+/// found; chunks of other models and codecs can still be read.
 #[derive(Clone, Default)]
 pub struct Models {
     slots: Vec<Option<Arc<dyn ChunkModel>>>,
-    /// Fingerprints of models whose absence leaves a slot empty, where another than the slot's own is missing.
+    /// For a slot that is empty because the base of its model is missing: the fingerprint of that
+    /// base.
     bases: BTreeMap<u8, [u8; 32]>,
 }
 
 impl Models {
-    /// No models: chunks are coded with zstd or stored.
+    /// No models: chunks are coded with other codecs.
     pub fn none() -> Self {
         Self::default()
     }
 
+    /// Models in the order of their numbers; `None` for a model that was not found.
     pub fn new(slots: Vec<Option<Arc<dyn ChunkModel>>>) -> Self {
         Self { slots, bases: BTreeMap::new() }
     }
 
-    /// The same with a note that slot `index` is empty for want of the model with this fingerprint.
+    /// Notes that slot `index` is empty because the model with this fingerprint, the base of its
+    /// own, is missing.
     pub fn lacking(mut self, index: u8, fingerprint: [u8; 32]) -> Self {
         self.bases.insert(index, fingerprint);
         self
     }
 
-    /// The fingerprint of the model for want of which slot `index` is empty, if that is not its own.
+    /// The fingerprint of the base whose absence leaves slot `index` empty; `None` if the slot's
+    /// own model is missing or nothing is.
     pub fn lacks(&self, index: u8) -> Option<&[u8; 32]> {
         self.bases.get(&index)
     }
 
-    /// The one model of a new archive.
+    /// A single model, for a new archive.
     pub fn one(model: Arc<dyn ChunkModel>) -> Self {
         Self::new(vec![Some(model)])
     }
 
+    /// The model with this number, if it was found.
     pub fn get(&self, index: u8) -> Option<&Arc<dyn ChunkModel>> {
         self.slots.get(usize::from(index))?.as_ref()
     }
 
-    /// The models without their devices; only those that have one.
+    /// The models without their devices; slots of models that have no device are empty.
     pub fn on_cpu(&self) -> Self {
         let plain = |slot: &Option<Arc<dyn ChunkModel>>| slot.as_ref().and_then(|model| model.on_cpu());
         Self::new(self.slots.iter().map(plain).collect())
     }
 
-    /// How many of these jobs of decoding some model wants at once; 0 leaves it to the caller.
+    /// How many of these jobs of decoding some model wants in one call; 0 leaves that to the
+    /// caller.
     pub fn bulk(&self, work: Work) -> usize {
         self.loaded().map(|(_, model)| model.bulk(work)).max().unwrap_or(0)
     }
 
-    /// Makes the models' devices ready on threads of their own, if so much work is worth it.
+    /// Prepares the models' devices on other threads, if this much work is worth it.
     pub fn prepare_apart(&self, work: Work) {
         self.loaded().for_each(|(_, model)| model.prepare_apart(work));
     }
 
-    /// How many of so many jobs of encoding some model wants at once; 0 leaves it to the caller.
+    /// How many of `jobs` jobs of encoding some model wants in one call; 0 leaves that to the
+    /// caller.
     pub fn bulk_encoding(&self, jobs: usize) -> usize {
         self.loaded().map(|(_, model)| model.bulk_encoding(jobs)).max().unwrap_or(0)
     }
@@ -140,6 +152,7 @@ impl Models {
         self.slots.len()
     }
 
+    /// Whether there are no slots.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
@@ -156,8 +169,8 @@ impl std::fmt::Debug for Models {
     }
 }
 
-/// A toy for tests: codes bytes that count upwards (modulo 256) as the first of them, and refuses
-/// all else. Its history is ignored.
+/// A simple model for tests: it codes bytes that count upward (modulo 256) as the first of them,
+/// and refuses all others. It ignores history.
 #[cfg(test)]
 pub(crate) struct Counting;
 

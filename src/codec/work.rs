@@ -1,18 +1,20 @@
-//! How much decoding is asked for, as devices are told of it.
+//! How much decoding is asked for; by this figure work is divided between the CPU and a device.
 
 /// Chunks that are decoded together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
+    /// How many chunks there are.
     pub chunks: usize,
-    /// Plain bytes of all, and of the longest.
+    /// Raw bytes of all chunks.
     pub bytes: u64,
+    /// Raw bytes of the longest chunk.
     pub longest: u64,
-    /// Threads of the CPU that would share them.
+    /// Threads of the CPU that would divide the chunks among them.
     pub threads: usize,
 }
 
 impl Work {
-    /// `chunks` chunks of `len` bytes.
+    /// `chunks` chunks of `len` bytes each.
     pub fn of(chunks: usize, len: u64, threads: usize) -> Self {
         Self {
             chunks,
@@ -22,7 +24,7 @@ impl Work {
         }
     }
 
-    /// Adds a chunk.
+    /// Adds a chunk of `len` bytes.
     pub fn add(&mut self, len: u64) {
         self.chunks += 1;
         self.bytes = self.bytes.saturating_add(len);
@@ -30,6 +32,7 @@ impl Work {
     }
 }
 
-/// Chunks decoded in lockstep: two register tiles of six rows, and caches of keys that share the second
-/// level with the default model's weights. More are no faster (docs/research/kernels.md).
+/// Chunks that a thread decodes in lockstep: two register tiles of six rows, whose caches of keys
+/// fit into the second-level cache together with the default model's weights. More chunks are no
+/// faster (docs/research/kernels.md).
 pub const LANES: usize = 12;

@@ -1,6 +1,8 @@
-//! zstd, for what a model codes no shorter. History serves as a raw prefix: the referenced chunks
-//! one after another, the one named last standing right before the chunk. A chunk without history is
-//! coded with its group's dictionary, if there is one.
+//! zstd, for chunks that a model does not make shorter.
+//!
+//! History serves as a raw prefix: the referenced chunks one after another, the one named last
+//! directly before the chunk. A chunk without history is coded with its group's dictionary, if
+//! there is one.
 
 use super::job::{DecodeJob, Decoded, EncodeJob, Encoded, damaged};
 use crate::wire::chunk::Codec;
@@ -10,8 +12,9 @@ use crate::wire::zstd_raw::{PackDictionary, Packer};
 /// How zstd packs the chunks of a group.
 #[derive(Clone, Copy)]
 pub struct Zstd<'a> {
+    /// A level of zstd.
     pub level: i32,
-    /// Made for that level.
+    /// The group's dictionary, prepared for that level.
     pub dictionary: Option<&'a PackDictionary>,
 }
 
@@ -21,7 +24,7 @@ impl Default for Zstd<'_> {
     }
 }
 
-/// Each chunk without its history, and with it where there is one.
+/// Encodings of each chunk: one without its history, and one with it where there is history.
 pub fn encode(zstd: Zstd<'_>, jobs: &[EncodeJob<'_>]) -> Vec<Vec<Encoded>> {
     let mut packer = Packer::new(zstd.level, zstd.dictionary).ok();
     let one = |job: &EncodeJob<'_>| {
@@ -38,7 +41,7 @@ pub fn encode(zstd: Zstd<'_>, jobs: &[EncodeJob<'_>]) -> Vec<Vec<Encoded>> {
     jobs.iter().map(one).collect()
 }
 
-/// Decodes those of the jobs that are zstd's, and puts the results in their places.
+/// Decodes the jobs of this codec, and puts each result in its place among `results`.
 pub fn decode(jobs: &[DecodeJob<'_>], results: &mut [Decoded]) {
     for (job, result) in jobs.iter().zip(results).filter(|(job, _)| job.codec == Codec::Zstd) {
         let plain = if job.history.is_empty() {

@@ -1,24 +1,29 @@
-//! The decoding side. Any bytes decode to something or are found damaged; nothing panics.
+//! The decoding side of the range coder. Every payload either decodes to some symbols or is found
+//! damaged; nothing panics.
 
 use super::share::{MAX_TOTAL, MIN_RANGE, Share};
 
-/// The payload is not what an encoder writes.
+/// The payload is not one that an encoder writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged;
 
 /// Reads symbols from a payload.
+///
+/// For each symbol, `target` gives a number, the caller finds the symbol whose interval holds that
+/// number, and `consume` moves past the symbol.
 #[derive(Clone, Debug)]
 pub struct Decoder<'a> {
     rest: &'a [u8],
-    /// Below `range` in what an encoder wrote.
+    /// Below `range` for every payload that an encoder wrote.
     code: u64,
     /// At least `MIN_RANGE` between symbols.
     range: u64,
-    /// `range / total` between `target` and `consume`.
+    /// The quotient `range / total`, between `target` and `consume`.
     r: u64,
 }
 
 impl<'a> Decoder<'a> {
+    /// A decoder at the start of `payload`.
     pub fn new(payload: &'a [u8]) -> Self {
         let mut decoder = Self { rest: payload, code: 0, range: u64::MAX, r: 0 };
         for _ in 0..8 {
@@ -27,12 +32,13 @@ impl<'a> Decoder<'a> {
         decoder
     }
 
-    /// Where it is between two symbols: `code`, `range`, and the bytes that it has not taken.
+    /// The state between two symbols: `code`, `range`, and the bytes that were not read yet.
     pub fn state(&self) -> (u64, u64, &'a [u8]) {
         (self.code, self.range, self.rest)
     }
 
-    /// The place, below `total`, that lies within the next symbol's share.
+    /// A number below `total` that lies in the interval of the next symbol; `total` is the sum of
+    /// all slots, below `MAX_TOTAL`. Fails where no encoder can have written the bytes so far.
     #[inline]
     pub fn target(&mut self, total: u64) -> Result<u64, Damaged> {
         debug_assert!(0 < total && total < MAX_TOTAL);
@@ -43,7 +49,8 @@ impl<'a> Decoder<'a> {
         Ok((self.code / self.r).min(total - 1))
     }
 
-    /// Moves past the symbol whose share holds the target that was just asked for.
+    /// Moves past the symbol with the interval `share`, which holds the target that was just asked
+    /// for.
     #[inline]
     pub fn consume(&mut self, share: Share, total: u64) {
         let offset = share.cum * self.r;
@@ -56,7 +63,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The next byte; those beyond the payload read as zero.
+    /// The next byte of the payload; bytes beyond its end read as zero.
     #[inline]
     fn next_byte(&mut self) -> u8 {
         match self.rest.split_first() {

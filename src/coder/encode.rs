@@ -1,4 +1,5 @@
-//! The encoding side: `low` with a carry that runs back into the bytes already written.
+//! The encoding side of the range coder: `low` with a carry that runs back into bytes already
+//! written.
 
 use super::share::{MAX_TOTAL, MIN_RANGE, Share};
 
@@ -18,12 +19,13 @@ impl Default for Encoder {
 }
 
 impl Encoder {
+    /// An encoder that has written nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Writes the symbol with this share of `total`. A symbol whose share ends at `total` is the last
-    /// of its alphabet and takes the rest of the range.
+    /// Writes the symbol with the interval `share` of `total`, the sum of all slots. A symbol whose
+    /// interval ends at `total` is the last of its alphabet and takes the rest of the range.
     pub fn encode(&mut self, share: Share, total: u64) {
         debug_assert!(share.slot > 0 && share.cum + share.slot <= total && total < MAX_TOTAL);
         let r = self.range / total;
@@ -42,8 +44,8 @@ impl Encoder {
         }
     }
 
-    /// Adds one to the bytes already written. `low + range` never passes the end of the first byte's
-    /// interval, so there is a byte below 255 to take the carry.
+    /// Adds one to the number that the bytes already written make. `low + range` never passes the
+    /// end of the first byte's interval, so one of the bytes is below 255 and takes the carry.
     fn carry(&mut self) {
         for byte in self.out.iter_mut().rev() {
             *byte = byte.wrapping_add(1);
@@ -53,13 +55,13 @@ impl Encoder {
         }
     }
 
-    /// Length of the payload so far, in bits: exact enough for accounts, not for coding.
+    /// Length of the payload so far, in bits. It is an estimate, good for comparing costs.
     pub fn bits(&self) -> u64 {
         8 * self.out.len() as u64 + u64::from(self.range.leading_zeros())
     }
 
-    /// The payload: the least of the values in `[low, low + range)` that have the most trailing zero
-    /// bytes, without the zero bytes at its end.
+    /// The payload: of the values in `[low, low + range)` with the most trailing zero bytes the
+    /// least one, without the zero bytes at its end.
     pub fn finish(mut self) -> Vec<u8> {
         let end = u128::from(self.low) + u128::from(self.range);
         for kept in 0..=8 {

@@ -1,14 +1,16 @@
-//! A symbol's share of the range.
+//! The interval of a symbol.
 
-/// Totals stay below this, so that the smallest slot keeps 17 bits of range.
+/// Sums of all slots stay below this, so that the smallest slot keeps 17 bits of the range.
 pub const MAX_TOTAL: u64 = 1 << 39;
 
-/// Range from which on nothing is shifted out.
+/// The least range between symbols; below it, the coder shifts out a byte.
 pub(crate) const MIN_RANGE: u64 = 1 << 56;
 
-/// Where a symbol lies among the slots: `cum` is the sum of the slots before it.
+/// The interval of a symbol among the slots of its alphabet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
+    /// Start of the interval: the sum of the slots before the symbol.
     pub cum: u64,
+    /// Length of the interval: the symbol's slot.
     pub slot: u64,
 }

@@ -33,7 +33,7 @@ fn decode(payload: &[u8], message: &[(Vec<u32>, usize)]) -> Result<Vec<usize>, D
     symbols.collect()
 }
 
-/// Slot tables from even to extreme, and a symbol of each.
+/// Tables of slots, from even to extreme ones, each with a symbol of its alphabet.
 fn messages() -> impl Strategy<Value = Vec<(Vec<u32>, usize)>> {
     let slot = prop_oneof![Just(1u32), 1..100u32, Just((1 << 22) + 1), 1..(1u32 << 22)];
     let table = proptest::collection::vec(slot, 1..40);
@@ -83,8 +83,8 @@ fn certain_symbols_cost_nothing() {
 
 #[test]
 fn carries_run_through_many_bytes() {
-    // The last symbols of even tables keep `low` just below the top; a split then decides the carry.
-    // Under Miri, `find` would take minutes for tables of 256.
+    // The last symbols of even tables keep `low` just below the top, so that a split decides the
+    // carry. Under Miri, `find` would take minutes for tables of 256.
     let symbols = if cfg!(miri) { 16 } else { 256 };
     for tail in 0..4 {
         let mut message = vec![(vec![1; symbols], symbols - 1); 40];

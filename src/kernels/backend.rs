@@ -1,4 +1,4 @@
-//! The sets of kernels, and which of them a CPU can run. A set is dispatched to once per call.
+//! The sets of kernels, and which of them a CPU can run. Each call chooses its kernel once.
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
@@ -21,12 +21,15 @@ use super::slots::{BIAS_MAX, RATE_END, Slots};
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Backend {
-    /// Plain code for every machine; defines the result.
+    /// Portable code for every machine, which defines the results.
     Scalar,
+    /// x86-64 with AVX2.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    /// x86-64 with AVX-512 and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    /// Arm64 with NEON, and with dot products where the proof says so.
     #[cfg(target_arch = "aarch64")]
     Neon(Neon),
 }
@@ -60,7 +63,7 @@ impl Backend {
         all
     }
 
-    /// What people call it.
+    /// The backend's name for people, as `S3A_KERNELS` takes it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
@@ -73,8 +76,8 @@ impl Backend {
         }
     }
 
-    /// Does 8-bit multiply-adds as fast as this backend's instructions allow, operands in the
-    /// first-level cache, and gives their number. What products are measured against.
+    /// Does 8-bit multiply-adds as fast as this backend's instructions allow, with operands in the
+    /// first-level cache, and returns how many. Measurements of products are compared with this.
     pub fn peak(self, rounds: usize) -> u64 {
         match self {
             Self::Scalar => scalar::peak(rounds),
@@ -87,36 +90,40 @@ impl Backend {
         }
     }
 
-    /// `quantise`, or with `normalise` also `normalise`, of each row of `x`; rows are padded.
+    /// Quantizes the first `rows` rows of `x` into `act`, or, with `normalise`, quantizes and
+    /// normalizes them (spec/numerics.md, section 5). Rows are padded.
     pub fn quantise(self, x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
         assert!(x.len() >= rows * super::buffer::padded(act.len()));
         dispatch!(self, quantise(x, rows, normalise, act));
     }
 
-    /// `linear` of the first `rows` rows; row `r` of the result starts at `r * padded(outputs)`.
+    /// The product of a weight matrix with the first `rows` vectors of `act`, requantized; row `r`
+    /// of the result starts at `r * padded(outputs)`.
     pub fn linear(self, product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
         assert_eq!(product.cols(), act.len());
         assert!(out.len() >= rows * super::buffer::padded(product.rows()));
         dispatch!(self, linear(product, act, rows, out));
     }
 
-    /// Gains of hidden values below 2^14, in place; the rest of the activation follows.
+    /// Multiplies the hidden values `x` by gains below 2^14, in units of 2^-12, in place. The rest
+    /// of the activation is `relu2`.
     pub fn gain(self, x: &mut [i32], gains: &[i32]) {
         assert_eq!(x.len(), gains.len());
         dispatch!(self, gain(x, gains));
     }
 
-    /// Squared ReLU in place.
+    /// Squared ReLU, in place.
     pub fn relu2(self, x: &mut [i32]) {
         dispatch!(self, relu2(x));
     }
 
-    /// ReLU in place.
+    /// ReLU, in place.
     pub fn relu(self, x: &mut [i32]) {
         dispatch!(self, relu(x));
     }
 
-    /// `gelu(u) * g` of the halves `u` and `g` of each row of `y`; rows are padded.
+    /// Each row of `y` holds `len` elements `u` and then `len` elements `g`; a row of `out` becomes
+    /// `gelu(u) * g`. Rows are padded; the elements are in units of `2^-unit`.
     pub fn gated_gelu(self, y: &[i32], rows: usize, len: usize, unit: u32, out: &mut [i32]) {
         assert!(
             y.len() >= rows * super::buffer::padded(2 * len)
@@ -125,33 +132,34 @@ impl Backend {
         super::gelu::gated(y, rows, len, unit, out);
     }
 
-    /// Adds a layer's result to the residual stream.
+    /// Adds a layer's result `y` to the residual stream `h`.
     pub fn add_residual(self, h: &mut [i32], y: &[i32]) {
         assert_eq!(h.len(), y.len());
         dispatch!(self, add_residual(h, y));
     }
 
-    /// The input vector: the sum of padded table rows times their scales.
+    /// The vector at the input of the decoder: the sum of padded table rows times their scales,
+    /// shifted right by `shift`.
     pub fn embed(self, rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]) {
         assert!(rows.len() <= 32 && rows.iter().all(|(row, _)| row.len() == h.len()));
         dispatch!(self, embed(rows, shift, h));
     }
 
-    /// Sets the keys and values of a position, `heads * size` each, clamped to `KV_MAX`.
+    /// Stores the keys and values of a position, `heads * size` elements each, clamped to `KV_MAX`.
     pub fn store(self, kv: &mut KeyValues, position: usize, keys: &[i32], values: &[i32]) {
         let len = kv.heads() * kv.size();
         assert!(keys.len() == len && values.len() == len);
         dispatch!(self, store(kv, position, keys, values));
     }
 
-    /// Clamps the queries of one position.
+    /// Clamps the queries of one position to `KV_MAX`.
     pub fn queries(self, x: &[i32], out: &mut [i16]) {
         assert_eq!(x.len(), out.len());
         dispatch!(self, queries(x, out));
     }
 
-    /// Attention of all heads at one position: `query` and `out` hold `heads * size` elements. `next` is
-    /// what the call after this one will need; it changes the speed alone.
+    /// Attention of all heads at one position: `query` and `out` hold `heads * size` elements.
+    /// `next` names what the following call will read; it changes the speed and never the result.
     #[expect(clippy::too_many_arguments, reason = "each is a distinct operand")]
     pub fn attend(
         self,
@@ -170,7 +178,7 @@ impl Backend {
         dispatch!(self, attend(kv, query, reach, bias, score_shift, next, scores, out));
     }
 
-    /// Slots of the scores of all symbols.
+    /// Turns the scores `z` of all symbols into slots.
     pub fn slots(self, z: &[i32], slots: &mut Slots) {
         assert_eq!(z.len(), slots.slots().len());
         dispatch!(self, slots(z, slots));
@@ -182,7 +190,7 @@ impl Backend {
         dispatch!(self, add_bias(z, bias));
     }
 
-    /// Lets a bias learn that `symbol` came under `slots`; the rate is below `RATE_END`.
+    /// Lets a bias learn that `symbol` came under `slots`; `rate` is below `RATE_END`.
     pub fn learn(self, slots: &Slots, symbol: usize, rate: u32, bias: &mut [i32]) {
         assert!(bias.len() == slots.slots().len() && rate < RATE_END);
         let share = slots.share_of_rate(rate);

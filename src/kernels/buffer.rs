@@ -1,10 +1,11 @@
-//! Zeroed arrays that start on a cache line, so that vectors never straddle two.
+//! Arrays of zeros that start on a cache line, so that no vector straddles two lines.
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-/// Rows are padded with zeros to a multiple of this many elements, so kernels have no tails.
+/// Rows are padded with zeros to a multiple of this many elements, so that kernels need no special
+/// case for the end of a row.
 pub const PAD: usize = 16;
 
 /// The padded length of a row of `len` elements.
@@ -52,8 +53,8 @@ impl<T: Plain> Deref for Buffer<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: `lines` holds at least `len` elements of `T`, initialised and aligned to 64 bytes; `T`
-        // is an integer of at most 4 bytes, for which every bit pattern is a value.
+        // SAFETY: `lines` holds at least `len` elements of `T`, initialized and aligned to 64
+        // bytes; `T` is an integer of at most 4 bytes, for which every bit pattern is a value.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 }

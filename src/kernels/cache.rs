@@ -1,15 +1,15 @@
 //! Keys and values of the positions that attention reaches, laid out for 16 positions at a time.
 //!
-//! Positions lie in blocks of 16, and the blocks form a ring. Per head and block, keys are
+//! Positions lie in blocks of 16, and the blocks form a ring. For each head and block, keys are
 //! `[pair of elements][position][2]` and values `[pair of positions][element][2]`, so that both
-//! products of attention are sums of pairs without shuffles. Stale places hold old values within the
-//! bounds; their attention weight is zero.
+//! products of attention are sums of pairs without shuffles. Places that no position within reach
+//! occupies hold older values, within the bounds; the attention weight of such a place is zero.
 
 use super::buffer::Buffer;
 
 /// Positions of one block.
 pub const POSITIONS: usize = 16;
-/// Largest magnitude of a query, key or value element.
+/// Largest magnitude of an element of a query, key or value.
 pub const KV_MAX: i32 = 2047;
 
 /// Keys and values of one layer and one chunk.
@@ -23,8 +23,8 @@ pub struct KeyValues {
 }
 
 impl KeyValues {
-    /// A ring in which any `reach` consecutive positions are present together, for `heads` heads of
-    /// `size` elements (a multiple of 8).
+    /// A ring that holds any `reach` consecutive positions at once, for `heads` heads of `size`
+    /// elements (a multiple of 8).
     pub fn new(heads: usize, size: usize, reach: usize) -> Self {
         assert!(size.is_multiple_of(8));
         let blocks = reach.div_ceil(POSITIONS);
@@ -32,17 +32,19 @@ impl KeyValues {
         Self { heads, size, blocks, keys: Buffer::zeroed(room), values: Buffer::zeroed(room) }
     }
 
-    /// Makes room for `reach` positions, where there is not enough.
+    /// Makes room for `reach` positions, if there is not enough.
     pub fn reserve(&mut self, heads: usize, size: usize, reach: usize) {
         if (self.heads, self.size) != (heads, size) || self.blocks < reach.div_ceil(POSITIONS) {
             *self = Self::new(heads, size, reach);
         }
     }
 
+    /// Heads with keys and values of their own.
     pub fn heads(&self) -> usize {
         self.heads
     }
 
+    /// Elements of a head.
     pub fn size(&self) -> usize {
         self.size
     }
@@ -53,22 +55,23 @@ impl KeyValues {
         self.blocks
     }
 
-    /// Where the block of a position starts, in keys and in values.
+    /// Where the block of a position starts, both in the keys and in the values.
     #[inline]
     pub(crate) fn block(&self, head: usize, position: usize) -> usize {
         let block = position / POSITIONS % self.blocks;
         (head * self.blocks + block) * (POSITIONS * self.size)
     }
 
-    /// The blocks of a head from that of a position on, one after the other around the ring.
+    /// Walks over the blocks of a head, from the block of `position` on and around the ring.
     #[inline]
     pub(crate) fn ring(&self, head: usize, position: usize) -> Ring {
         let block = position / POSITIONS % self.blocks;
         Ring { from: head * self.blocks, block, blocks: self.blocks, len: POSITIONS * self.size }
     }
 
-    /// The `blocks` blocks of a head from that of a position on, of `values` or keys: those up to the ring's
-    /// end, and those from its start. They may be one more than there are: the last is the first again.
+    /// `blocks` blocks of a head's keys or values, from the block of `position` on: those up to the
+    /// end of the ring, and those from its start. `blocks` may be one more than the ring has; the
+    /// last block is then the first again.
     #[inline]
     pub(crate) fn parts<'a>(
         &self,
@@ -85,7 +88,7 @@ impl KeyValues {
         [part(block, first), part(0, rest)]
     }
 
-    /// Sets a position's keys and values, `heads * size` each, clamped to `KV_MAX`.
+    /// Stores a position's keys and values, `heads * size` elements each, clamped to `KV_MAX`.
     #[inline]
     pub fn store(&mut self, position: usize, keys: &[i32], values: &[i32]) {
         let place = position % POSITIONS;
@@ -126,7 +129,7 @@ impl KeyValues {
 
 /// A walk over the blocks of one head.
 pub(crate) struct Ring {
-    /// The head's first block, and the next one's place among the head's `blocks`.
+    /// The first block of the head.
     from: usize,
     block: usize,
     blocks: usize,
@@ -135,7 +138,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// The next block of `keys` or `values`.
+    /// The next block of `values`, which are the keys or the values of all heads.
     #[inline]
     pub fn next_block<'a>(&mut self, values: &'a [i16]) -> &'a [i16] {
         let at = (self.from + self.block) * self.len;
@@ -144,7 +147,8 @@ impl Ring {
     }
 }
 
-/// Additions to scores by distance: entry `center + t' - t` is for position `t'` seen from `t`.
+/// What attention adds to scores by distance: entry `center + t' - t` is added to the score of
+/// position `t'` seen from position `t`.
 #[derive(Clone, Debug)]
 pub struct Bias {
     stride: usize,
@@ -153,8 +157,9 @@ pub struct Bias {
 }
 
 impl Bias {
-    /// The table of `heads` heads for distances `t' - t` from `-before` to `after`; a block more on
-    /// both sides may be read, but plays no part.
+    /// The table of `heads` heads for distances `t' - t` from `-before` to `after`, filled by
+    /// `bias(head, distance)`. Entries up to a block beyond both ends may be read, but have no
+    /// effect.
     pub fn new(heads: usize, before: usize, after: usize, bias: impl Fn(usize, isize) -> i32) -> Self {
         let center = before + POSITIONS;
         let stride = center + after + 1 + 2 * POSITIONS;
@@ -168,12 +173,13 @@ impl Bias {
         Self { stride, center, table }
     }
 
-    /// What a head adds for a position so far before the one that attends.
+    /// What a head adds to the score of a position that lies `distance` before the one that
+    /// attends.
     pub fn before(&self, head: usize, distance: usize) -> i32 {
         self.table[head * self.stride + self.center - distance]
     }
 
-    /// A head's entries from position `from` on, seen from `t`.
+    /// A head's entries for the positions from `from` on, seen from `t`.
     #[inline]
     pub(crate) fn from(&self, head: usize, t: usize, from: usize) -> &[i32] {
         let at = head * self.stride + self.center + from - t;
@@ -181,24 +187,27 @@ impl Bias {
     }
 }
 
-/// What one position attends to.
+/// The positions that one position attends to.
 #[derive(Clone, Copy, Debug)]
 pub struct Reach {
     /// The position that attends.
     pub t: usize,
-    /// First and last position attended to.
+    /// The first position attended to.
     pub first: usize,
+    /// The last position attended to.
     pub last: usize,
 }
 
-/// The caches that the next call of attention will read, from position `first` on.
+/// What the next call of attention will read, so that it can be fetched into the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Next<'a> {
+    /// The keys and values.
     pub kv: &'a KeyValues,
+    /// The first position that will be attended to.
     pub first: usize,
 }
 
-/// Scores and attention weights of a few heads, for the longest reach.
+/// Room for the scores and attention weights of a few heads, for the longest reach.
 #[derive(Clone, Debug, Default)]
 pub struct Scores {
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "other kernels take head by head"))]
@@ -208,7 +217,7 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// Room for any `reach` consecutive positions and `heads` heads.
+    /// Room for `heads` heads and any `reach` consecutive positions.
     pub fn new(heads: usize, reach: usize) -> Self {
         let stride = reach.next_multiple_of(POSITIONS) + 2 * POSITIONS;
         Self { stride, z: Buffer::zeroed(heads * stride), p: Buffer::zeroed(heads * stride) }

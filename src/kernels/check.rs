@@ -1,6 +1,6 @@
-//! The self-test at first use: every kernel of a backend once, against `scalar`, in a fraction of a
-//! millisecond. It finds a CPU or a compiler that does not do what it says, not awkward cases; those are
-//! the tests' part.
+//! The self-test at first use: every kernel of a backend runs once and is compared with `scalar`,
+//! in a fraction of a millisecond. It finds a CPU or a compiler that does not do what it promises;
+//! awkward cases are left to the tests.
 #![deny(clippy::float_arithmetic)]
 
 use super::backend::Backend;
@@ -9,7 +9,7 @@ use super::cache::{Bias, KeyValues, Reach, Scores};
 use super::pack::{Activations, Product, Table};
 use super::slots::Slots;
 
-/// The name of the first kernel whose results are not those of the scalar one.
+/// The name of the first kernel whose results differ from those of the scalar kernel.
 pub(crate) fn differs(backend: Backend) -> Option<&'static str> {
     first_difference(&results(Backend::Scalar), &results(backend))
 }
@@ -67,7 +67,7 @@ fn results(backend: Backend) -> Results {
 }
 
 fn products(backend: Backend, numbers: &mut Numbers, all: &mut Results) {
-    // All widths of a panel's parts, and all heights of a tile.
+    // All widths of the parts of a panel, and all heights of a tile.
     for (outputs, inputs, rows) in [(112, 80, 1), (96, 48, 11), (16, 176, 6)] {
         // Sums of 176 products are below 2^22.
         let product = Product::new(&numbers.weights(outputs * inputs), &vec![40_000; outputs], 7, 9);
@@ -107,7 +107,8 @@ fn rows(backend: Backend, numbers: &mut Numbers, all: &mut Results) {
 }
 
 fn attention(backend: Backend, numbers: &mut Numbers, all: &mut Results) {
-    // Seven heads of a shared key: four, two and one at a time; elements for every width of vectors.
+    // Seven heads of a shared key: four, two and one at a time; elements for every width of
+    // vectors.
     let (heads, size, window) = (7, 56, 40);
     let mut kv = KeyValues::new(1, size, window);
     // The last position lies in the same block of the ring as the first that it attends to.

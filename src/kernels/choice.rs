@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use super::backend::Backend;
 use super::check;
 
-/// The backend that was chosen, and what there is to say about it.
+/// The backend that was chosen, and warnings about the choice.
 #[derive(Debug)]
 struct Choice {
     backend: Backend,
@@ -14,8 +14,9 @@ struct Choice {
 
 static CHOICE: OnceLock<Choice> = OnceLock::new();
 
-/// The last of `available`, or the one with the name `wanted`. One that `differs` from the scalar kernels
-/// gives way to them: nothing else that this CPU computes is to be trusted more.
+/// Chooses the last of `available`, or the one with the name `wanted`. A backend that `differs`
+/// from the scalar kernels is not used; the scalar kernels take its place, because a CPU that fails
+/// the test is not trusted with any other vector instruction either.
 fn choose(
     available: Vec<Backend>,
     wanted: Option<&str>,
@@ -42,8 +43,9 @@ fn choose(
 }
 
 impl Backend {
-    /// The backend that this process uses: the fastest of this CPU that passes its self-test, or the one that
-    /// the environment names (`S3A_KERNELS=scalar`, `avx2`, ...; `S3A_FORCE_SCALAR=1`).
+    /// The backend that this process uses: the fastest of this CPU that passes its self-test, or
+    /// the one that the environment names (`S3A_KERNELS=scalar`, `avx2` and so on;
+    /// `S3A_FORCE_SCALAR=1`).
     pub fn best() -> Self {
         CHOICE
             .get_or_init(|| {
@@ -55,7 +57,8 @@ impl Backend {
             .backend
     }
 
-    /// Why `best` is not what one would expect, once it has been asked: in words, for people.
+    /// Sentences for people about why `best` did not take the backend that one would expect. Empty
+    /// before `best` was called.
     pub fn warnings() -> &'static [String] {
         CHOICE.get().map_or(&[], |choice| &choice.warnings)
     }

@@ -1,12 +1,15 @@
-//! The gate of a gated feed-forward: GELU of one half times the other (spec/numerics.md section 6).
+//! The activation of a gated feed-forward layer: GELU of one half of the values times the other
+//! half (spec/numerics.md, section 6).
 //!
-//! One definition for all backends: it looks values up, which vectors do no faster.
+//! All backends share this one definition: it looks values up in a table, which vector instructions
+//! do no faster.
 #![deny(clippy::float_arithmetic)]
 
 use super::buffer::padded;
 use super::scalar::rshift;
 
-/// `32768 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2` at `x = i / 64`, rounded.
+/// The table `G` of the specification. With `x = i / 64`, entry `i` is this, rounded:
+/// `32768 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2`.
 #[rustfmt::skip]
 pub const SHARE: [u16; 257] = [
     16384, 16588, 16792, 16997, 17200, 17404, 17608, 17811, 18014, 18216, 18418, 18620, 18821, 19021, 19221, 19420,
@@ -44,8 +47,8 @@ fn gelu(u: i32, unit: u32) -> i32 {
     rshift(u * share, 15)
 }
 
-/// `gelu(u) * g` of each row: its first `len` elements are `u`, the next `len` are `g`. Rows of `y` and
-/// `out` are padded.
+/// `gelu(u) * g` for each row: the first `len` elements of a row of `y` are `u`, the next `len` are
+/// `g`. Rows of `y` and `out` are padded.
 pub fn gated(y: &[i32], rows: usize, len: usize, unit: u32, out: &mut [i32]) {
     let top = (1 << 15) - 1;
     let pairs = y.chunks_exact(padded(2 * len)).zip(out.chunks_exact_mut(padded(len)));
@@ -105,7 +108,7 @@ mod tests {
                 assert_eq!(out[2 * stride + j], 0);
             }
         }
-        // The largest product that quantisation must take.
+        // The largest product that quantization must take.
         let mut out = vec![0; 16];
         gated(&[vec![i32::MAX; 2], vec![0; 14]].concat(), 1, 1, 0, &mut out);
         assert_eq!(out[0], 32_767 * 32_767);

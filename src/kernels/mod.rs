@@ -1,8 +1,9 @@
 //! Integer arithmetic of the model: `scalar` defines it, other backends equal it bit for bit.
 //!
-//! A backend is chosen once per process, after a short self-test, and dispatched once per call, each call
-//! being a layer's work for many rows. Rows are padded with zeros to `PAD` elements. This is the only home
-//! of `unsafe`; a backend is a proof that the CPU has its instructions.
+//! A backend is chosen once per process, after a short self-test. A call does a layer's work for
+//! many rows, so choosing the kernel costs nothing. Rows are padded with zeros to `PAD` elements.
+//! This is the only home of `unsafe`; a value of a backend proves that the CPU has the backend's
+//! instructions.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;

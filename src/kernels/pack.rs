@@ -1,34 +1,35 @@
-//! Weights and activations as the kernels want them, laid out once.
+//! Weights and activations in the layout that the kernels want, made once.
 //!
-//! A product's weights lie in panels of up to 64 outputs; within a panel, four consecutive inputs of each
-//! output stand together, those of the first four inputs before those of the next. Whatever the length of a
-//! vector, a panel is read from its start to its end, as fast as a cache can give it. Outputs and inputs
-//! are padded with zeros to `PAD`.
+//! The weights of a product lie in panels of up to 64 outputs. Within a panel, four consecutive
+//! inputs of each output stand together, and those of the first four inputs stand before those of
+//! the next four. A panel is read from its start to its end, whatever the length of a vector, as
+//! fast as a cache can deliver it. Outputs and inputs are padded with zeros to `PAD`.
 
 use super::buffer::{Buffer, padded};
 
-/// Most outputs of one panel; the last one of a product has what is left, a multiple of `PAD`.
+/// Most outputs of one panel; the last panel of a product has what is left, a multiple of `PAD`.
 pub const PANEL: usize = 64;
-/// Inputs that stand together.
+/// Consecutive inputs that stand together.
 pub const QUAD: usize = 4;
 
-/// One integer product `y = W q` with its requantisation (spec section 5, `linear`).
+/// One integer product `y = W q` with its requantization (spec/numerics.md, section 5, `linear`).
 #[derive(Clone, Debug)]
 pub struct Product {
     rows: usize,
     cols: usize,
     pub(crate) weights: Buffer<i8>,
-    /// Scale of each output, 0 in the padding.
+    /// Scale of each output; 0 in the padding.
     pub(crate) scale: Buffer<i32>,
-    /// For each output -128 times the sum of its weights: where its sum starts if 128 is added to the inputs.
+    /// For each output -128 times the sum of its weights: the start of its sum if the kernel adds
+    /// 128 to all inputs.
     pub(crate) offset: Buffer<i32>,
     pub(crate) pre: u32,
     pub(crate) shift: u32,
 }
 
 impl Product {
-    /// Lays out row-major `weights`. The caller has checked the bound of `linear` for `pre`, and that
-    /// `shift` is at most 31.
+    /// Lays out row-major `weights`. The caller has checked the bound of `linear` for `pre`, and
+    /// that `shift` is at most 31.
     pub fn new(weights: &[i8], scale: &[u16], pre: u32, shift: u32) -> Self {
         let (rows, cols) = (scale.len(), weights.len() / scale.len());
         assert_eq!(weights.len(), rows * cols);
@@ -52,22 +53,22 @@ impl Product {
         product
     }
 
-    /// Outputs.
+    /// Outputs: rows of the weight matrix.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Inputs.
+    /// Inputs: columns of the weight matrix.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
-    /// One weight.
+    /// The weight of output `row` and input `col`.
     pub fn weight(&self, row: usize, col: usize) -> i8 {
         self.weights[self.place(row, col)]
     }
 
-    /// The scale of an output; below 2^16.
+    /// The scale of an output.
     pub fn scale(&self, row: usize) -> u16 {
         self.scale[row] as u16
     }
@@ -85,7 +86,8 @@ impl Product {
         first * padded(self.cols) + (col / QUAD * outputs + row - first) * QUAD + col % QUAD
     }
 
-    /// The panels from first to last: their first output, how many they have, and their weights.
+    /// The panels from first to last: the first output of each, its number of outputs, and its
+    /// weights.
     pub(crate) fn panels(&self) -> impl Iterator<Item = (usize, usize, &[i8])> {
         let (all, stride) = (padded(self.rows), padded(self.cols));
         (0..all).step_by(PANEL).map(move |first| {
@@ -95,17 +97,18 @@ impl Product {
     }
 }
 
-/// Quantised vectors, one per row: `x ~ q * m * 2^e`, up to the factor that the scales hold.
+/// Quantized vectors, one per row: element `i` stands for `q[i] * m * 2^e`, up to a constant factor
+/// that the scales of the next product include.
 #[derive(Clone, Debug, Default)]
 pub struct Activations {
     len: usize,
     pub(crate) q: Buffer<i8>,
-    /// The same elements plus 128, for a backend whose products want them above zero.
+    /// The same elements plus 128, for a backend whose products need unsigned inputs.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "AVX-512 alone reads it"))]
     pub(crate) raised: Buffer<i8>,
     pub(crate) m: Vec<i32>,
     pub(crate) e: Vec<i32>,
-    /// Whether an element may be below zero.
+    /// Whether some element of a row may be below zero.
     pub(crate) signed: Vec<bool>,
 }
 
@@ -123,7 +126,7 @@ impl Activations {
         }
     }
 
-    /// Sets the length of the vectors; their contents are those of the next quantisation.
+    /// Sets the length of the vectors. Their elements mean nothing until the next quantization.
     pub fn set_len(&mut self, len: usize) {
         assert!(self.m.len() * padded(len) <= self.q.len());
         self.len = len;
@@ -142,7 +145,7 @@ impl Activations {
     }
 }
 
-/// Rows of an embedding table with their scales.
+/// The rows of an embedding table with their scales.
 #[derive(Clone, Debug)]
 pub struct Table {
     stride: usize,
@@ -151,7 +154,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Lays out row-major `weights`.
+    /// Lays out row-major `weights`, with one scale for each row.
     pub fn new(weights: &[i8], scale: &[u16]) -> Self {
         let cols = weights.len() / scale.len();
         assert_eq!(weights.len(), scale.len() * cols);

@@ -1,6 +1,7 @@
-//! Cache lines asked for ahead of their use.
+//! Asks the CPU for cache lines before they are needed.
 
-/// Asks for the cache line of an element that will be read soon.
+/// Asks for the cache line of element `index`, which will be read soon. An index beyond the slice
+/// is allowed and has no effect.
 #[inline]
 pub fn prefetch<T>(slice: &[T], index: usize) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]

@@ -1,8 +1,8 @@
-//! The arithmetic of spec/numerics.md sections 5 to 7, word for word. This code defines the result;
-//! every other backend equals it bit for bit.
+//! The arithmetic of spec/numerics.md, sections 5 to 7, word for word. This code defines the
+//! results; every other backend equals it bit for bit.
 //!
-//! All intermediates fit the types used here, given the bounds that the model loader checks; debug
-//! builds would panic on an overflow.
+//! All intermediate values fit the types used here, given the bounds that the model loader checks;
+//! debug builds would panic on an overflow.
 #![deny(clippy::float_arithmetic)]
 
 use super::buffer::padded;
@@ -10,12 +10,13 @@ use super::cache::{Bias, KeyValues, Next, Reach, Scores};
 use super::pack::{Activations, PANEL, Product, QUAD};
 use super::slots::{BIAS_MAX, RateShare, SUM_SPAN, Slots};
 
-/// `(a + 2^(n-1)) >> n`, and `a` for `n = 0`: round half up.
+/// `(a + 2^(n-1)) >> n`, and `a` for `n = 0`: a shift that rounds, halves upward.
 #[inline]
 pub fn rshift(a: i32, n: u32) -> i32 {
     if n == 0 { a } else { (a + (1 << (n - 1))) >> n }
 }
 
+/// Binary digits of `a`; 0 for 0.
 #[inline]
 pub(crate) fn bitlen(a: u32) -> i32 {
     (u32::BITS - a.leading_zeros()) as i32
@@ -33,20 +34,20 @@ pub(crate) fn quantise_scale(amax: i32) -> (i32, i32, i32) {
 #[inline]
 pub(crate) fn normalise_scale(n: usize, sum: u32) -> (i32, i32) {
     let v = (((n as u64) << 32) / u64::from(sum)) as u32;
-    // The least k >= 0 with v * 4^k >= 2^28; v has at most 30 digits.
+    // The least k >= 0 with v * 4^k >= 2^28; v has at most 30 binary digits.
     let k = (29 - bitlen(v)).max(0).unsigned_abs().div_ceil(2);
     (root(v << (2 * k)), -(k as i32))
 }
 
-/// `isqrt` of a number from 2^28 to 2^30: a step of Newton's method, from a root that is right to 8 bits, is
-/// never below the root and at most one above.
+/// The largest number whose square is at most `a`, for `a` from 2^28 to 2^30. One step of Newton's
+/// method from a root that is right to 8 bits gives the root or one more.
 #[inline]
 fn root(a: u32) -> i32 {
     const FIRST: [u16; 192] = {
         let mut roots = [0; 192];
         let mut top = 0;
         while top < roots.len() {
-            // Of the middle of the numbers whose upper bits are 64 and more.
+            // The root of the middle of the numbers whose upper bits are `top + 64`.
             roots[top] = ((2 * (top as u32 + 64) + 1) << 21).isqrt() as u16;
             top += 1;
         }
@@ -57,8 +58,8 @@ fn root(a: u32) -> i32 {
     (next - u32::from(next * next > a)) as i32
 }
 
-/// `quantise` of rows; with `normalise`, `m` and `e` are those of the normalised vectors. Rows of `x` and
-/// `act` are padded with zeros.
+/// Quantizes rows; with `normalise`, `m` and `e` are those of the normalized vectors. Rows of `x`
+/// and `act` are padded with zeros.
 pub fn quantise(x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
     for (row, x) in x.chunks_exact(padded(act.len())).take(rows).enumerate() {
         quantise_row(x, normalise, act, row);
@@ -87,7 +88,8 @@ fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
     }
 }
 
-/// `linear` of the first `rows` rows of `act`; row `r` of the result starts at `r * padded(outputs)`.
+/// The product with the first `rows` rows of `act`; row `r` of the result starts at
+/// `r * padded(outputs)`.
 pub fn linear(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
     for (row, out) in out.chunks_exact_mut(padded(product.rows())).take(rows).enumerate() {
         let (q, m, e) = act.row(row);
@@ -135,7 +137,8 @@ pub fn relu2(x: &mut [i32]) {
     }
 }
 
-/// Gains of hidden values: `min((clamp(u, 0, 32767) * gain + 2^11) >> 12, 32767)`; gains below 2^14.
+/// Multiplies hidden values by gains: `min((clamp(u, 0, 32767) * gain + 2^11) >> 12, 32767)`; gains
+/// are below 2^14.
 #[inline]
 pub fn gain(x: &mut [i32], gains: &[i32]) {
     for (x, gain) in x.iter_mut().zip(gains) {
@@ -143,21 +146,21 @@ pub fn gain(x: &mut [i32], gains: &[i32]) {
     }
 }
 
-/// `clamp(u, 0, 2^30)`.
+/// ReLU: `clamp(u, 0, 2^30)`.
 pub fn relu(x: &mut [i32]) {
     for x in x {
         *x = (*x).clamp(0, 1 << 30);
     }
 }
 
-/// `h = clamp(h + y, -2^29, 2^29)`.
+/// Adds to the residual stream: `h = clamp(h + y, -2^29, 2^29)`.
 pub fn add_residual(h: &mut [i32], y: &[i32]) {
     for (h, &y) in h.iter_mut().zip(y) {
         *h = (*h + y).clamp(-super::scalar::H_MAX, super::scalar::H_MAX);
     }
 }
 
-/// `h = rshift(sum of row * scale, shift)`.
+/// The vector at the input: `h = rshift(sum of row * scale, shift)`.
 pub fn embed(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]) {
     for (j, h) in h.iter_mut().enumerate() {
         let sum = rows.iter().map(|(row, scale)| i32::from(row[j]) * i32::from(*scale)).sum();
@@ -165,7 +168,7 @@ pub fn embed(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]) {
     }
 }
 
-/// Sets a position's keys and values.
+/// Stores a position's keys and values, clamped to their bounds.
 pub fn store(kv: &mut KeyValues, position: usize, keys: &[i32], values: &[i32]) {
     kv.store(position, keys, values);
 }
@@ -177,7 +180,7 @@ pub fn queries(x: &[i32], out: &mut [i16]) {
     }
 }
 
-/// Attention of all heads at one position (spec section 6, steps 2 to 4).
+/// Attention of all heads at one position (spec/numerics.md, section 6, steps 2 to 4).
 #[expect(clippy::too_many_arguments, reason = "each is a distinct operand")]
 pub fn attend(
     kv: &KeyValues,
@@ -219,14 +222,14 @@ pub fn attend(
     }
 }
 
-/// `g2` and `R` of the attention weights for a sum of at least 2^15.
+/// `g2` and `R` of the attention weights whose sum, at least 2^15, is `sum`.
 #[inline]
 pub(crate) fn softmax_scale(sum: i32) -> (u32, i32) {
     let g = (bitlen(sum as u32) - 15).unsigned_abs();
     (g, (1 << 29) / (sum >> g))
 }
 
-/// Slots of the scores `z` (spec section 7).
+/// Slots of the scores `z` (spec/numerics.md, section 7).
 pub fn slots(z: &[i32], slots: &mut Slots) {
     let max = z.iter().copied().max().unwrap_or(0);
     slots.total = 0;
@@ -242,21 +245,21 @@ pub fn slots(z: &[i32], slots: &mut Slots) {
     }
 }
 
-/// Adds to the scores `z` what a bias has learned (spec section 7).
+/// Adds to the scores `z` what a bias has learned (spec/numerics.md, section 7.1).
 pub fn add_bias(z: &mut [i32], bias: &[i32]) {
     z.iter_mut().zip(bias).for_each(|(z, b)| *z += b >> 8);
 }
 
-/// Takes from a bias each symbol's part of the rate (spec section 7).
+/// Takes from a bias each symbol's part of the rate (spec/numerics.md, section 7.1).
 pub fn learn(slots: &Slots, rate: RateShare, bias: &mut [i32]) {
     for (b, &slot) in bias.iter_mut().zip(slots.slots()) {
-        // Factors of at most 2^15 and below 2^15.
+        // The factors are at most 2^15 and below 2^15.
         let part = ((slot >> 7) * rate.factor) >> rate.shift;
         *b = (*b - part as i32).max(-BIAS_MAX);
     }
 }
 
-/// Multiply-adds for measurements; their number.
+/// Does multiply-adds for measurements, and returns how many.
 pub fn peak(rounds: usize) -> u64 {
     let (x, y) = (std::hint::black_box([3i8; 1024]), std::hint::black_box([5i8; 1024]));
     for _ in 0..rounds {
@@ -275,7 +278,7 @@ mod tests {
 
     #[test]
     fn roots_are_exact() {
-        // The root does not change between two squares.
+        // The root does not change between two consecutive squares.
         for r in 1 << 14..1 << 15 {
             for a in [r * r, r * r + r, r * r + 2 * r] {
                 assert_eq!(root(a), r as i32);

@@ -3,12 +3,12 @@
 use super::*;
 use crate::model::sample::Random;
 
-/// Backends other than the one that defines the result.
+/// The backends other than the scalar one, which defines the results.
 fn others() -> Vec<Backend> {
     Backend::available().split_off(1)
 }
 
-/// Numbers up to `top` in magnitude, of all orders of magnitude, the extremes among them.
+/// Numbers of at most `top` in magnitude, of all orders of magnitude, with the extremes among them.
 fn numbers(len: usize, top: i32, random: &mut Random) -> Vec<i32> {
     let digits = 33 - top.leading_zeros();
     let mut number = || match random.below(8) {

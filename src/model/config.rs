@@ -1,4 +1,4 @@
-//! The JSON header of a model file: architecture, shifts, training record (spec/numerics.md
+//! The JSON header of a model file: architecture, shifts, training record (spec/numerics.md,
 //! section 11).
 
 use std::collections::BTreeMap;
@@ -10,75 +10,93 @@ use super::tokens::MAX_TOKENS;
 use crate::error::{Error, Result};
 use crate::kernels::slots::RATE_END;
 
-/// The newest arithmetic that this build computes: with a bias that learns within a chunk. Models without
-/// one are of version 1.
+/// The newest version of the arithmetic that this build computes: the one with a bias that learns
+/// within a chunk. Models without such a bias are of version 1.
 pub const NUMERICS: u32 = 2;
 /// The arithmetic of models without a bias that learns.
 const NUMERICS_PLAIN: u32 = 1;
-/// Largest width, feed-forward width and heads times head size.
+/// Largest width, feed-forward width, and product of heads and head size.
 pub const MAX_SIZE: usize = 2048;
-/// Most layers of decoder and of latent encoder.
+/// Most layers of the decoder, and of the encoder of c.
 pub const MAX_LAYERS: usize = 64;
 /// Most positions that attention may reach, and the most tokens of a chunk without a window.
 pub const MAX_WINDOW: usize = 4096;
-/// The longest c.
+/// Most symbols of a learned sequence c.
 pub const MAX_LATENT: usize = 4096;
-/// Most latent symbols: with the end, slots of 2^16 add up to less than 2^32.
+/// Largest alphabet of c: with the end, slots of 2^16 add up to less than 2^32.
 pub const MAX_SYMBOLS: usize = 65_534;
-/// Largest shift that names the unit of a gate.
+/// Largest shift `gelu` of a layer, which gives the unit of a gate.
 pub const MAX_GELU: u8 = 14;
 /// Most sets of the decoder's weights.
 pub const MAX_EXPERTS: usize = 256;
-/// Longest c that steers.
+/// Most symbols of c in a model that c steers.
 pub const MAX_STEERING: usize = 64;
-/// Most n-gram tables: with eight candidates and eight classes, 32 rows add up at the input.
+/// Most n-gram tables: with eight candidates, eight classes and the token, 32 rows add up at the
+/// input.
 pub const MAX_NGRAMS: usize = 15;
 
 const FORMAT: &str = "s3a-model";
 
-/// Architecture of a model, and what its integer products need to know.
+/// Architecture of a model, and the shifts of its integer products.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The text `s3a-model`.
     pub format: String,
+    /// Version of the arithmetic that the model was made for: 1 or 2.
     pub numerics: u32,
+    /// The model's name, for people: letters, digits, `-`, `_`, `.`; at most 64.
     pub name: String,
+    /// Elements of the residual stream.
     pub width: usize,
+    /// Layers of the decoder.
     pub layers: usize,
+    /// Heads of attention, each with queries of its own.
     pub heads: usize,
+    /// Heads of self-attention with keys and values of their own; a divisor of `heads`.
     pub kv_heads: usize,
+    /// Elements of a head: a multiple of 8, at most 128.
     pub head_size: usize,
+    /// Width of the feed-forward layers.
     pub ff: usize,
-    /// How many positions attention reaches, its own included; 0 for all.
+    /// How many positions attention reaches, the position that attends included; 0 for all.
     pub window: usize,
+    /// The nonlinearity of the feed-forward layers.
     pub activation: Activation,
+    /// Tokens of the vocabulary.
     pub vocab: usize,
-    /// Match orders, increasing.
+    /// Match orders, increasing: lengths of the contexts that the match input looks up, in
+    /// elements.
     pub orders: Vec<u8>,
-    /// The orders whose second candidate has a slot too, increasing.
+    /// The orders that also offer a second match candidate, increasing.
     pub seconds: Vec<u8>,
-    /// Order and binary logarithm of the rows of each n-gram table.
+    /// The n-gram tables: for each its order and the binary logarithm of its rows.
     pub ngrams: Vec<(u8, u8)>,
+    /// Whether the model has copy gates, which raise the scores of match candidates.
     pub copy: bool,
-    /// For each set of weights the rate of the bias that learns within a chunk, in 256ths of the unit of scores,
-    /// 0 for none; empty in models of numerics version 1.
+    /// The rate of the bias that learns within a chunk, for each set of weights, in 256ths of the
+    /// unit of scores; 0 for none. Empty in models of numerics version 1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adapt: Vec<u32>,
+    /// The learned sequence c and what reads it; `None` if the model has no c.
     pub latent: Option<Latent>,
-    /// By tensor base name, such as `decoder.0.qkv`, `head`, `embed`, `decoder.0.score`.
+    /// The shifts by base name of a tensor, such as `decoder.0.qkv`, `head`, `embed`,
+    /// `decoder.0.score`.
     pub shifts: BTreeMap<String, Shift>,
-    /// Free: data, steps, seed, figures.
+    /// How the model was trained, in any form: data, steps, seed, figures.
     #[serde(default)]
     pub training: serde_json::Value,
 }
 
-/// The feed-forward's nonlinearity.
+/// The nonlinearity of a feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
+    /// ReLU.
     Relu,
+    /// Squared ReLU.
     Relu2,
-    /// GELU of one product times another: `up` has twice the rows.
+    /// GELU of one product times another product; `up` has twice the rows.
     #[serde(rename = "gated-gelu")]
     GatedGelu,
 }
@@ -90,20 +108,25 @@ impl Activation {
     }
 }
 
-/// The learned sequence c and what reads it: an encoder, whose output the decoder attends to, and
-/// steering. The encoder's heads are the decoder's, each with keys and values of its own.
+/// The learned sequence c and what reads it: an encoder, to whose output the decoder attends,
+/// steering, or experts. The encoder has as many heads as the decoder, each with keys and values of
+/// its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Latent {
+    /// Size of the alphabet of c.
     pub symbols: usize,
+    /// Most symbols of c.
     pub max: usize,
-    /// Layers of the encoder; 0 for none, and no cross-attention then.
+    /// Layers of the encoder; 0 for no encoder and no cross-attention.
     pub layers: usize,
+    /// Feed-forward width of the encoder; 0 without one.
     pub ff: usize,
-    /// Whether each symbol has rows that steer the decoder.
+    /// Whether each symbol has rows that steer the decoder (spec/numerics.md, section 8.2).
     #[serde(default)]
     pub steer: bool,
-    /// Sets of the decoder's weights: one for an empty c, the others for the first symbol to choose from.
+    /// Sets of the decoder's weights. The first is for an empty c; of the others, the first symbol
+    /// of c chooses one.
     #[serde(default = "one")]
     pub experts: usize,
 }
@@ -112,24 +135,29 @@ fn one() -> usize {
     1
 }
 
-/// The shifts of a product (spec section 5, `linear`), or a plain shift.
+/// The shifts of a product (spec/numerics.md, section 5, `linear`), or a single shift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Shift {
+    /// The shifts of a product: `pre` before the sum is scaled, `shift` afterwards.
     Linear { pre: u8, shift: u8 },
+    /// A single shift of a table, of scores or of a gate.
     Plain(u8),
 }
 
 /// The name and sizes of one product: `rows` outputs of `cols` inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Product {
+    /// Base name of its tensors.
     pub name: String,
+    /// Outputs.
     pub rows: usize,
+    /// Inputs.
     pub cols: usize,
 }
 
 impl Config {
-    /// A decoder of these sizes without match input, copy gates, latent encoder and shifts.
+    /// A decoder of these sizes without match input, copy gates, c and shifts.
     pub fn new(name: &str, width: usize, layers: usize, vocab: usize) -> Self {
         Self {
             format: FORMAT.into(),
@@ -161,7 +189,8 @@ impl Config {
         self.adapt = rates;
     }
 
-    /// Reads the header and checks all that it says on its own.
+    /// Reads the header and checks everything that can be checked without the tensors. Fails with
+    /// `Error::BadModel`.
     pub fn parse(json: &str) -> Result<Self> {
         let config: Self = serde_json::from_str(json).map_err(|error| Error::BadModel {
             name: "of unknown name".into(),
@@ -171,7 +200,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The rules of section 11 that concern sizes and shifts.
+    /// Checks the rules of section 11 that concern sizes and shifts.
     pub fn check(&self) -> Result<()> {
         let name_ok = (1..=64).contains(&self.name.len())
             && self.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
@@ -248,7 +277,7 @@ impl Config {
         self.require(self.shifts.len() == known, "its shifts name something that the model does not have")
     }
 
-    /// All products that the architecture has, each a tensor `NAME.weight` and `NAME.scale`.
+    /// All products of the architecture; each has the tensors `NAME.weight` and `NAME.scale`.
     pub fn products(&self) -> Vec<Product> {
         let (d, hd) = (self.width, self.heads * self.head_size);
         let kv = self.kv_heads * self.head_size;
@@ -283,7 +312,8 @@ impl Config {
         all
     }
 
-    /// Multiply-adds of a token in the decoder's products; what is done once for c is left out.
+    /// Multiply-adds of one token in the decoder's products. What is done once per chunk, for c, is
+    /// left out.
     pub fn products_per_token(&self) -> usize {
         let of_token = |p: &&Product| {
             !p.name.starts_with("expert") && !p.name.starts_with("latent") && !p.name.ends_with("cross_kv")
@@ -291,19 +321,20 @@ impl Config {
         self.products().iter().filter(of_token).map(|p| p.rows * p.cols).sum()
     }
 
-    /// The same, and those in attention over a full window; none is counted where there is no window.
+    /// Multiply-adds of one token in the decoder's products and in attention over a full window.
+    /// Without a window, attention is left out.
     pub fn macs_per_token(&self) -> usize {
         self.products_per_token() + self.layers * 2 * self.window * self.heads * self.head_size
     }
 
-    /// What the names of each set of the decoder's weights begin with: nothing for the first, which
-    /// an empty c takes.
+    /// The beginning of the tensor names of each set of the decoder's weights: empty for the first
+    /// set, which decodes chunks with an empty c.
     pub fn sets(&self) -> Vec<String> {
         let experts = self.latent.as_ref().map_or(1, |latent| latent.experts);
         (0..experts).map(|e| if e == 0 { String::new() } else { format!("expert.{e}.") }).collect()
     }
 
-    /// All plain shifts that the architecture has, each with the largest value it may take.
+    /// All single shifts of the architecture, each with the largest value that it may have.
     pub fn plain_shifts(&self) -> Vec<(String, u8)> {
         let mut all = vec![("embed".into(), 31)];
         let scores = |stack: &str, count: usize, part: &str| -> Vec<(String, u8)> {
@@ -335,8 +366,8 @@ impl Config {
         self.latent.as_ref().is_some_and(|latent| latent.layers > 0)
     }
 
-    /// The tables that steer, each a tensor `NAME.weight` with a row for each latent symbol, and
-    /// `NAME.scale`: name and columns.
+    /// Name and columns of each table that steers; a table has the tensors `NAME.weight`, with a
+    /// row for each symbol of c, and `NAME.scale`.
     pub fn steer_tables(&self) -> Vec<(String, usize)> {
         if !self.latent.as_ref().is_some_and(|latent| latent.steer) {
             return vec![];
@@ -350,12 +381,13 @@ impl Config {
         all
     }
 
-    /// Match slots: one per order, then the second candidates.
+    /// Match slots: one for each order, then one for each second candidate.
     pub fn slots(&self) -> usize {
         self.orders.len() + self.seconds.len()
     }
 
-    /// All embedding tables, each a tensor `NAME.weight` and `NAME.scale`: name and rows.
+    /// Name and rows of each embedding table; a table has the tensors `NAME.weight` and
+    /// `NAME.scale`.
     pub fn tables(&self) -> Vec<(String, usize)> {
         let mut all = vec![("embed.token".into(), self.vocab + 1)];
         for k in 0..self.slots() {
@@ -379,7 +411,7 @@ impl Config {
         }
     }
 
-    /// A plain shift.
+    /// A single shift.
     pub fn plain_shift(&self, name: &str) -> Result<u8> {
         match self.shifts.get(name) {
             Some(&Shift::Plain(shift)) => Ok(shift),

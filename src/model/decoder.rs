@@ -1,10 +1,10 @@
-//! The decoder's network: from history to slots, for many rows at once (spec/numerics.md sections 6
-//! and 7).
+//! The network of the decoder: from history to slots, for many rows at once (spec/numerics.md,
+//! sections 6 and 7).
 //!
-//! A row is one position of one lane; a lane is one chunk. Decoding runs one row of each lane, encoding
-//! many rows of one lane: all rows' keys are in the cache before any row attends, and integer sums do
-//! not depend on what is computed beside them, so every mixture gives the same slots. Nothing is
-//! allocated per row.
+//! A row is one position of one lane; a lane is one chunk. Decoding computes one row of each lane,
+//! encoding many rows of one lane. All keys of the rows are in the cache before any row attends,
+//! and an integer sum does not depend on what is computed beside it, so every mixture of rows gives
+//! the same slots. Nothing is allocated per row.
 
 use super::config::MAX_WINDOW;
 use super::matcher::{Matcher, Slot};
@@ -21,11 +21,13 @@ use crate::kernels::slots::Slots;
 /// One row to compute: a position of a lane.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
+    /// Number of the lane, from 0.
     pub lane: usize,
+    /// Number of the token that is predicted, from 0.
     pub position: usize,
 }
 
-/// Rows of the input's tables with their scales.
+/// The table rows that are added up at the input of one row, with their scales.
 #[derive(Clone, Debug, Default)]
 struct Inputs<'m> {
     rows: [(&'m [i8], u16); 32],
@@ -43,26 +45,27 @@ impl<'m> Inputs<'m> {
     }
 }
 
-/// Caches of some lanes, and the work space of as many rows as are computed at once.
+/// Caches of some lanes, and work space for as many rows as are computed at once.
 #[derive(Debug)]
 pub struct Decoder<'m> {
     model: &'m Model,
-    /// The weights in use: one set for all rows that are computed together.
+    /// The weights in use, which are the same for all rows that are computed together.
     set: &'m Set,
     scratch: Scratch,
     rows: usize,
     /// Rows of one lane that are computed at once.
     depth: usize,
-    /// Self-attention's keys and values by layer, then lane.
+    /// Keys and values of self-attention, by layer, then lane.
     caches: Vec<Vec<KeyValues>>,
-    /// Those of c, by layer, then lane; and the length of each lane's c.
+    /// Keys and values of c, by layer, then lane.
     cross: Vec<Vec<KeyValues>>,
     latent_len: Vec<usize>,
-    /// What each lane's bias has learned, if the model has one: as many numbers as the vocabulary, padded.
+    /// What each lane's bias has learned, if the model has one: a number for each token of the
+    /// vocabulary, padded.
     learned: Vec<Buffer<i32>>,
     /// What c changes in each lane, if the model is steered.
     steering: Vec<Steering>,
-    /// Rows of the tables that make up each row's input.
+    /// The table rows that make up each row's input.
     inputs: Vec<Inputs<'m>>,
     at: Vec<RowAt>,
     cross_at: Vec<Option<RowAt>>,
@@ -72,7 +75,8 @@ pub struct Decoder<'m> {
 }
 
 impl<'m> Decoder<'m> {
-    /// A decoder of `lanes` chunks that computes up to `rows` rows at once, evenly many of each lane.
+    /// A decoder of `lanes` chunks that computes up to `rows` rows at once, the same number for
+    /// each lane.
     pub fn new(model: &'m Model, backend: Backend, lanes: usize, rows: usize) -> Self {
         let config = model.config();
         let caches = || vec![vec![KeyValues::default(); lanes]; config.layers];
@@ -98,6 +102,7 @@ impl<'m> Decoder<'m> {
         }
     }
 
+    /// The model.
     pub fn model(&self) -> &'m Model {
         self.model
     }
@@ -107,18 +112,18 @@ impl<'m> Decoder<'m> {
         self.rows
     }
 
-    /// Most tokens of a chunk, where the model limits them.
+    /// Most tokens of a chunk, where the model limits them; otherwise `usize::MAX`.
     pub fn max_tokens(&self) -> usize {
         if self.model.config().window == 0 { MAX_WINDOW } else { usize::MAX }
     }
 
-    /// Takes another expert's weights. All lanes must be done: chunks that are decoded together have
-    /// the same expert (`Model::expert`).
+    /// Changes to the weights of another expert. All lanes must be done: chunks that are decoded
+    /// together have the same expert (`Model::expert`).
     pub fn select(&mut self, expert: usize) {
         self.set = &self.model.sets[expert];
     }
 
-    /// Makes a lane ready for another chunk of at most `tokens` tokens, with its c.
+    /// Prepares a lane for another chunk of at most `tokens` tokens, with its learned sequence.
     pub fn begin(&mut self, lane: usize, tokens: usize, latent: &[u16]) {
         let config = self.model.config();
         let window = if config.window == 0 { MAX_WINDOW } else { config.window };
@@ -138,8 +143,8 @@ impl<'m> Decoder<'m> {
         }
     }
 
-    /// Sets the input of row `row` from the history so far. Its table rows are scattered over memory: here
-    /// they are asked for, and `forward` adds them up.
+    /// Sets the input of row `row` from the history so far. The table rows are scattered over
+    /// memory: this call asks the CPU to fetch them, and `forward` adds them up.
     pub fn input(&mut self, row: usize, matcher: &mut Matcher) {
         let model = self.model;
         let inputs = &mut self.inputs[row];
@@ -157,8 +162,8 @@ impl<'m> Decoder<'m> {
         }
     }
 
-    /// Computes `rows`, whose inputs are set in this order. Rows of one lane have increasing
-    /// positions, without gaps, and follow those computed before.
+    /// Computes `rows`, whose inputs were set in this order. The rows of one lane have increasing
+    /// positions without gaps, and follow the rows computed before.
     pub fn forward(&mut self, rows: &[Row]) {
         let (model, window) = (self.model, self.model.config().window);
         self.at.clear();
@@ -201,8 +206,8 @@ impl<'m> Decoder<'m> {
         &self.logits[row * padded(vocab)..][..vocab]
     }
 
-    /// Slots of row `row` after `forward`; `found` is what the match input found there. Rows of a lane are asked for
-    /// in order, each after `learn` was told the symbol of the one before.
+    /// Slots of row `row` after `forward`; `found` is what the match input found for the row. Rows
+    /// of a lane are asked for in order, each after `learn` was told the symbol of the row before.
     pub fn slots(&mut self, row: usize, found: &[Slot]) -> &Slots {
         let vocab = self.model.config().vocab;
         let stride = padded(vocab);

@@ -1,4 +1,5 @@
-//! The elements of a model file (spec/numerics.md section 11), and bounds that its writer and its loader share.
+//! The elements of a model file (spec/numerics.md section 11), and bounds that its writer and its
+//! loader share.
 
 /// Metadata entry that holds the header.
 pub const HEADER_KEY: &str = "s3a";
@@ -17,8 +18,8 @@ pub fn nibbles(bytes: &[u8]) -> Vec<i8> {
     bytes.iter().flat_map(|&byte| [byte & 15, byte >> 4]).map(|half| half as i8 - 8).collect()
 }
 
-/// The tensor of the first set of weights to which a tensor of another set is stored as the difference
-/// (spec section 11).
+/// The tensor of the first set of weights to which a tensor of another set is stored as the
+/// difference (spec section 11).
 pub(crate) fn first_set(name: &str) -> Option<&str> {
     Some(name.strip_prefix("expert.")?.split_once('.')?.1)
 }

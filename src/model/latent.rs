@@ -1,5 +1,5 @@
 //! The learned sequence c: its prior, and the encoder that turns it into keys and values for the
-//! decoder's cross-attention (spec/numerics.md section 8). Steering by c is in `steer`.
+//! decoder's cross-attention (spec/numerics.md, section 8). Steering by c is in `steer`.
 
 use super::stack::{RowAt, Scratch};
 use super::weights::Model;
@@ -14,7 +14,7 @@ use crate::kernels::cache::{KeyValues, Reach};
 /// Writes c, if the model has one.
 ///
 /// # Errors
-/// `Usage` if c is not one that the model knows: too long, or an unknown symbol.
+/// `Usage` if the model cannot have this c: it is too long or has an unknown symbol.
 pub fn encode(model: &Model, latent: &[u16], encoder: &mut Encoder) -> Result<()> {
     let Some(weights) = &model.latent else {
         return if latent.is_empty() { Ok(()) } else { Err(unknown()) };
@@ -33,7 +33,8 @@ pub fn encode(model: &Model, latent: &[u16], encoder: &mut Encoder) -> Result<()
     Ok(())
 }
 
-/// The `count` sequences of one symbol that the prior holds most likely, the most likely first.
+/// The `count` sequences of one symbol that the prior gives the highest frequencies, the most
+/// likely first.
 pub fn likely(model: &Model, count: usize) -> Vec<Vec<u16>> {
     let Some(weights) = &model.latent else { return vec![] };
     let symbols = weights.symbols();
@@ -44,7 +45,7 @@ pub fn likely(model: &Model, count: usize) -> Vec<Vec<u16>> {
     all.into_iter().take(count).map(|symbol| vec![symbol as u16]).collect()
 }
 
-/// Reads c; empty if the model has none.
+/// Reads c; empty if the model has none. Fails where no encoder can have written the payload.
 pub fn decode(model: &Model, decoder: &mut Decoder<'_>) -> Result<Vec<u16>, Damaged> {
     let mut latent = vec![];
     let Some(weights) = &model.latent else { return Ok(latent) };
@@ -65,8 +66,8 @@ pub fn decode(model: &Model, decoder: &mut Decoder<'_>) -> Result<Vec<u16>, Dama
     Ok(latent)
 }
 
-/// Keys and values of a lane's c, for each layer of the decoder. c is not empty; without an encoder
-/// there are none.
+/// Computes keys and values of a lane's c for each layer of the decoder. c must not be empty. A
+/// model without an encoder has none.
 pub(crate) fn fill(
     model: &Model,
     backend: Backend,

@@ -1,7 +1,9 @@
-//! The checks of a model file from a stranger, and the way from its tensors to weights (spec/numerics.md section 11).
+//! The checks of a model file, which may come from anywhere, and the way from its tensors to
+//! weights (spec/numerics.md, section 11).
 //!
-//! What passes here cannot overflow an intermediate of the arithmetic. Sizes are compared with the
-//! tensors that are really there before anything is laid out. A delta is applied on the way.
+//! No intermediate value of the arithmetic can overflow in a model that passes. Sizes are compared
+//! with the tensors that the file really has before anything is laid out. A delta is applied on the
+//! way.
 
 use std::collections::HashMap;
 
@@ -18,13 +20,13 @@ use crate::error::{Error, Result};
 use crate::kernels::cache::Bias;
 use crate::kernels::pack::{Product, Table};
 
-/// Most columns of a decoder's bias, and of each side of a latent one's.
+/// Most columns of a bias of the decoder, and of each side of one of the encoder of c.
 const BIAS_COLUMNS: usize = MAX_WINDOW;
-/// Most bytes that all biases take, laid out.
+/// Most bytes that all biases take in memory.
 const MAX_BIASES: usize = 64 << 20;
 
 impl Model {
-    /// Checks and lays out a model file.
+    /// Checks a model file and lays it out.
     ///
     /// # Errors
     /// `BadModel`, with the rule that the file breaks.
@@ -34,11 +36,11 @@ impl Model {
         Ok(model)
     }
 
-    /// The model that `base`, the file of a model, and `delta` make (spec section 12); its fingerprint is that of
-    /// the delta.
+    /// The model that `delta` makes of `base`, the file of a model (spec/numerics.md, section 12).
+    /// Its fingerprint is that of the delta.
     ///
     /// # Errors
-    /// `BadModel`, with the rule that either breaks.
+    /// `BadModel`, with the rule that `base` or `delta` breaks.
     pub fn from_delta(base: &[u8], delta: &[u8]) -> Result<Self> {
         let mut model = read(base, Some(delta))?;
         model.fingerprint = *blake3::hash(delta).as_bytes();
@@ -52,7 +54,7 @@ pub(super) fn read_header(file: &[u8]) -> Result<Config> {
     Ok(Model::from_bytes(file)?.config)
 }
 
-/// The model of a file, changed by a delta if there is one; its fingerprint is still to come.
+/// The model of a file, changed by a delta if there is one. Its fingerprint is set by the caller.
 fn read(file: &[u8], delta: Option<&[u8]>) -> Result<Model> {
     let unreadable = |error: safetensors::SafeTensorError| Error::BadModel {
         name: "of unknown name".into(),
@@ -70,11 +72,12 @@ fn read(file: &[u8], delta: Option<&[u8]>) -> Result<Model> {
         delta.change_header(&mut config)?;
     }
     let tensors = SafeTensors::deserialize(file).map_err(unreadable)?;
-    // A file names few values of a bias, but each is laid out for all distances.
+    // A file has few values of a bias, but each is laid out for all distances.
     let reach = if config.window == 0 { MAX_WINDOW } else { config.window };
     let latent = config.latent.as_ref().map_or(0, |latent| latent.layers * 2 * latent.max);
     let distances = config.sets().len() * config.layers * reach + latent;
     let biases = distances * config.heads * size_of::<i32>();
+    /// The header, as the delta has changed it.
     config.require(biases <= MAX_BIASES, "its biases would take more than 64 MiB")?;
     let products = config.products().into_iter().map(|p| (p.name, (p.rows, p.cols))).collect();
     Reader { config: &config, delta: delta.as_ref(), tensors, products, used: 0 }.model()
@@ -87,7 +90,7 @@ struct Reader<'a> {
     tensors: SafeTensors<'a>,
     /// Rows and columns of all products, by name.
     products: HashMap<String, (usize, usize)>,
-    /// Tensors read so far; in the end it must be all.
+    /// Tensors read so far; at the end it must be all of them.
     used: usize,
 }
 
@@ -147,12 +150,12 @@ impl Reader<'_> {
         })
     }
 
-    /// Where what is called `name` stands in the file.
+    /// The name in the file of the tensor that becomes `name`.
     fn source(&self, name: &str) -> String {
         self.delta.map_or_else(|| name.to_owned(), |delta| delta.source(name))
     }
 
-    /// Makes the changes of the delta to a matrix; `pre` is that of a product.
+    /// Applies the delta to a matrix; `pre` is the shift of a product.
     fn change(
         &self,
         name: &str,
@@ -240,7 +243,7 @@ impl Reader<'_> {
         Ok((values, shape[1]))
     }
 
-    /// The set of weights of this number, whose names begin with `set`.
+    /// The set of weights with this number, whose names begin with `set`.
     fn set(&mut self, number: usize, set: &str) -> Result<Set> {
         let config = self.config;
         let reach = if config.window == 0 { MAX_WINDOW } else { config.window };

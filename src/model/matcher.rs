@@ -1,37 +1,41 @@
-//! The match input: where the last few history elements stood before, and what followed
-//! (spec/numerics.md section 3).
+//! The match input: where the last few elements of the history stood before, and what followed them
+//! there (spec/numerics.md, section 3).
 //!
-//! One hash table per order, overwritten at every position, so a look-up costs a table read and a
-//! comparison whatever the data. Decoder, encoder and trainer share this code: the features that a
-//! model was trained on are those that it sees.
+//! Each order has one hash table, which is overwritten at every position, so that a look-up costs
+//! one table read and one comparison, whatever the data. Decoder, encoder and trainer share this
+//! code, so a model sees the same features that it was trained on.
 
 use crate::error::{Error, Result};
 use crate::kernels::prefetch::prefetch;
 
-/// Most match slots of a model: one per order, and the second candidates of some.
+/// Most match slots of a model: one for each order, and the second candidates of some.
 pub const MAX_SLOTS: usize = 8;
-/// Longest context of a match order, in elements; also the most that is looked at before it.
+/// Longest context of a match order, in elements; also the most elements that are compared before
+/// it.
 pub const MAX_ORDER: usize = 32;
-/// Classes of a slot: none, and 4 of hits times 4 of length.
+/// Classes of a slot: one for no candidate, and four of hits times four of length.
 pub const CLASSES: usize = 17;
-/// Sum of plain lengths, chunk and references, below which positions fit their 24 bits.
+/// The largest sum of raw lengths, of a chunk and the chunks it refers to, for which positions fit
+/// 24 bits.
 pub const MAX_CAPACITY: usize = (1 << 24) - 64;
 
 const EMPTY: u64 = u64::MAX;
 
-/// What one slot found. Class 0 means that there is no candidate.
+/// What one slot found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slot {
+    /// The match candidate: the token that followed the context before.
     pub candidate: u16,
+    /// How reliable the candidate is, 1 to 16; 0 means that there is none.
     pub class: u8,
 }
 
-/// What an update needs to know of the look-up at the same place.
+/// What an update needs to know of the look-up at the same position.
 #[derive(Clone, Copy, Debug, Default)]
 struct Found {
-    /// The table entry's hits, if its context was verified.
+    /// The hits of the table entry, if its context was verified.
     hits: Option<u8>,
-    /// The element that followed there, separator included.
+    /// The element that followed there; it may be a separator.
     follower: u16,
     /// The last follower that differed from it; the separator if there was none.
     second: u16,
@@ -41,27 +45,29 @@ struct Found {
 #[derive(Clone, Debug)]
 pub struct Matcher {
     orders: Vec<u8>,
-    /// The places in `orders` that have a second slot.
+    /// The indexes in `orders` of those that have a second slot.
     seconds: Vec<u8>,
     separator: u16,
     elements: Vec<u16>,
     bits: u32,
-    /// One table of `2^bits` entries per order, one after the other: `pos | hits << 24 | second << 32`, or
-    /// `EMPTY`. All that there is to know of a context lies in one cache line.
+    /// One table of `2^bits` entries for each order, one after the other:
+    /// `pos | hits << 24 | second << 32`, or `EMPTY`. All that is known of a context lies in one
+    /// cache line.
     tables: Vec<u64>,
-    /// Places in `tables` for the present position.
+    /// Index in `tables` of each order's entry at the current position.
     index: [u32; MAX_SLOTS],
-    /// Hashes of the orders' contexts there; of those for which there are elements enough.
+    /// Hashes of the orders' contexts at the current position, for orders with enough elements
+    /// before it.
     hashes: [u32; MAX_SLOTS],
     found: [Found; MAX_SLOTS],
     slots: [Slot; MAX_SLOTS],
     looked_up: bool,
 }
 
-/// Whether positions of a history of so many bytes fit their 24 bits.
+/// Checks that positions of a history of this many bytes fit 24 bits.
 ///
 /// # Errors
-/// `Limit` if not.
+/// `Limit` if they do not.
 pub fn check_capacity(capacity: usize) -> Result<()> {
     if capacity <= MAX_CAPACITY {
         return Ok(());
@@ -70,21 +76,21 @@ pub fn check_capacity(capacity: usize) -> Result<()> {
     Err(Error::Limit { what: "bytes of a chunk and its references", got, max })
 }
 
-/// Binary logarithm of the entries of a table, for this sum of plain lengths.
+/// Binary logarithm of the entries of a table, for this sum of raw lengths.
 pub fn table_bits(capacity: usize) -> u32 {
     (usize::BITS - capacity.saturating_sub(1).leading_zeros()).clamp(10, 20)
 }
 
 impl Matcher {
-    /// An empty history. `orders` are increasing, 1 to 32; `seconds` are those of them whose second
-    /// candidate has a slot too, at most eight slots in all; `capacity` is the sum of the
-    /// plain lengths in bytes of the referenced chunks and of the chunk itself.
+    /// An empty history. `orders` are increasing, 1 to 32. `seconds` are those of them whose second
+    /// candidate has a slot too; there are at most eight slots in all. `capacity` is the sum of the
+    /// raw lengths, in bytes, of the referenced chunks and of the chunk itself.
     ///
     /// # Errors
-    /// `Limit` if the capacity is beyond `MAX_CAPACITY`.
+    /// `Limit` if the capacity exceeds `MAX_CAPACITY`.
     ///
     /// # Panics
-    /// If the orders break their rule; a loaded model's never do.
+    /// If the orders break their rule; those of a loaded model never do.
     pub fn new(orders: &[u8], seconds: &[u8], capacity: usize, separator: u16) -> Result<Self> {
         assert!(
             orders.len() + seconds.len() <= MAX_SLOTS && orders.is_sorted_by(|a, b| a < b),
@@ -116,21 +122,21 @@ impl Matcher {
         &self.elements
     }
 
-    /// Memory of the tables.
+    /// Bytes of memory of the tables.
     pub fn table_bytes(&self) -> usize {
         size_of_val(&self.tables[..])
     }
 
-    /// Asks for the places of the history that the next look-up compares: their table entries were asked for by
-    /// the last update, and should be there by now.
+    /// Asks the CPU to fetch the places of the history that the next look-up compares. Their table
+    /// entries were asked for by the last update and should have arrived by now.
     pub fn ask(&self) {
         for &index in &self.index[..self.orders.len()] {
-            // Of an empty entry, some place beyond the end.
+            // For an empty entry, this is a place beyond the end.
             prefetch(&self.elements, (self.tables[index as usize] & 0x00ff_ffff) as usize);
         }
     }
 
-    /// What each slot finds for the next element, in the order of `orders`.
+    /// What each slot finds for the next element, in the order of the slots.
     pub fn look_up(&mut self) -> &[Slot] {
         if !self.looked_up {
             self.looked_up = true;
@@ -169,18 +175,18 @@ impl Matcher {
         (Slot { candidate, class: 1 + hits.min(3) + 4 * length }, found)
     }
 
-    /// Whether the `order` elements before `pos` are those before the end.
+    /// Whether the `order` elements before `pos` equal the last `order` elements of the history.
     #[inline]
     fn same(&self, pos: usize, order: usize) -> bool {
         let a = &self.elements[..];
-        // Eight at once, of which the last ones count; elements are two bytes.
+        // Eight elements of two bytes are compared at once; the last `order` of them count.
         if let (1..=8, Some(there), Some(here)) = (order, a[..pos].last_chunk(), a.last_chunk()) {
             return (eight(there) ^ eight(here)) >> (16 * (8 - order)) == 0;
         }
         a[pos - order..pos] == a[a.len() - order..]
     }
 
-    /// What a second slot finds beside the first candidate of its order.
+    /// What a second slot offers beside the first candidate of its order.
     fn second_slot(&self, found: Found) -> Slot {
         match found.hits {
             Some(hits) if found.second != self.separator => {
@@ -190,7 +196,8 @@ impl Matcher {
         }
     }
 
-    /// How far the elements before two equal contexts agree: 0 below 4, 1 below 16, 2 below 32, 3.
+    /// A class for how many elements before two equal contexts agree: 0 below 4, 1 below 16, 2
+    /// below 32, else 3.
     fn length_class(&self, there: usize, here: usize) -> u8 {
         let before = |at: usize| self.elements[at.saturating_sub(MAX_ORDER)..at].iter().rev();
         let len = before(there).zip(before(here)).take_while(|(a, b)| a == b).count();
@@ -202,7 +209,7 @@ impl Matcher {
         }
     }
 
-    /// Appends the element that came, and makes the tables know it.
+    /// Appends an element to the history and enters it into the tables.
     pub fn update(&mut self, element: u16) {
         self.look_up();
         let i = self.elements.len();
@@ -214,7 +221,8 @@ impl Matcher {
                     Some(_) => (0, found.follower),
                     None => (0, self.separator),
                 };
-                // `i < 2^24 - 1`: tokens have at least a byte, and `MAX_CAPACITY` leaves room for separators.
+                // `i < 2^24 - 1`: tokens have at least a byte, and `MAX_CAPACITY` leaves room for
+                // separators.
                 self.tables[self.index[k] as usize] =
                     i as u64 | u64::from(hits) << 24 | u64::from(second) << 32;
             }
@@ -224,7 +232,8 @@ impl Matcher {
         self.index_tables();
     }
 
-    /// Lays in one referenced chunk, or none of it: a separator, then its tokens.
+    /// Appends one referenced chunk to the history: a separator, then its tokens. Without tokens,
+    /// this is a separator only.
     pub fn extend(&mut self, tokens: &[u16]) {
         self.update(self.separator);
         for &token in tokens {
@@ -232,7 +241,7 @@ impl Matcher {
         }
     }
 
-    /// Hash of the last `order` elements; those before the start count as separators.
+    /// Hash of the last `order` elements; elements before the start count as separators.
     pub fn hash(&self, order: usize) -> u32 {
         if let Some(k) = self.orders.iter().position(|&known| usize::from(known) == order)
             && order <= self.elements.len()
@@ -260,7 +269,7 @@ impl Matcher {
     }
 }
 
-/// Eight elements as one number, the last one topmost.
+/// Eight elements as one number, in which the last element has the highest place.
 #[inline]
 fn eight(elements: &[u16; 8]) -> u128 {
     elements.iter().rev().fold(0, |all, &element| all << 16 | u128::from(element))
@@ -360,7 +369,7 @@ mod tests {
         let mut plain = Plain { orders: orders.to_vec(), separator: 9, bits, a: vec![], tables };
         for (i, &element) in elements.iter().enumerate() {
             if i % 3 != 1 {
-                // Updates without a look-up must come to the same.
+                // Updates without a look-up must give the same tables.
                 let slots = matcher.look_up();
                 assert_eq!(slots.len(), orders.len() + seconds.len());
                 for (second, slot) in seconds.iter().zip(&slots[orders.len()..]) {

@@ -1,8 +1,8 @@
 //! The integer transformer: its file, vocabulary, match input, encoder of c and decoder.
 //!
-//! Everything from token ids to coder slots is exact integers, as spec/numerics.md defines it; the
-//! arithmetic itself lives in `kernels`. A loaded model has passed all checks of section 11, so no
-//! input can overflow an intermediate.
+//! Everything from token ids to coder slots is computed in exact integers, as spec/numerics.md
+//! defines; the arithmetic itself is in `kernels`. A loaded model has passed all checks of section
+//! 11, so no input can make an intermediate value overflow.
 #![deny(clippy::float_arithmetic)]
 
 pub mod config;

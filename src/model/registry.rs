@@ -1,8 +1,8 @@
 //! Finding models: those inside the binary, and files by fingerprint or name.
 //!
-//! Files are looked for in the folders of `S3A_MODEL_PATH`, beside the archive, and in the user's data
-//! folder (`$XDG_DATA_HOME/s3a/models`, or `~/.local/share/s3a/models`), in this order. A file counts
-//! by its contents: its fingerprint is computed, its name says nothing.
+//! Files are looked for in the directories of `S3A_MODEL_PATH`, beside the archive, and in the
+//! user's data directory (`$XDG_DATA_HOME/s3a/models`, or `~/.local/share/s3a/models`), in this
+//! order. A file is identified by the fingerprint of its contents; its name means nothing.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// A model that is part of the binary.
 struct Inside {
     file: &'static [u8],
-    /// The file of its compressor, if it has one and this build can run it.
+    /// The file of the model's compressor, if it has one and this build can run it.
     compressor: Option<&'static [u8]>,
     model: OnceLock<Option<Arc<Model>>>,
 }
@@ -64,24 +64,27 @@ fn inside(fingerprint: &[u8; 32]) -> Option<&'static Inside> {
     INSIDE.iter().find(|inside| inside.is(fingerprint))
 }
 
-/// Longest model file that is read.
+/// Most bytes of a model file.
 const MAX_FILE_LEN: u64 = 1 << 30;
 
-/// A model at hand and where it was found.
+/// A model that was found, and where.
 #[derive(Clone, Debug)]
 pub struct Found {
+    /// The model, ready to run.
     pub model: Arc<Model>,
-    /// The file; `None` for a model inside the binary.
+    /// Path of the file; `None` for a model inside the binary.
     pub path: Option<PathBuf>,
-    /// The fingerprint of its base, if its file is a delta.
+    /// The fingerprint of the base, if the file is a delta.
     pub base: Option<[u8; 32]>,
 }
 
 impl Found {
-    /// The model of a file's bytes. The base of a delta is asked of `carried` first, by its fingerprint.
+    /// The model of a file's bytes. The base of a delta is looked up with `carried` first, by its
+    /// fingerprint.
     ///
     /// # Errors
-    /// `BadModel` if the bytes are no model; `ModelMissing` with the fingerprint of a base that is nowhere.
+    /// `BadModel` if the bytes are no model; `ModelMissing` with the fingerprint of the base if
+    /// that is not found.
     fn of(
         bytes: &[u8],
         path: Option<PathBuf>,
@@ -114,10 +117,12 @@ fn base_file(fingerprint: &[u8; 32], archive: Option<&Path>) -> Result<Cow<'stat
     own.next().map(Cow::Owned).ok_or(Error::ModelMissing { fingerprint, name: "base of a difference".into() })
 }
 
-/// The model of a file that an archive carries; the base of a delta may be one of those that it `carried` too.
+/// The model of a file that an archive carries. The base of a delta may be another model that the
+/// archive `carried`.
 ///
 /// # Errors
-/// `BadModel` if the bytes are no model; `ModelMissing` with the fingerprint of a base that is nowhere.
+/// `BadModel` if the bytes are no model; `ModelMissing` with the fingerprint of the base if that is
+/// not found.
 pub fn from_carried(
     file: &[u8],
     carried: &dyn Fn(&[u8; 32]) -> Option<Vec<u8>>,
@@ -126,22 +131,24 @@ pub fn from_carried(
     Ok(Found::of(file, None, carried, archive)?.model)
 }
 
-/// The file of the model with this fingerprint, if it is inside the binary or in a place where models are looked for.
+/// The file of the model with this fingerprint, from the binary or from a directory where models
+/// are looked for.
 ///
 /// # Errors
-/// `ModelMissing` if it is nowhere.
+/// `ModelMissing` if it is not found.
 pub fn file_of(fingerprint: &[u8; 32]) -> Result<Vec<u8>> {
     base_file(fingerprint, None).map(Cow::into_owned)
 }
 
-/// The default model.
+/// The default model. Fails with `ModelMissing` in a build without it.
 pub fn default_model() -> Result<Arc<Model>> {
     let inside =
         INSIDE.first().ok_or(Error::ModelMissing { fingerprint: String::new(), name: "default".into() })?;
     inside.load().ok_or(Error::Internal("the model inside the binary is broken"))
 }
 
-/// The bytes of a model file: what an archive embeds.
+/// The bytes of a model file, which an archive may carry. Fails with `Io`, or with `Limit` if the
+/// file is too long.
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let file = fs::File::open(path).map_err(|source| Error::io(path, source))?;
     let mut bytes = Vec::new();
@@ -156,7 +163,7 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The bytes of the file of a model at hand.
+/// The bytes of the file of a model that was found.
 pub fn file_bytes(found: &Found) -> Result<Vec<u8>> {
     match (&found.path, inside(&found.model.fingerprint())) {
         (Some(path), _) => read_file(path),
@@ -165,11 +172,11 @@ pub fn file_bytes(found: &Found) -> Result<Vec<u8>> {
     }
 }
 
-/// The file of the compressor that belongs to a model: `NAME.compressor` beside `NAME.safetensors`.
-/// Whether it really belongs to it, its contents say.
+/// The file of a model's compressor: `NAME.compressor` beside `NAME.safetensors`. Whether it
+/// belongs to the model is checked later, by its contents.
 ///
 /// # Errors
-/// `Io` if it is there but cannot be read, `Limit` if it is too long.
+/// `Io` if it exists and cannot be read, `Limit` if it is too long.
 pub fn compressor_bytes(found: &Found) -> Result<Option<Vec<u8>>> {
     if let Some(base) = &found.base {
         return Ok(inside(base).and_then(|inside| inside.compressor).map(<[u8]>::to_vec));
@@ -182,21 +189,21 @@ pub fn compressor_bytes(found: &Found) -> Result<Option<Vec<u8>>> {
     if path.is_file() { read_file(&path).map(Some) } else { Ok(None) }
 }
 
-/// Loads the file of a model, or of a delta whose base is at hand.
+/// Loads the file of a model, or of a delta whose base can be found.
 fn load(path: &Path, archive: Option<&Path>) -> Result<Found> {
     Found::of(&read_file(path)?, Some(path.into()), &|_| None, archive)
 }
 
-/// The model with this fingerprint. `archive` is the file that names it, under `name`.
+/// The model with this fingerprint. `archive` is the file that needs it, and calls it `name`.
 ///
 /// # Errors
-/// `ModelMissing` if it is nowhere; `BadModel` if the file with that fingerprint breaks a rule.
+/// `ModelMissing` if it is not found; `BadModel` if the file with that fingerprint breaks a rule.
 pub fn by_fingerprint(fingerprint: &[u8; 32], name: &str, archive: Option<&Path>) -> Result<Found> {
     if let Some(model) = inside(fingerprint).and_then(Inside::load) {
         return Ok(Found { model, path: None, base: None });
     }
     for path in candidates(archive) {
-        // A file that cannot be read is not the one.
+        // A file that cannot be read is passed over.
         let Ok(bytes) = read_file(&path) else { continue };
         if blake3::hash(&bytes).as_bytes() == fingerprint {
             return Found::of(&bytes, Some(path), &|_| None, archive);
@@ -206,9 +213,11 @@ pub fn by_fingerprint(fingerprint: &[u8; 32], name: &str, archive: Option<&Path>
     Err(Error::ModelMissing { fingerprint, name: name.into() })
 }
 
-/// The model that a user names: `default`, the path of a file (with a `/` or ending in `.safetensors` or `.delta`, so that no
-/// file that happens to lie there is taken for a model at hand), or the name or the beginning of the fingerprint
-/// (at least 6 digits) of one at hand.
+/// The model that a user names: `default`; or the path of a file; or the name, or the beginning of
+/// the fingerprint (at least 6 digits), of a model that can be found.
+///
+/// A path contains a `/` or ends in `.safetensors` or `.delta`, so that a file of the current
+/// directory is never mistaken for the name of a model.
 pub fn by_name(name: &str) -> Result<Found> {
     if name == "default" {
         return Ok(Found { model: default_model()?, path: None, base: None });
@@ -228,7 +237,7 @@ pub fn by_name(name: &str) -> Result<Found> {
     })
 }
 
-/// All models at hand that load, the default first.
+/// All models that can be found and loaded, the default first.
 pub fn known(archive: Option<&Path>) -> Vec<Found> {
     let inside = INSIDE.iter().filter_map(Inside::load).map(|model| Found { model, path: None, base: None });
     let files = candidates(archive).into_iter().filter_map(|path| load(&path, archive).ok());
@@ -249,12 +258,12 @@ fn candidates(archive: Option<&Path>) -> Vec<PathBuf> {
     folders.iter().flat_map(|folder| model_files(folder)).collect()
 }
 
-/// Whether a file's name is that of a model or of a difference to one.
+/// Whether a file's name is that of a model or of a delta.
 fn is_model(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "safetensors" || extension == "delta")
 }
 
-/// The model files of a folder, in the order of their names; none if it cannot be read.
+/// The model files of a directory, in the order of their names; none if it cannot be read.
 fn model_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut files: Vec<PathBuf> = entries.filter(|path| is_model(path) && path.is_file()).collect();

@@ -1,4 +1,5 @@
-//! Random models that pass all checks, for tests and measurements: no knowledge, all the arithmetic.
+//! Random models that pass all checks, for tests and measurements: they know nothing and use all of
+//! the arithmetic.
 
 use super::config::{Config, Shift};
 use super::matcher::CLASSES;
@@ -6,20 +7,21 @@ use super::tokens::Vocabulary;
 use super::write::{Tensor, least_pre, write_model};
 use crate::error::Result;
 
-/// How a random model's weights are drawn.
+/// How the weights of a random model are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Draw {
-    /// Anything within the bounds, evenly.
+    /// Any value within the bounds, evenly distributed.
     Even,
-    /// Weights of -127 and 127 alone, largest scales and biases.
+    /// Only the weights -127 and 127, and the largest scales and biases.
     Extreme,
 }
 
-/// A small generator of random numbers (xorshift64*), the same everywhere.
+/// A small generator of random numbers (xorshift64*), the same on every machine.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
+    /// A generator; the same seed gives the same numbers.
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
@@ -53,14 +55,15 @@ pub fn vocabulary(size: usize, random: &mut Random) -> Result<Vocabulary> {
     Vocabulary::new(tokens)
 }
 
-/// The file of a random model of this architecture; shifts are set to values that keep signals alive.
+/// The file of a random model of this architecture. Shifts are chosen so that signals neither
+/// vanish nor saturate.
 pub fn model_file(config: Config, draw: Draw, seed: u64) -> Result<Vec<u8>> {
     let mut random = Random::new(seed);
     let vocabulary = vocabulary(config.vocab, &mut random)?;
     model_file_of(config, &vocabulary, draw, &mut random)
 }
 
-/// As `model_file`, with a vocabulary of the size that `config` says.
+/// A model as of `model_file`, with this vocabulary, whose size is that of `config`.
 pub fn model_file_of(
     mut config: Config,
     vocabulary: &Vocabulary,
@@ -129,8 +132,8 @@ pub fn model_file_of(
     write_model(&config, vocabulary, &tensors)
 }
 
-/// A shift with which a product's results have useful magnitudes: logits of some bits, queries and
-/// keys of some hundreds, residuals comparable to what they are added to.
+/// A shift with which the results of a product have useful magnitudes: logits of some bits, queries
+/// and keys of some hundreds, residuals comparable to what they are added to.
 fn shift(name: &str, pre: u8, draw: Draw) -> u8 {
     if draw == Draw::Extreme {
         return 0;

@@ -1,4 +1,5 @@
-//! Layers over rows: what decoder and latent encoder have in common (spec/numerics.md section 6).
+//! Layers over rows: what the decoder and the encoder of c have in common (spec/numerics.md,
+//! section 6).
 
 use super::config::Activation;
 use super::weights::{Cross, Layer, Model};
@@ -7,16 +8,19 @@ use crate::kernels::buffer::{Buffer, padded};
 use crate::kernels::cache::{KeyValues, Next, Reach, Scores};
 use crate::kernels::pack::{Activations, Product};
 
-/// Where a row's keys and values lie, and what it attends to.
+/// Where a row's keys and values are cached, and what the row attends to.
 #[derive(Clone, Copy, Debug)]
 pub struct RowAt {
+    /// Number of the cache.
     pub cache: usize,
+    /// The positions that the row attends to.
     pub reach: Reach,
 }
 
-/// Residual streams of some rows, and room for what the layers compute.
+/// The residual streams of some rows, and room for what the layers compute.
 #[derive(Debug)]
 pub struct Scratch {
+    /// The kernels that compute.
     pub backend: Backend,
     width: usize,
     /// Heads times head size.
@@ -34,7 +38,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Room for `rows` rows.
+    /// Room for `rows` rows, with a feed-forward width of `ff`.
     pub fn new(model: &Model, backend: Backend, rows: usize, ff: usize) -> Self {
         let config = model.config();
         let inner = config.heads * config.head_size;
@@ -58,25 +62,25 @@ impl Scratch {
         }
     }
 
-    /// Sets the residual stream of a row from embedding rows.
+    /// Sets the residual stream of a row to the sum of embedding rows.
     pub fn embed(&mut self, row: usize, rows: &[(&[i8], u16)], shift: u32) {
         let stride = padded(self.width);
         self.backend.embed(rows, shift, &mut self.h[row * stride..(row + 1) * stride]);
     }
 
-    /// Adds to the residual stream of a row.
+    /// Adds `y` to the residual stream of a row.
     pub fn add_to(&mut self, row: usize, y: &[i32]) {
         let stride = padded(self.width);
         self.backend.add_residual(&mut self.h[row * stride..(row + 1) * stride], y);
     }
 
-    /// A product of the normalised residual streams.
+    /// A product of the normalized residual streams.
     pub fn product(&mut self, product: &Product, rows: usize, out: &mut [i32]) {
         self.normalise(rows);
         self.product_again(product, rows, out);
     }
 
-    /// A product of what was quantised last.
+    /// A product of what was quantized last.
     pub fn product_again(&self, product: &Product, rows: usize, out: &mut [i32]) {
         self.backend.linear(product, &self.act, rows, out);
     }
@@ -86,7 +90,8 @@ impl Scratch {
         self.backend.quantise(&self.h, rows, true, &mut self.act);
     }
 
-    /// Quantises `o` and adds its product to the residual streams for which `with` holds.
+    /// Quantizes `o` and adds its product to the residual streams of the rows for which `with` is
+    /// true.
     fn project(&mut self, product: &Product, rows: usize, with: impl Fn(usize) -> bool) {
         self.act.set_len(self.inner);
         self.backend.quantise(&self.o, rows, false, &mut self.act);
@@ -104,7 +109,7 @@ impl Scratch {
         }
     }
 
-    /// Self-attention of rows: first all keys and values are stored, then each row attends.
+    /// Self-attention of rows: all keys and values are stored first, then each row attends.
     pub fn self_attention(&mut self, layer: &Layer, caches: &mut [KeyValues], rows: &[RowAt]) {
         self.normalise(rows.len());
         self.backend.linear(&layer.qkv, &self.act, rows.len(), &mut self.y);
@@ -126,7 +131,7 @@ impl Scratch {
         self.project(&layer.out, rows.len(), |_| true);
     }
 
-    /// Attention to c of the rows that have one; the others stay as they are.
+    /// Attention to c for the rows that have one; the others stay as they are.
     pub fn cross_attention(&mut self, cross: &Cross, caches: &[KeyValues], rows: &[Option<RowAt>]) {
         self.normalise(rows.len());
         self.backend.linear(&cross.q, &self.act, rows.len(), &mut self.y);
@@ -145,7 +150,8 @@ impl Scratch {
         self.project(&cross.out, rows.len(), |row| rows[row].is_some());
     }
 
-    /// The feed-forward of the first `rows` rows; `gains` are those of a row that is steered.
+    /// The feed-forward layer of the first `rows` rows; `gains` gives the gains of a row that is
+    /// steered.
     pub fn feed_forward<'a>(
         &mut self,
         layer: &Layer,

@@ -1,8 +1,8 @@
-//! Steering: what the symbols of c change in the decoder without more work per token
-//! (spec/numerics.md section 8.2).
+//! Steering: what the symbols of c change in the decoder at no cost per token (spec/numerics.md,
+//! section 8.2).
 //!
-//! Each symbol owns a row in a few tables; the rows of a chunk's symbols are added up once, when the
-//! chunk begins, and give a vector for the input, gains of the hidden values, and biases of logits and
+//! Each symbol has a row in a few tables. When a chunk begins, the rows of its symbols are added up
+//! once, which gives a vector for the input, gains of the hidden values, and biases of logits and
 //! copy gates.
 
 use super::config::Config;
@@ -16,7 +16,7 @@ pub const GAIN_ONE: i32 = 1 << 12;
 /// Largest gain: nearly four.
 pub const GAIN_MAX: i32 = (1 << 14) - 1;
 
-/// What c changes for one lane; `active` only if it changes anything.
+/// What c changes in one lane. With `active` false, it changes nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct Steering {
     pub active: bool,
@@ -38,7 +38,7 @@ impl Steering {
         }
     }
 
-    /// Sums the rows of a chunk's c.
+    /// Sums the rows of the symbols of c.
     pub fn set(&mut self, model: &Model, c: &[u16]) {
         let Some(weights) = model.latent.as_ref().and_then(|latent| latent.steer.as_ref()) else { return };
         self.active = !c.is_empty();

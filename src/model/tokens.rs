@@ -1,8 +1,9 @@
-//! The vocabulary: token strings, and greedy longest-match tokenisation (spec/numerics.md section 2).
+//! The vocabulary: token strings, and greedy longest-match tokenization (spec/numerics.md, section
+//! 2).
 //!
-//! A trie is kept as a hash table from (node, byte) to the next node, so its memory is linear in the
-//! token strings whatever a stranger's file holds. Every single byte is a token, so any bytes
-//! tokenise and nothing can fail.
+//! A trie is stored as a hash table from (node, byte) to the next node, so its memory is linear in
+//! the length of the token strings, whatever a file from outside contains. Every single byte is a
+//! token, so all bytes can be tokenized and nothing can fail.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 
 /// Longest token in bytes.
 pub const MAX_TOKEN_LEN: usize = 32;
-/// Most tokens of a vocabulary; the id after the last is the separator.
+/// Most tokens of a vocabulary; the id after the last token is the separator.
 pub const MAX_TOKENS: usize = 65_535;
 
 const NONE: u32 = u32::MAX;
@@ -25,8 +26,9 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The vocabulary of these strings, in the order of their ids. All 256 single bytes must be among
-    /// them; strings are distinct, 1 to 32 bytes long.
+    /// The vocabulary of these strings, in the order of their ids. All 256 single bytes must be
+    /// among them; strings are distinct and 1 to 32 bytes long. Fails with `Error::BadModel`
+    /// otherwise.
     pub fn new<T: AsRef<[u8]>>(tokens: impl IntoIterator<Item = T>) -> Result<Self> {
         let mut bytes = Vec::new();
         let mut starts = vec![0];
@@ -45,7 +47,8 @@ impl Vocabulary {
         Ok(Self { bytes, starts, trie })
     }
 
-    /// The vocabulary as a model file has it: strings concatenated, and the length of each.
+    /// The vocabulary in the form of a model file: all strings concatenated, and the length of
+    /// each.
     pub fn from_parts(bytes: &[u8], lengths: &[u8]) -> Result<Self> {
         let sum: usize = lengths.iter().map(|&len| usize::from(len)).sum();
         if sum != bytes.len() {
@@ -59,7 +62,7 @@ impl Vocabulary {
         }))
     }
 
-    /// The single bytes alone, id = byte: the smallest vocabulary.
+    /// The vocabulary of the single bytes, each with its value as id: the smallest one.
     pub fn bytes_only() -> Self {
         match Self::new((0..=255u8).map(|byte| [byte])) {
             Ok(vocabulary) => vocabulary,
@@ -96,14 +99,14 @@ impl Vocabulary {
         self.starts.windows(2).map(|pair| (pair[1] - pair[0]) as u8).collect()
     }
 
-    /// The greedy tokenisation of `bytes`.
+    /// The greedy tokenization of `bytes`.
     pub fn tokenise(&self, bytes: &[u8]) -> Vec<u16> {
         let mut tokens = Vec::with_capacity(bytes.len() / 2 + 8);
         self.tokenise_into(bytes, &mut tokens);
         tokens
     }
 
-    /// Appends the greedy tokenisation of `bytes` to `tokens`.
+    /// Appends the greedy tokenization of `bytes` to `tokens`.
     pub fn tokenise_into(&self, bytes: &[u8], tokens: &mut Vec<u16>) {
         let mut rest = bytes;
         while let Some((&first, mut tail)) = rest.split_first() {
@@ -141,7 +144,8 @@ struct Trie {
     roots: [(u32, u16); 256],
     edges: Vec<Edge>,
     shift: u32,
-    /// Drawn anew for each trie, so that no stranger's file can choose edges that all fall together.
+    /// Drawn anew for each trie, so that no stranger's file can choose edges that all fall
+    /// together.
     multiplier: u32,
 }
 
@@ -155,7 +159,8 @@ impl Trie {
             multiplier: RandomState::new().hash_one(places) as u32 | 1,
         };
         let mut single = [false; 256];
-        // Nodes 0 to 255 are the first bytes; at most 65,535 x 32 more, so a key fits 32 bits.
+        // Nodes 0 to 255 are the first bytes; there are at most 65,535 x 32 more, so a key fits 32
+        // bits.
         let mut nodes = 256;
         for (id, pair) in starts.windows(2).enumerate() {
             let token = &bytes[pair[0] as usize..pair[1] as usize];
@@ -231,7 +236,7 @@ mod tests {
         Vocabulary::new(singles.chain(extra.iter().map(|text| text.as_bytes().to_vec()))).unwrap()
     }
 
-    /// The definition, as slow as it likes.
+    /// The definition in its simplest form, however slow.
     fn greedy(vocabulary: &Vocabulary, mut bytes: &[u8]) -> Vec<u16> {
         let mut tokens = Vec::new();
         while !bytes.is_empty() {

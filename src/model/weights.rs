@@ -7,18 +7,18 @@ use crate::kernels::cache::Bias;
 use crate::kernels::pack::{Product, Table};
 use crate::kernels::scalar::rshift;
 
-/// A model, ready to run. Shared between threads as it is.
+/// A model, ready to run. Threads share it by reference.
 #[derive(Debug)]
 pub struct Model {
     pub(super) config: Config,
     pub(super) vocabulary: Vocabulary,
     pub(super) fingerprint: [u8; 32],
     pub(crate) token: Table,
-    /// Per match order: the table of candidates and that of classes.
+    /// For each match slot the table of candidates and the table of classes.
     pub(crate) matches: Vec<(Table, Table)>,
     pub(crate) ngrams: Vec<Table>,
     pub(crate) embed_shift: u32,
-    /// One set, or one for each expert.
+    /// One set of weights, or one for each expert.
     pub(crate) sets: Vec<Set>,
     pub(crate) latent: Option<LatentWeights>,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Set {
     pub adapt: u32,
 }
 
-/// One layer of the decoder or of the latent encoder.
+/// One layer of the decoder or of the encoder of c.
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub qkv: Product,
@@ -69,14 +69,15 @@ pub(crate) struct Copy {
 pub(crate) struct LatentWeights {
     pub encoder: Option<LatentEncoder>,
     pub steer: Option<SteerWeights>,
-    /// Sums of the slots before each column, and of all at the end; of each row, or of one for all.
+    /// For each symbol before, or once for all: the sums of the slots before each symbol, and the
+    /// total.
     pub(super) prior: Vec<Vec<u32>>,
 }
 
 impl LatentWeights {
     /// Symbols of c.
     pub fn symbols(&self) -> usize {
-        // A row has a sum for each symbol, for the end, and for all.
+        // A row has a sum for each symbol, one for the end, and the total.
         self.prior.first().map_or(0, |sums| sums.len() - 2)
     }
 
@@ -95,10 +96,12 @@ pub(crate) struct LatentEncoder {
 }
 
 impl Model {
+    /// The architecture.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
+    /// The vocabulary.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }
@@ -108,13 +111,14 @@ impl Model {
         self.fingerprint
     }
 
-    /// Which set of weights decodes chunks with this c: the first if it is empty.
+    /// Number of the set of weights that decodes chunks with this c: 0 if it is empty.
     pub fn expert(&self, c: &[u16]) -> usize {
         expert(self.sets.len(), c)
     }
 }
 
-/// The number of the set, among `sets`, that a chunk with this c takes (spec section 8.3).
+/// The number of the set, among `sets`, that decodes chunks with this c (spec/numerics.md, section
+/// 8.3).
 pub fn expert(sets: usize, c: &[u16]) -> usize {
     match c.first() {
         Some(&symbol) if sets > 1 => 1 + usize::from(symbol) % (sets - 1),
@@ -122,7 +126,7 @@ pub fn expert(sets: usize, c: &[u16]) -> usize {
     }
 }
 
-/// One table, a row for each symbol, and the shift of its sums.
+/// One table with a row for each symbol, and the shift of its sums.
 #[derive(Debug)]
 pub(crate) struct Part {
     pub table: Table,
@@ -139,7 +143,8 @@ pub(crate) struct SteerWeights {
 }
 
 impl Part {
-    /// `rshift` of the sum of the symbols' rows. At most 64 symbols: the sum stays below 2^29.
+    /// `rshift` of the sum of the symbols' rows. There are at most 64 symbols, so the sum stays
+    /// below 2^29.
     pub fn sum(&self, c: &[u16], out: &mut [i32]) {
         out.fill(0);
         for &symbol in c {

@@ -1,4 +1,5 @@
-//! Writing a model file: named tensors and a header into one safetensors file, checked by the loader.
+//! Writing a model file: named tensors and a header in one safetensors file, which the loader
+//! checks.
 //!
 //! The same tensors give the same bytes, so a model's fingerprint follows from its contents.
 
@@ -12,44 +13,56 @@ use super::file::{HEADER_KEY, first_set, row_bound_holds};
 use super::tokens::Vocabulary;
 use crate::error::{Error, Result};
 
-/// One tensor of a model file; the vocabulary's two are not passed but made.
+/// One tensor of a model file. The two tensors of the vocabulary are made from it and not passed.
 #[derive(Clone, Debug)]
 pub struct Tensor {
+    /// The tensor's name in the file.
     pub name: String,
+    /// Sizes of the dimensions, the slowest first.
     pub shape: Vec<usize>,
+    /// The elements.
     pub data: TensorData,
 }
 
 /// Elements of a tensor, row-major.
 #[derive(Clone, Debug)]
 pub enum TensorData {
+    /// Weights.
     I8(Vec<i8>),
+    /// Bytes: parts of the vocabulary, pairs of half bytes, or differences of weights.
     U8(Vec<u8>),
+    /// Scales.
     U16(Vec<u16>),
+    /// Biases.
     I32(Vec<i32>),
+    /// Slots of the prior of c.
     U32(Vec<u32>),
 }
 
 impl Tensor {
+    /// A tensor of weights.
     pub fn i8(name: impl Into<String>, shape: &[usize], data: Vec<i8>) -> Self {
         Self { name: name.into(), shape: shape.to_vec(), data: TensorData::I8(data) }
     }
 
-    /// Values of -8 to 7, two to a byte; an even number of columns.
+    /// A tensor of values from -8 to 7, stored as half bytes; the number of columns is even.
     pub fn nibbles(name: impl Into<String>, shape: &[usize; 2], data: &[i8]) -> Self {
         let half = |v: i8| (v.clamp(-8, 7) + 8) as u8;
         let data = data.as_chunks().0.iter().map(|&[low, high]| half(low) | half(high) << 4).collect();
         Self { name: name.into(), shape: vec![shape[0], shape[1] / 2], data: TensorData::U8(data) }
     }
 
+    /// A tensor of scales.
     pub fn u16(name: impl Into<String>, shape: &[usize], data: Vec<u16>) -> Self {
         Self { name: name.into(), shape: shape.to_vec(), data: TensorData::U16(data) }
     }
 
+    /// A tensor of biases.
     pub fn i32(name: impl Into<String>, shape: &[usize], data: Vec<i32>) -> Self {
         Self { name: name.into(), shape: shape.to_vec(), data: TensorData::I32(data) }
     }
 
+    /// A tensor of slots.
     pub fn u32(name: impl Into<String>, shape: &[usize], data: Vec<u32>) -> Self {
         Self { name: name.into(), shape: shape.to_vec(), data: TensorData::U32(data) }
     }
@@ -95,8 +108,8 @@ impl View for &Tensor {
     }
 }
 
-/// The bytes of a model file with these tensors (spec/numerics.md section 11 names them all), the
-/// vocabulary's apart.
+/// The bytes of a model file with these tensors, of which spec/numerics.md, section 11, has the
+/// names; those of the vocabulary are added.
 ///
 /// # Errors
 /// `BadModel` if the loader would refuse the file.
@@ -107,7 +120,7 @@ pub fn write_model(config: &Config, vocabulary: &Vocabulary, tensors: &[Tensor])
     Ok(bytes)
 }
 
-/// The file as it would be, unchecked.
+/// The bytes of the file, which are not checked.
 pub(crate) fn serialise(config: &Config, vocabulary: &Vocabulary, tensors: &[Tensor]) -> Result<Vec<u8>> {
     let json = serde_json::to_string(config).map_err(|error| config.bad(error.to_string()))?;
     let vocab = [
@@ -120,8 +133,9 @@ pub(crate) fn serialise(config: &Config, vocabulary: &Vocabulary, tensors: &[Ten
         .map_err(|error| Error::BadModel { name: config.name.clone(), rule: error.to_string() })
 }
 
-/// Stores the weights of all sets but the first as differences to the first, modulo 256: sets that were trained
-/// from one another are alike, so a file of differences packs smaller.
+/// Stores the weights of all sets but the first as differences to the first, modulo 256. Sets that
+/// were trained from one another are similar, so a file of differences is smaller once it is
+/// packed.
 pub fn store_differences(tensors: &mut [Tensor]) {
     let weights = |data: &TensorData| if let TensorData::I8(data) = data { Some(data.clone()) } else { None };
     let first: HashMap<String, Vec<i8>> = tensors
@@ -139,7 +153,7 @@ pub fn store_differences(tensors: &mut [Tensor]) {
     }
 }
 
-/// The least `pre` with which every row keeps the bound of `linear` (spec section 5):
+/// The least `pre` with which every row keeps the bound of `linear` (spec/numerics.md, section 5):
 /// `127 * sum |w| < 2^(14 + pre) - 2^pre`.
 pub fn least_pre(weights: &[i8], cols: usize) -> u8 {
     let rows = weights.chunks_exact(cols);

@@ -1,13 +1,15 @@
-//! Compressor and decompressor trained together: the paper's Algorithm 1 with rewards in bits.
+//! Compressor and decompressor trained together: the actor-critic method of the paper (Algorithm
+//! 1), with rewards in bits. C is the compressor, which writes c; D is the decompressor.
 //!
-//! Three stages: C learns to reproduce what it reads while kinds of text (`clusters`) stand in for its
-//! actions, so that the symbols of c come to mean something to D; then the actor learns to name those
-//! kinds; then actor and critic learn from the reward. D learns from its cross-entropy in every stage,
-//! with c empty in a share of the steps.
+//! Training has three stages. In the first, C learns to reproduce what it reads, while kinds of
+//! text (`clusters`) take the place of its actions, so that the symbols of c come to mean something
+//! to D. In the second, the actor learns to name those kinds. In the third, actor and critic learn
+//! from the reward. D learns from its cross-entropy in every stage, in a share of the steps with an
+//! empty c.
 //!
-//! The reward of a whole c is `(bits of the sequence with c empty) - (bits with c) - cost of c`. The
-//! first term does not depend on what the actor does, so the gradient is that of the paper's
-//! `-(cost + L_D)`, with far less variance.
+//! The reward of a whole c is `(bits of the sequence with c empty) - (bits with c) - cost of c`.
+//! The first term does not depend on what the actor does, so the expected gradient is that of the
+//! paper's `-(cost + L_D)`, with far less variance.
 
 use std::collections::HashMap;
 use std::f64::consts::LN_2;
@@ -22,20 +24,23 @@ use super::pair_config::PairConfig;
 use super::prior::Prior;
 use super::random::Random;
 
-/// What one step tells; what a stage does not have is no number.
+/// The figures of one step; a figure that does not exist in a stage is NaN.
 #[derive(Clone, Copy, Debug)]
 pub struct Told {
-    /// Mean over the sequences that had a c: bits of c under the prior, its symbols.
+    /// Mean bits of c under the prior, over the sequences that had a c.
     pub c_bits: f64,
+    /// Mean symbols of c, over the same sequences.
     pub c_len: f64,
-    /// Mean bits of a sequence with its c, and with c empty.
+    /// Mean bits of a sequence with its c.
     pub residual_bits: f64,
+    /// Mean bits of a sequence with c empty.
     pub empty_bits: f64,
+    /// Mean reward, in bits.
     pub reward: f64,
     /// Root of the critic's mean squared error, in scaled rewards.
     pub value_error: f64,
-    /// Of the actor, in nats a symbol; of the second stage its cross-entropy, of the first that of
-    /// reproducing.
+    /// Entropy of the actor in nats a symbol; in the second stage its cross-entropy, in the first
+    /// the cross-entropy of reproducing.
     pub entropy: f64,
 }
 
@@ -64,40 +69,48 @@ impl Told {
     }
 }
 
-/// Where a run stands, and what a step is given beside its batch.
+/// Where a run stands, and what a step is given besides its batch.
 #[derive(Clone, Copy, Debug)]
 pub struct At<'a> {
-    /// The number of the step, and of all steps.
+    /// Number of the step, from 0.
     pub step: usize,
+    /// Steps of the whole run.
     pub steps: usize,
     /// Chunks and kinds of other sequences, for the stages in which C is told what to write.
     pub mixed: &'a [(Arc<Vec<u32>>, u16)],
-    /// D learns without c.
+    /// Whether D learns with c empty.
     pub empty: bool,
 }
 
 /// What a step draws from the actor.
 struct Drawn {
-    /// All sequences, draw by draw, and the bits of their chunks in nats, unless there is only one draw.
+    /// The sequences of all draws, draw by draw.
     cs: Vec<Vec<u16>>,
+    /// Nats of the chunk under each of them; empty if there is only one draw.
     nats: Vec<f64>,
-    /// The best of each chunk.
+    /// The best sequence of each chunk.
     best: Vec<Vec<u16>>,
 }
 
-/// Compressor, prior and what trains them.
+/// The compressor, the prior, and what trains them.
 pub struct Pair {
+    /// How they are trained.
     pub config: PairConfig,
+    /// The network that writes c.
     pub compressor: Compressor,
+    /// The prior over the symbols of c.
     pub prior: Prior,
+    /// The kinds of text that c stands for at first.
     pub clusters: Clusters,
+    /// The optimizer of the compressor.
     pub adam: Adam,
-    /// Running mean square of rewards in bits: rewards are divided by its root.
+    /// Running mean square of rewards in bits; rewards are divided by its root.
     pub scale: f64,
     random: Random,
 }
 
 impl Pair {
+    /// A pair with untrained networks; `seed` decides their values.
     pub fn new(
         config: PairConfig,
         clusters: Clusters,
@@ -110,7 +123,7 @@ impl Pair {
         Ok(Self { compressor, prior, clusters, adam, scale: 1.0, random: Random::new(seed ^ 0xc0de), config })
     }
 
-    /// What a checkpoint keeps.
+    /// The tensors that a checkpoint holds, by name.
     pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let device = &candle_core::Device::Cpu;
         let row = |values: Vec<f32>| {
@@ -127,7 +140,7 @@ impl Pair {
         Ok(all)
     }
 
-    /// A pair as a checkpoint kept it after `step` steps.
+    /// The pair that a checkpoint holds, after `step` steps.
     pub fn restore(
         config: PairConfig,
         tensors: &HashMap<String, Vec<f32>>,
@@ -165,7 +178,8 @@ impl Pair {
         self.compressor.write(&self.compressor.read(&self.excerpts(batch))?, None)
     }
 
-    /// One step of C and D on a batch. `learn` takes D's loss and moves D; `factor` scales the rate.
+    /// One step of C and D on a batch. `learn` is given the loss of D and updates D; `factor`
+    /// scales the learning rate.
     pub fn step(
         &mut self,
         net: &Net,
@@ -200,15 +214,17 @@ impl Pair {
         self.reinforce(net, batch, &memory, done, factor, learn)
     }
 
-    /// Whether the next step is one in which D learns without c, so that it stays good without one.
+    /// Whether D learns the next step with c empty, so that it stays good without c.
     pub fn draw_empty(&mut self) -> bool {
         f64::from(self.random.uniform()) < self.config.empty
     }
 
-    /// The c of each sequence that its tokens tell, cut to a length by chance: any length is to be good.
+    /// The c that the tokens of each sequence determine, cut to a random length so that every
+    /// length is useful.
     ///
-    /// `late` in the second stage half of the steps have what C draws after the kind: what an excerpt
-    /// tells of the finer symbols is little, and D is to rely on them no more than they can be relied on.
+    /// If `late` in the second stage, half of the steps have what C draws after the kind: an
+    /// excerpt says little about the finer symbols, and D must not rely on them more than they can
+    /// be relied on.
     fn told(&mut self, batch: &Batch, late: bool) -> Result<Vec<Vec<u16>>> {
         let max = self.config.compressor.max;
         let drawn = if late && max > 1 && self.random.below(2) == 0 {
@@ -258,8 +274,8 @@ impl Pair {
         (picked * mask)?.sum_all()?.neg()? / count
     }
 
-    /// The logarithms of the probabilities of what was done, which of them count, and how many: every
-    /// symbol, and the end where there was room for one.
+    /// The logarithms of the probabilities of what was written, a mask of those that count, and
+    /// their number: every symbol counts, and the end where there was room for one.
     fn picked(&self, log: &Tensor, cs: &[Vec<u16>]) -> Result<(Tensor, Tensor, f64)> {
         let (rows, steps, _) = log.dims3()?;
         let (max, end) = (self.config.compressor.max, self.config.compressor.symbols as u32);
@@ -278,7 +294,7 @@ impl Pair {
         Ok((picked, Tensor::from_vec(mask, (rows, steps), device)?, count))
     }
 
-    /// Draws the sequences of a step from the actor, and finds the best for each chunk.
+    /// Draws the sequences of a step from the actor, and finds the best one for each chunk.
     fn draw(&mut self, net: &Net, batch: &Batch, memory: &Tensor, share: f64) -> Result<Drawn> {
         let mut best = self.compressor.write(memory, Some(&mut self.random))?;
         if self.config.draws < 2 {
@@ -303,9 +319,9 @@ impl Pair {
         Ok(Drawn { cs, nats, best })
     }
 
-    /// How much better each action did than the critic foresaw, row by row: the mean over all numbers of
-    /// steps that are looked ahead, weighted by powers of lambda (Schulman et al. 2016, generalised advantage
-    /// estimation). The value after the last action is zero.
+    /// How much better each action was than the critic predicted, row by row: the mean over all
+    /// numbers of steps looked ahead, weighted by powers of lambda (generalized advantage
+    /// estimation, Schulman et al. 2016). The value after the last action is zero.
     fn advantages(&self, rewards: &[f32], values: &[Vec<f32>], mask: &[Vec<f32>]) -> Vec<f32> {
         let (gamma, lambda) = (self.config.gamma as f32, self.config.lambda as f32);
         let mut all = vec![0.0; rewards.len()];
@@ -320,7 +336,7 @@ impl Pair {
         all
     }
 
-    /// Algorithm 1.
+    /// One step of Algorithm 1.
     fn reinforce(
         &mut self,
         net: &Net,
@@ -336,12 +352,12 @@ impl Pair {
         let (loss, best_nats) = net.loss_with(batch, &drawn.best)?;
         learn(&loss)?;
         self.prior.count(&drawn.best);
-        // With one draw its bits are those that D was just told.
+        // With one draw, its bits are those that D was just trained on.
         let nats = if drawn.nats.is_empty() { best_nats } else { drawn.nats };
         let (cs, rows) = (drawn.cs, empty_nats.len());
         let memory = &Tensor::cat(&vec![memory; cs.len() / rows.max(1)], 0)?;
 
-        // Rewards: what each symbol costs when it is written, what all of c saves at the end.
+        // Rewards: the cost of each symbol when it is written, and what all of c saves at the end.
         let bits = self.prior.bits();
         let steps = self.config.compressor.max;
         let mut rewards = vec![0.0f32; cs.len() * steps];

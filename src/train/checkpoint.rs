@@ -1,7 +1,8 @@
-//! Checkpoints: parameters, optimiser state, vocabulary and where training stands, in one file.
+//! Checkpoints: parameters, state of the optimizer, vocabulary and progress of the training, in one
+//! file.
 //!
-//! A safetensors file written beside its final name and renamed, so a failed write leaves the last good
-//! one in place.
+//! It is a safetensors file that is written beside its final name and then renamed, so that a
+//! failed write leaves the last good checkpoint in place.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,33 +18,40 @@ use super::replace::replace;
 use super::sizes::NetConfig;
 use crate::error::{Error, Result};
 
-/// What a checkpoint knows besides tensors.
+/// What a checkpoint holds besides tensors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Head {
+    /// Sizes of the network.
     pub net: NetConfig,
+    /// Configuration of the optimizer.
     pub optimiser: OptimiserConfig,
+    /// Steps done so far.
     pub step: usize,
     /// Tokens trained on so far.
     pub tokens: u64,
+    /// Seed of the run.
     pub seed: u64,
+    /// Seconds of training so far.
     pub seconds: f64,
-    /// What the network was trained on.
+    /// The files that the network was trained on, for people.
     pub data: String,
+    /// Bytes of these files.
     pub data_bytes: u64,
-    /// Megabytes that the kinds of files counted as, where they were weighted.
+    /// Megabytes that each kind of files counted as, where kinds were weighted.
     #[serde(default)]
     pub weights: Weights,
+    /// Strings of all tokens, in the order of their ids.
     pub vocabulary: Vec<Vec<u8>>,
-    /// The record of the network that this one started from.
+    /// The training record of the network that this one started from.
     #[serde(default)]
     pub from: Option<serde_json::Value>,
-    /// How the compressor is trained beside it.
+    /// How the compressor is trained beside the network, if there is one.
     #[serde(default)]
     pub pair: Option<PairConfig>,
 }
 
 impl Head {
-    /// What a model file tells of its training.
+    /// The training record for the header of a model file.
     pub fn record(&self) -> serde_json::Value {
         let mut record = serde_json::json!({
             "data": self.data,
@@ -68,7 +76,7 @@ fn bad(path: &Path, rule: impl ToString) -> Error {
     Error::BadModel { name: path.display().to_string(), rule: rule.to_string() }
 }
 
-/// Writes a checkpoint; `more` are tensors of what is trained beside the network.
+/// Writes a checkpoint; `more` are the tensors of what is trained beside the network.
 pub fn save(
     path: &Path,
     head: &Head,
@@ -89,7 +97,7 @@ pub fn save(
     replace(path, &data)
 }
 
-/// Reads what a checkpoint knows besides tensors.
+/// Reads what a checkpoint holds besides tensors.
 pub fn head(path: &Path) -> Result<Head> {
     let data = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let (_, meta) = safetensors::SafeTensors::read_metadata(&data).map_err(|e| bad(path, e))?;
@@ -98,7 +106,7 @@ pub fn head(path: &Path) -> Result<Head> {
     serde_json::from_str(json).map_err(|e| bad(path, e))
 }
 
-/// The values of all tensors of a checkpoint.
+/// Reads the values of all tensors of a checkpoint.
 pub fn tensors(path: &Path) -> Result<HashMap<String, Vec<f32>>> {
     let tensors =
         candle_core::safetensors::load(path, &candle_core::Device::Cpu).map_err(|e| bad(path, e))?;
@@ -106,7 +114,7 @@ pub fn tensors(path: &Path) -> Result<HashMap<String, Vec<f32>>> {
     values.collect::<candle_core::Result<_>>().map_err(|e| bad(path, e))
 }
 
-/// Loads tensors into a network of the same sizes, and into its optimiser.
+/// Loads the tensors of a checkpoint into a network of the same sizes, and into its optimizer.
 pub fn load(path: &Path, net: &Net, optimiser: Option<&mut Optimiser>, step: usize) -> Result<()> {
     let tensors = candle_core::safetensors::load(path, &net.device).map_err(|e| bad(path, e))?;
     let set = |name: &str, var: &candle_core::Var| -> Result<()> {

@@ -1,19 +1,20 @@
-//! Kinds of text, found by k-means over token frequencies: what the symbols of c stand for before the
-//! actor has learned anything.
+//! Kinds of text, found by k-means over token frequencies: what the symbols of c stand for before
+//! the actor has learned anything.
 //!
-//! The first symbol is the kind; each further one, of an alphabet of its own, tells most of what the
-//! symbols before it left of the frequencies (residual vector quantisation).
+//! The first symbol is the kind. Each further symbol, from an alphabet of its own, describes most
+//! of what the symbols before it leave unexplained of the frequencies (residual vector
+//! quantization).
 //!
-//! Without it all symbols mean the same at first, and a policy gradient finds no difference between
-//! them to follow.
+//! Without kinds, all symbols would mean the same at first, and a policy gradient would have no
+//! difference between them to follow.
 
 use super::random::Random;
 
 /// Rounds of k-means.
 const ROUNDS: usize = 12;
 
-/// Centres in the space of square roots of token frequencies (Hellinger's distance): first those of the
-/// kinds, then those of what is left.
+/// Centers in the space of square roots of token frequencies (Hellinger distance): first those of
+/// the kinds, then those of what is left.
 #[derive(Clone, Debug)]
 pub struct Clusters {
     vocab: usize,
@@ -21,7 +22,7 @@ pub struct Clusters {
     centres: Vec<f32>,
 }
 
-/// A vector by its entries that are not zero.
+/// A vector as a list of its entries that are not zero.
 type Sparse = Vec<(usize, f32)>;
 
 /// Square roots of the frequencies of tokens.
@@ -36,7 +37,7 @@ fn dot(point: &[(usize, f32)], centre: &[f32]) -> f32 {
     point.iter().map(|&(token, v)| centre[token] * v).sum()
 }
 
-/// What the multiple of a centre that comes closest leaves of a point.
+/// What is left of a point without the multiple of a center that comes closest to it.
 fn rest(point: &[(usize, f32)], centre: &[f32]) -> Sparse {
     let share = dot(point, centre);
     let mut rest: Vec<f32> = centre.iter().map(|c| -share * c).collect();
@@ -44,13 +45,13 @@ fn rest(point: &[(usize, f32)], centre: &[f32]) -> Sparse {
     rest.into_iter().enumerate().filter(|&(_, v)| v != 0.0).collect()
 }
 
-/// The row that a point is most like.
+/// The index of the center to which a point is most similar.
 fn nearest(centres: &[f32], vocab: usize, point: &[(usize, f32)]) -> usize {
     let likeness = centres.chunks_exact(vocab).map(|centre| dot(point, centre)).enumerate();
     likeness.max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(row, _)| row)
 }
 
-/// `count` centres of length 1 by k-means.
+/// `count` centers of length 1 by k-means.
 fn k_means(points: &[Sparse], vocab: usize, count: usize, random: &mut Random) -> Vec<f32> {
     let mut centres = vec![0.0; count * vocab];
     let mut begin = |centre: &mut [f32]| {
@@ -69,7 +70,7 @@ fn k_means(points: &[Sparse], vocab: usize, count: usize, random: &mut Random) -
         }
         for (sum, &size) in sums.chunks_exact_mut(vocab).zip(&sizes) {
             if size == 0 {
-                // A centre that nothing belongs to starts again elsewhere.
+                // A center that nothing belongs to starts again elsewhere.
                 begin(sum);
             }
             let norm = sum.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-9);
@@ -81,7 +82,8 @@ fn k_means(points: &[Sparse], vocab: usize, count: usize, random: &mut Random) -
 }
 
 impl Clusters {
-    /// `kinds` kinds of the texts, each given as its tokens, and `finer` centres of what these leave.
+    /// Finds `kinds` kinds of the texts, each given as its tokens, and `finer` centers of what
+    /// these leave.
     pub fn find(texts: &[&[u32]], vocab: usize, (kinds, finer): (usize, usize), random: &mut Random) -> Self {
         let mut points: Vec<_> = texts.iter().map(|tokens| features(tokens)).collect();
         let mut centres = k_means(&points, vocab, kinds, random);
@@ -95,12 +97,13 @@ impl Clusters {
         Self { vocab, kinds, centres }
     }
 
-    /// From the centres of a checkpoint.
+    /// The clusters with the centers of a checkpoint; `None` if their number does not fit.
     pub fn from_centres(vocab: usize, kinds: usize, centres: Vec<f32>) -> Option<Self> {
         let fits = vocab > 0 && centres.len().is_multiple_of(vocab) && centres.len() / vocab >= kinds;
         fits.then_some(Self { vocab, kinds, centres })
     }
 
+    /// All centers, `[kinds + finer][vocab]`.
     pub fn centres(&self) -> &[f32] {
         &self.centres
     }

@@ -1,9 +1,10 @@
 //! The compressor C: a T5 that reads an excerpt of a chunk and writes c, with a critic beside its
 //! language-model head.
 //!
-//! Its vocabulary is the decompressor's tokens, then the symbols of c, then the end. The actor is the
-//! head's part for symbols and end; the part for tokens is used while C learns to reproduce what it
-//! reads. C is float: only the packer runs it, and what it writes is stored.
+//! Its vocabulary is the decompressor's tokens, then the symbols of c, then the end. The actor is
+//! the part of the head for symbols and end; the part for tokens is used while C learns to
+//! reproduce what it reads. C computes in floats: only the packing side runs it, and what it writes
+//! is stored.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,21 +16,23 @@ use super::random::Random;
 use super::t5::network::T5;
 use crate::error::{Error, Result as CrateResult};
 
-/// Runs of neighbouring tokens in an excerpt.
+/// Runs of consecutive tokens in an excerpt.
 const RUNS: usize = 4;
-/// Metadata entry of a compressor's file.
+/// The entry of a compressor file's metadata that holds the configuration.
 const KEY: &str = "s3a-compressor";
 
 /// The compressor.
 pub struct Compressor {
+    /// Sizes of the compressor.
     pub config: CompressorConfig,
     t5: T5,
-    /// The critic: `[1, d]` and `[1]`.
+    /// The critic's weights `[1, d]` and bias `[1]`.
     value: Var,
     value_bias: Var,
 }
 
-/// Some tokens of a chunk: runs evenly spread over it. Short chunks are filled up with the pad.
+/// Some tokens of a chunk: runs spread evenly over it. An excerpt of a short chunk is filled up
+/// with `pad`.
 pub fn excerpt(tokens: impl ExactSizeIterator<Item = u32> + Clone, len: usize, pad: u32) -> Vec<u32> {
     let n = tokens.len();
     let mut out: Vec<u32> = if n <= len {
@@ -44,6 +47,7 @@ pub fn excerpt(tokens: impl ExactSizeIterator<Item = u32> + Clone, len: usize, p
 }
 
 impl Compressor {
+    /// An untrained compressor; `seed` decides its values.
     pub fn new(config: CompressorConfig, seed: u64, device: &Device) -> Result<Self> {
         let t5 = T5::new(config.t5.clone(), seed, device)?;
         let value = Var::zeros((1, config.t5.d_model), DType::F32, device)?;
@@ -62,19 +66,20 @@ impl Compressor {
         self.config.t5.pad_token_id
     }
 
-    /// An excerpt of a chunk's tokens, as `read` takes it.
+    /// An excerpt of a chunk's tokens, in the form that `read` needs.
     pub fn excerpt(&self, tokens: impl ExactSizeIterator<Item = u32> + Clone) -> Vec<u32> {
         excerpt(tokens, self.config.excerpt, self.pad())
     }
 
-    /// What the encoder makes of excerpts, `[B, S, d]`.
+    /// The encoder's output for excerpts, `[B, S, d]`.
     pub fn read(&self, excerpts: &[Vec<u32>]) -> Result<Tensor> {
         let flat: Vec<u32> = excerpts.concat();
         self.t5.encode(&Tensor::from_vec(flat, (excerpts.len(), self.config.excerpt), &self.t5.device)?)
     }
 
-    /// Logarithms of the actor's probabilities `[B, T, C + 1]`, the end last, and the critic's values
-    /// `[B, T]`, before each action; `inputs` are the symbols before, `T - 1` of each row.
+    /// Logarithms of the actor's probabilities `[B, T, C + 1]`, with the end last, and the critic's
+    /// values `[B, T]`, both before each action. `inputs` are the symbols before, `T - 1` in each
+    /// row.
     pub fn act(&self, memory: &Tensor, inputs: &[Vec<u16>]) -> Result<(Tensor, Tensor)> {
         let steps = 1 + inputs.iter().map(Vec::len).max().unwrap_or(0);
         let mut ids = Vec::with_capacity(inputs.len() * steps);
@@ -90,7 +95,7 @@ impl Compressor {
         Ok((log_softmax(&logits.contiguous()?)?, values.broadcast_add(&self.value_bias)?))
     }
 
-    /// One c for each row, drawn from the actor, or its most likely symbols.
+    /// One c for each row, drawn from the actor, or without `random` its most likely symbols.
     pub fn write(&self, memory: &Tensor, mut random: Option<&mut Random>) -> Result<Vec<Vec<u16>>> {
         let rows = memory.dim(0)?;
         let memory = memory.detach();
@@ -114,7 +119,7 @@ impl Compressor {
         Ok(cs)
     }
 
-    /// Mean cross-entropy in nats of reproducing excerpts token by token.
+    /// Mean cross-entropy of reproducing excerpts token by token, in nats.
     pub fn reproduce(&self, memory: &Tensor, excerpts: &[Vec<u32>]) -> Result<Tensor> {
         let (rows, len) = (excerpts.len(), self.config.excerpt);
         let before =
@@ -125,11 +130,11 @@ impl Compressor {
         log_softmax(&logits)?.gather(&targets, 2)?.mean_all()?.neg()
     }
 
-    /// Writes the file of a compressor, for the model of this fingerprint.
+    /// Writes the file of a compressor for the model with this fingerprint.
     pub fn save(&self, path: &Path, model: &str) -> CrateResult<()> {
         let bad =
             |e: &dyn ToString| Error::BadModel { name: path.display().to_string(), rule: e.to_string() };
-        // Half the size, and what it writes hardly changes.
+        // Half precision halves the size, and hardly changes what the compressor writes.
         let half = |(name, var): (String, Var)| Ok((name, var.as_tensor().to_dtype(DType::F16)?));
         let tensors: Result<HashMap<String, Tensor>> = self.vars().into_iter().map(half).collect();
         let tensors = tensors.map_err(|e| bad(&e))?;
@@ -143,7 +148,7 @@ impl Compressor {
     /// Reads the file of a compressor.
     ///
     /// # Errors
-    /// `Io`, or `BadModel` if it is not one.
+    /// `BadModel` if the bytes are no compressor.
     pub fn load(bytes: &[u8], name: &str, device: &Device) -> CrateResult<Self> {
         let bad = |rule: String| Error::BadModel { name: name.to_owned(), rule };
         let (_, meta) = safetensors::SafeTensors::read_metadata(bytes).map_err(|e| bad(e.to_string()))?;
@@ -174,7 +179,8 @@ impl Compressor {
 }
 
 impl crate::codec::neural::search::Compressor for Compressor {
-    /// The most likely c, then some drawn with a seed from the tokens; less if the network fails.
+    /// The most likely c, then some drawn with a seed that depends on the tokens; fewer if the
+    /// network fails.
     fn candidates(&self, tokens: &[u16], count: usize) -> Vec<Vec<u16>> {
         let excerpt = self.excerpt(tokens.iter().map(|&token| u32::from(token)));
         let seed = excerpt.iter().fold(0x5eed, |seed: u64, &token| {
@@ -183,7 +189,7 @@ impl crate::codec::neural::search::Compressor for Compressor {
         let mut all = Vec::new();
         let mut random = Random::new(seed);
         let Ok(memory) = self.read(&[excerpt]) else { return all };
-        // What is drawn again is no candidate, so there are a few more draws.
+        // A sequence that is drawn again is no new candidate, so there are a few more draws.
         for draw in 0..(count + count / 2).max(1) {
             let drawn = self.write(&memory, if draw == 0 { None } else { Some(&mut random) });
             let Some(c) = drawn.ok().and_then(|mut cs| cs.pop()) else { break };
@@ -195,7 +201,8 @@ impl crate::codec::neural::search::Compressor for Compressor {
     }
 }
 
-/// Rows of equal length, cut or filled up with zeros; what follows an end does not matter.
+/// Rows of equal length: longer ones are cut, shorter ones are filled up with zeros. What follows
+/// an end has no effect.
 pub fn padded(cs: &[Vec<u16>], len: usize) -> Vec<Vec<u16>> {
     let row = |c: &Vec<u16>| {
         let mut row = c.clone();
@@ -226,11 +233,13 @@ pub struct Adam {
     vars: Vec<(String, Var)>,
     first: Vec<Var>,
     second: Vec<Var>,
+    /// Steps done so far.
     pub step: usize,
     rate: f64,
 }
 
 impl Adam {
+    /// An optimizer of these parameters with this learning rate.
     pub fn new(vars: Vec<(String, Var)>, rate: f64) -> Result<Self> {
         let zeros =
             || vars.iter().map(|(_, var)| Var::zeros(var.shape(), DType::F32, var.device())).collect();
@@ -238,7 +247,7 @@ impl Adam {
         Ok(Self { first: first?, second: second?, vars, step: 0, rate })
     }
 
-    /// Tensors to keep in a checkpoint, by name.
+    /// The tensors that a checkpoint holds, by name.
     pub fn tensors(&self) -> Vec<(String, Var)> {
         let moments = self.vars.iter().zip(self.first.iter().zip(&self.second));
         moments
@@ -248,7 +257,7 @@ impl Adam {
             .collect()
     }
 
-    /// One step down the gradients of `loss`, the rate times `factor`.
+    /// One step down the gradients of `loss`, with the rate times `factor`.
     pub fn minimise(&mut self, loss: &Tensor, factor: f64) -> Result<()> {
         const BETAS: (f64, f64) = (0.9, 0.98);
         let grads = loss.backward()?;

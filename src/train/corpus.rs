@@ -1,10 +1,11 @@
-//! Training data: files to chunks as an archive would cut them, chunks to batches of windows.
+//! Training data: files become chunks as an archive would cut them, and chunks become batches of
+//! windows.
 //!
-//! Files are concatenated in path order and cut in blocks of 64 KiB; each time a block is used it is
-//! cut anew into chunks of 4, 16 or 64 KiB, and a chunk may look back on earlier ones of its block as
-//! its references. Match features come from the product's own matcher over the whole chunk; the
-//! network sees windows of it. Some blocks are held out to measure on. Blocks are drawn as often as their
-//! kind of files weighs, where weights are given.
+//! Files are concatenated in the order of their paths and cut into blocks of 64 KiB. Each time a
+//! block is used, it is cut anew into chunks of 4, 16 or 64 KiB, and a chunk may have earlier
+//! chunks of its block as references. The match features come from the product's own matcher over
+//! the whole chunk; the network sees windows of it. Some blocks are held out for measurements. If
+//! weights are given, blocks are drawn in proportion to the weights of their kinds of files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,18 +26,19 @@ const BLOCK: usize = 64 << 10;
 const HELD_OUT: usize = 256;
 /// Windows that are mixed with one another.
 const POOL: usize = 4096;
-/// Of one block, one window in this many is used each time: windows of many files are mixed then.
+/// Each time a block is used, one of this many of its windows is, so that a pool mixes many files.
 const USED: usize = 4;
-/// One window in this many stands for its chunk, so that short chunks are known, too.
+/// One window in this many is treated as a whole chunk, so that short chunks are learned, too.
 const SHORT: usize = 6;
 
-/// Megabytes that the files below a path count as, by path: what a kind weighs.
+/// Weights of kinds of files: a path, and the megabytes that all files below it count as.
 pub type Weights = BTreeMap<String, f64>;
 
-/// Reads weights: lines of a path, relative to the directories that are trained on, and a number of megabytes.
+/// Reads weights: lines of a path, relative to the directories that are trained on, and a number of
+/// megabytes.
 ///
 /// # Errors
-/// `Io`, or `Usage` if a line is not of that form.
+/// `Io`, or `Usage` if a line does not have that form.
 pub fn read_weights(path: &Path) -> Result<Weights> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
     let wrong = |line: &str| Error::Usage(format!("{}: no path and weight: {line}", path.display()));
@@ -56,14 +58,17 @@ pub fn read_weights(path: &Path) -> Result<Weights> {
 /// Text to train on.
 pub struct Corpus {
     bytes: Vec<u8>,
+    /// How many files there are.
     pub files: usize,
+    /// The weights that were given.
     pub weights: Weights,
-    /// Blocks of each kind with the megabytes that they count as; all in one without weights.
+    /// For each kind the megabytes that it counts as, and its blocks; a single kind without
+    /// weights.
     kinds: Vec<(f64, Vec<usize>)>,
 }
 
 impl Corpus {
-    /// Reads all files below the given files and folders.
+    /// Reads all files below the given files and directories.
     ///
     /// # Errors
     /// `Io`, or `Usage` for wrong weights or too little to train on.
@@ -88,10 +93,12 @@ impl Corpus {
         Ok(Self { bytes, files: paths.len(), weights, kinds })
     }
 
+    /// Bytes of all files.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
+    /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -100,7 +107,7 @@ impl Corpus {
         self.bytes.len().div_ceil(BLOCK)
     }
 
-    /// Whether a block is held out; there is at least one, and one that is not.
+    /// Whether a block is held out; at least one is, and at least one is not.
     fn is_held_out(&self, block: usize) -> bool {
         let every = HELD_OUT.min(self.blocks() / 4).max(2);
         block % every == every / 2
@@ -110,8 +117,8 @@ impl Corpus {
         &self.bytes[i * BLOCK..((i + 1) * BLOCK).min(self.bytes.len())]
     }
 
-    /// Blocks of one round in a random order, none of them held out: each kind's share is what it weighs.
-    /// Without weights every block comes once.
+    /// Blocks of one round in a random order, none of them held out, in proportion to the weights
+    /// of their kinds. Without weights every block comes once.
     fn draw(&self, random: &mut Random) -> Vec<usize> {
         let all: f64 = self.kinds.iter().map(|(weight, _)| weight).sum();
         let mut order = Vec::with_capacity(self.blocks());
@@ -127,20 +134,20 @@ impl Corpus {
         order
     }
 
-    /// About `total` bytes, spread evenly, to learn a vocabulary from.
+    /// About `total` bytes, spread evenly over the corpus, to learn a vocabulary from.
     pub fn sample(&self, total: usize) -> Vec<&[u8]> {
         let step = (self.len() / total.max(1)).max(1);
         (0..self.blocks()).step_by(step).map(|i| self.block(i)).collect()
     }
 }
 
-/// The weighted path that a file lies below, the longest if there are several.
+/// The weighted path that a file lies below; the longest one if there are several.
 fn kind<'w>(weights: &'w Weights, file: &Path) -> Option<&'w str> {
     let below = weights.keys().filter(|kind| file.starts_with(kind));
     below.max_by_key(|kind| kind.len()).map(String::as_str)
 }
 
-/// Blocks by the kind of the file that each begins in. Files of no kind count as what they are.
+/// Blocks by the kind of the file in which each begins. Files of no kind count as their own size.
 fn kinds(starts: &[(usize, Option<&str>)], weights: &Weights, len: usize) -> Vec<(f64, Vec<usize>)> {
     let mut blocks: BTreeMap<Option<&str>, Vec<usize>> = BTreeMap::new();
     for block in 0..len.div_ceil(BLOCK) {
@@ -167,26 +174,28 @@ fn walk(path: &Path, relative: &Path, out: &mut Vec<(PathBuf, PathBuf)>) -> Resu
     Ok(())
 }
 
-/// A stretch of a chunk with its features.
+/// A part of a chunk, with its features.
 pub(crate) struct Window {
     kind: usize,
-    /// All tokens of the chunk; c is written for them.
+    /// All tokens of the chunk, for which c is written.
     chunk: Arc<Vec<u32>>,
     rows: Vec<u32>,
     targets: Targets,
     bytes: usize,
 }
 
-/// How chunks become windows.
+/// What turns chunks into windows.
 pub struct Featuriser<'a> {
+    /// Sizes of the network.
     pub config: &'a NetConfig,
+    /// The vocabulary by which chunks become tokens.
     pub vocabulary: &'a Vocabulary,
     /// Positions of a window.
     pub len: usize,
 }
 
 impl Featuriser<'_> {
-    /// Windows of one chunk given the plain bytes of its references.
+    /// Appends the windows of one chunk to `out`, given the raw bytes of its references.
     pub(crate) fn windows(&self, raw: &[u8], references: &[&[u8]], out: &mut Vec<Window>) -> Result<()> {
         let c = self.config;
         let tables = c.tables();
@@ -224,7 +233,8 @@ impl Featuriser<'_> {
         let chunk = Arc::new(targets.tokens.clone());
         let mut start = 0;
         while start < tokens.len() {
-            // The last window reaches back to be whole; one that would be mostly a repetition is left out.
+            // The last window starts earlier so that it is whole; it is left out if it would mostly
+            // repeat the one before.
             let mut from = start;
             if from + self.len > tokens.len() {
                 if tokens.len() < self.len || tokens.len() - start < self.len / 4 {
@@ -301,7 +311,7 @@ pub(crate) fn join(len: usize, windows: Vec<Window>) -> Batch {
     Batch { len, rows: Arc::new(rows), targets: Arc::new(targets), bytes, chunks, kinds }
 }
 
-/// The tokens of the chunks of `count` windows, to find kinds of text in.
+/// The tokens of the chunks of `count` windows, in which kinds of text are found.
 pub fn texts(
     corpus: &Corpus,
     featuriser: Featuriser<'_>,
@@ -312,18 +322,19 @@ pub fn texts(
     (0..count).map(|_| Ok(batches.next(1)?.chunks.swap_remove(0))).collect()
 }
 
-/// An endless stream of batches in a random order that the seed decides.
+/// An endless stream of batches in a random order, which depends on the seed only.
 pub struct Batches<'a> {
     corpus: &'a Corpus,
     featuriser: Featuriser<'a>,
     random: Random,
     order: Vec<usize>,
     pool: Vec<Window>,
-    /// If there are any, a batch is of one kind.
+    /// If there are kinds, all windows of a batch are of one kind.
     kinds: Option<Clusters>,
 }
 
 impl<'a> Batches<'a> {
+    /// Batches of a corpus; the same seed gives the same batches.
     pub fn new(corpus: &'a Corpus, featuriser: Featuriser<'a>, seed: u64) -> Self {
         Self {
             corpus,
@@ -335,7 +346,7 @@ impl<'a> Batches<'a> {
         }
     }
 
-    /// Makes batches whose windows are of one kind each, as often as the kinds are.
+    /// Makes batches whose windows are all of one kind; a kind comes as often as its windows do.
     pub fn by_kind(mut self, kinds: Clusters) -> Self {
         self.kinds = Some(kinds);
         self
@@ -350,7 +361,7 @@ impl<'a> Batches<'a> {
                 let mut windows = Vec::new();
                 self.featuriser.block(self.corpus.block(block), &mut self.random, &mut windows)?;
                 for mut window in windows {
-                    // A small corpus has no windows to waste.
+                    // All windows of a small corpus are used.
                     if self.corpus.blocks() > POOL / 8 && self.random.below(USED) > 0 {
                         continue;
                     }
@@ -387,7 +398,7 @@ impl<'a> Batches<'a> {
         self.random.shuffle(&mut same);
         same.truncate(sequences);
         same.sort_unstable();
-        // From the last on: taking one out moves only what stands behind it.
+        // The last index comes first, because taking a window out moves only those behind it.
         windows.extend(same.into_iter().rev().map(|i| self.pool.swap_remove(i)));
         while windows.len() < sequences {
             let i = self.random.below(self.pool.len());
@@ -407,7 +418,7 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// Batches of the blocks that are never trained on, at most `limit` windows, cut in 16 KiB chunks.
+/// Batches of the blocks that are never trained on: at most `limit` windows of chunks of 16 KiB.
 pub fn held_out(
     corpus: &Corpus,
     featuriser: &Featuriser<'_>,

@@ -1,7 +1,8 @@
 //! The encoder of c and the decoder's cross-attention to it, composed of candle's operations.
 //!
-//! c is a few symbols long, so what counts is two products a token for each layer: of queries, and of
-//! what was mixed. An empty c adds nothing to what attends to it (spec/numerics.md, sections 6 and 8.1).
+//! c is a few symbols long, so the cost is that of two products per token and layer: the product of
+//! queries and the one of the mixed values. An empty c adds nothing to what attends to it
+//! (spec/numerics.md, sections 6 and 8.1).
 
 use std::collections::BTreeMap;
 
@@ -11,22 +12,22 @@ use super::ops::compose::{normalise, part};
 use super::params::{Init, Packer, Param, Role, Segment};
 use super::sizes::{NetConfig, Steering};
 
-/// The score of what may not be attended to.
+/// The score of a position that may not be attended to.
 const NEVER: f32 = -1e9;
 
-/// What the encoder makes of the c of each sequence.
+/// The encoder's output for the c of each sequence.
 pub struct Memory {
-    /// Normalised outputs, `[sequences * longest][width]`.
+    /// Normalized outputs, `[sequences * longest][width]`.
     pub states: Tensor,
     /// Symbols of the longest c.
     longest: usize,
-    /// What is added to scores of each symbol's place, `[sequences][1][1][longest]`.
+    /// What is added to the scores of each symbol's position, `[sequences][1][1][longest]`.
     mask: Tensor,
-    /// 1 for a sequence that has a c, 0 for others, `[sequences][1]`.
+    /// 1 for a sequence that has a c, 0 for the others, `[sequences][1]`.
     used: Tensor,
 }
 
-/// Largest magnitudes by name, where they are asked for.
+/// Largest magnitudes by name, for those that were asked for.
 pub type Extents = BTreeMap<String, f64>;
 
 /// Notes the largest magnitude of a tensor.
@@ -39,7 +40,7 @@ pub fn note(extents: &mut Option<&mut Extents>, name: &str, t: &Tensor) -> Resul
     Ok(())
 }
 
-/// Columns of an encoder layer's bias: one for each distance between two symbols.
+/// Columns of the bias of an encoder layer: one for each distance between two symbols.
 pub fn bias_columns(max: usize) -> usize {
     2 * max - 1
 }
@@ -74,7 +75,8 @@ pub(crate) fn layout(c: &NetConfig, s: &Steering, out: &mut Vec<(String, Vec<usi
     }
 }
 
-/// Heads of rows `[sequences * len][heads * size]`, from column `at` on: `[sequences][heads][len][size]`.
+/// Reads heads from rows `[sequences * len][heads * size]`, from column `at` on, as
+/// `[sequences][heads][len][size]`.
 fn heads(t: &Tensor, at: usize, c: &NetConfig, sequences: usize) -> Result<Tensor> {
     let len = t.dim(0)? / sequences.max(1);
     t.narrow(1, at, c.heads * c.head_size)?
@@ -95,7 +97,7 @@ fn mix(scores: &Tensor, values: &Tensor) -> Result<Tensor> {
     weights.matmul(values)?.transpose(1, 2)?.reshape((sequences * len, heads * size))
 }
 
-/// Runs the encoder over the c of each sequence; nothing if all are empty. `params` are those of
+/// Runs the encoder over the c of each sequence; `None` if all are empty. `params` are those of
 /// `layout`.
 pub fn encode(
     c: &NetConfig,
@@ -113,7 +115,8 @@ pub fn encode(
     for symbols in cs {
         ids.extend(symbols.iter().map(|&symbol| u32::from(symbol)));
         ids.resize(ids.len() + longest - symbols.len(), 0);
-        // A sequence without c attends to what does not count, rather than to nothing.
+        // A sequence without c attends to positions that have no effect, because attending to
+        // nothing is not defined.
         let there = if symbols.is_empty() { longest } else { symbols.len() };
         mask.extend((0..longest).map(|t| if t < there { 0.0 } else { NEVER }));
         used.push(if symbols.is_empty() { 0.0f32 } else { 1.0 });
@@ -151,7 +154,7 @@ pub fn encode(
 }
 
 /// `x + out(attention(norm(x), memory))` for the sequences that have a c. `packed` is the layer's
-/// `cross` tensor, `name` the layer's.
+/// tensor `cross`, `name` the layer's name.
 pub fn attend(
     x: &Tensor,
     memory: &Memory,

@@ -1,7 +1,8 @@
-//! From floats to a model file: int8 rows with scales, as spec/numerics.md wants them.
+//! From a network of floats to a model file: int8 rows with scales, as spec/numerics.md defines
+//! them.
 //!
 //! The units of queries, keys, values and hidden values are set from their largest magnitudes on
-//! held-out text. The residual stream is scaled as a whole, which normalisation undoes.
+//! held-out text. The residual stream is scaled as a whole, which normalization undoes.
 
 use super::checkpoint::Head;
 use super::encoder::Extents;
@@ -17,7 +18,7 @@ use crate::model::steer::GAIN_ONE;
 use crate::model::tokens::Vocabulary;
 use crate::model::write::{Tensor as Part, store_differences, write_model};
 
-/// A batch and the c of each of its sequences, or of none.
+/// A batch and the c of each of its sequences; a list without elements if no sequence has one.
 pub type Sample = (Batch, Vec<Vec<u16>>);
 
 /// Largest magnitudes of one layer.
@@ -29,8 +30,8 @@ struct Extent {
     hidden: f64,
 }
 
-/// Largest magnitudes of the residual stream and of all layers of one expert over the batches, and of
-/// what has to do with the encoder of c, by name.
+/// Largest magnitudes of the residual stream and of all layers of one expert over the batches; and
+/// those of the encoder of c and of cross-attention, by name.
 fn extents(net: &Net, expert: usize, batches: &[Sample]) -> candle_core::Result<(f64, Vec<Extent>, Extents)> {
     let c = &net.config;
     let top = |t: candle_core::Tensor| -> candle_core::Result<f64> {
@@ -75,7 +76,7 @@ fn extents(net: &Net, expert: usize, batches: &[Sample]) -> candle_core::Result<
     Ok((residual, layers, of_c))
 }
 
-/// What each expert is measured on: the sequences that take it, and some that do not.
+/// The samples on which each expert is measured: the sequences that use it, and some that do not.
 fn by_expert(net: &Net, held: &[Sample]) -> Vec<Vec<Sample>> {
     let mut all: Vec<Vec<Sample>> = Vec::new();
     for expert in 0..net.config.sets().len() {
@@ -95,7 +96,7 @@ fn by_expert(net: &Net, held: &[Sample]) -> Vec<Vec<Sample>> {
     all
 }
 
-/// What is gathered for the file.
+/// What is collected for the file.
 struct Export<'a> {
     net: &'a Net,
     out: Quantiser,
@@ -106,7 +107,8 @@ impl Export<'_> {
         self.net.segment(name).map_err(failed)
     }
 
-    /// The product of this name, whose output row `j` comes in units `unit(j)` and its input in `input`.
+    /// Adds the product of this name. Its output row `j` has the unit `unit(j)`, its input the unit
+    /// `input`.
     fn product(&mut self, name: &str, cols: usize, input: f64, unit: impl Fn(usize) -> f64) -> Result<()> {
         let values = self.segment(name)?;
         self.out.product(name, &values, cols, input, unit)
@@ -118,7 +120,7 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// The rows of the symbols of c; `units` are those of the input, the gains and the biases.
+    /// Adds the rows of the symbols of c, in the units of the input, the gains and the biases.
     fn steering(&mut self, residual: f64) -> Result<()> {
         for (name, cols) in self.out.config.steer_tables() {
             let unit = match name.rsplit('.').next() {
@@ -132,7 +134,7 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// All embedding tables, in residual units, with one shift.
+    /// Adds all embedding tables, in units of the residual stream, with one shift.
     fn embeddings(&mut self, residual: f64) -> Result<()> {
         let names = self.out.config.tables().into_iter().map(|(name, _)| name);
         let names = names.filter(|name| name.starts_with("embed."));
@@ -159,13 +161,13 @@ impl Export<'_> {
         self.product(&format!("{layer}.down"), net.ff, squared, |_| residual)
     }
 
-    /// Units of attention whose queries, keys and values have these names among the extents.
+    /// Units of the attention whose queries, keys and values have these names among the extents.
     fn units(extents: &Extents, names: [String; 3], head_size: usize) -> AttentionUnits {
         let [q, k, v] = names.map(|name| extents.get(&name).copied().unwrap_or(1.0));
         AttentionUnits::new(q, k, v, LOGIT_UNIT / (head_size as f64).sqrt())
     }
 
-    /// Attention to c of layer `l` of the set whose names begin with `set`.
+    /// Adds the attention to c of layer `l`, in the set whose names begin with `set`.
     fn cross(
         &mut self,
         (set, l): (&str, usize),
@@ -185,7 +187,7 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// The encoder of c.
+    /// Adds the encoder of c.
     fn encoder(&mut self, net: &NetConfig, ff: usize, extents: &Extents) -> Result<()> {
         let top = |name: &str| extents.get(name).copied().unwrap_or(1.0);
         let (inner, residual) = (net.heads * net.head_size, residual_unit(top("latent.residual")));
@@ -211,7 +213,7 @@ impl Export<'_> {
     }
 }
 
-/// The header of the model file, shifts still missing.
+/// The header of the model file, without shifts.
 fn header(name: &str, head: &Head) -> Config {
     let c = &head.net;
     let mut config = Config::new(name, c.width, c.layers, c.vocab);
@@ -242,7 +244,7 @@ fn header(name: &str, head: &Head) -> Config {
     config
 }
 
-/// Quantises a network into the bytes of a model file.
+/// Quantizes a network into the bytes of a model file.
 pub fn export(
     name: &str,
     head: &Head,

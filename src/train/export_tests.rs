@@ -1,4 +1,5 @@
-//! A network of floats and the integers that its export computes code a chunk in nearly as many bits.
+//! A network of floats and the integer model that is exported from it code a chunk in nearly the
+//! same number of bits.
 
 use std::f64::consts::LN_2;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::model::weights::Model;
 
 const TEXT: &[u8] = include_bytes!("../../LICENSE-APACHE");
 
-/// A network with weights that make everything count.
+/// A network in which every weight has an effect.
 fn network(steering: Steering, vocab: usize) -> Net {
     let config = NetConfig {
         vocab,
@@ -46,7 +47,7 @@ fn network(steering: Steering, vocab: usize) -> Net {
     net
 }
 
-/// Bits of the chunk by the network's floats, and of its payload, for each c.
+/// Bits of the chunk under the network of floats, and bits of its payload, for each c.
 fn bits(steering: Steering, cs: &[Vec<u16>]) -> Vec<(f64, f64)> {
     let tokens = vocabulary::learn(&[TEXT], 300).unwrap();
     let vocabulary = Vocabulary::new(&tokens).unwrap();
@@ -90,7 +91,7 @@ fn an_export_codes_in_the_bits_of_its_network_whatever_reads_c() {
         for (float, coded) in &all {
             assert!((coded / float - 1.0).abs() < 0.01, "{steering:?}: {float} and {coded} bits");
         }
-        // What c changes is more than the difference between the two.
+        // The effect of c is larger than the difference between floats and integers.
         let differ = |a: f64, b: f64| (a / b - 1.0).abs() > 0.002;
         assert!(differ(all[0].0, all[1].0) && differ(all[1].0, all[2].0), "{all:?}");
     }

@@ -1,8 +1,9 @@
-//! First values of a network from an earlier one: a checkpoint, or a model file turned back to floats.
+//! Initial values of a network from an earlier one: a checkpoint, or a model file turned back into
+//! floats.
 //!
 //! A model file does not say in which units its export measured keys, values and hidden values
-//! (`quantise`): any choice computes the same function. Here they are chosen so that the matrices of a
-//! layer have equal root-mean-square, which is what they tend to in training.
+//! (`quantise`), and any choice computes the same function. Here they are chosen so that the
+//! matrices of a layer have equal root-mean-square, which is what training tends to.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,19 +22,21 @@ use crate::model::config::Config;
 use crate::model::file::{add, first_set, nibbles, numbers};
 use crate::model::weights::Model;
 
-/// Root-mean-square of the token table that a model file is scaled to.
+/// Root-mean-square to which the token table of a model file is scaled.
 const TOKEN_RMS: f64 = 0.4;
 
-/// What another network knows.
+/// The sizes and values of another network.
 pub struct Initial {
+    /// Its sizes.
     pub config: NetConfig,
+    /// The strings of its tokens.
     pub vocabulary: Vec<Vec<u8>>,
-    /// Values by segment name, row-major.
+    /// Values by the name of the segment, row-major.
     pub values: HashMap<String, Vec<f32>>,
-    /// What one unit of a model file's weight times its scale, or of its bias, is worth, by segment; of those that
-    /// a delta may change, if a model file was read.
+    /// If a model file was read, for each segment that a delta may change: what one unit of a
+    /// weight times its scale, or of a bias, is worth in floats.
     pub units: HashMap<String, f64>,
-    /// What it was trained on before, to be told in the new record.
+    /// The record of its earlier training, which the new record includes.
     pub record: serde_json::Value,
 }
 
@@ -55,7 +58,7 @@ pub fn read(path: &Path) -> Result<Initial> {
 /// Reads the bytes of a model file.
 ///
 /// # Errors
-/// `BadModel` if it is none, or one that cannot be trained.
+/// `BadModel` if it is no model file, or of a model that cannot be trained.
 pub fn from_bytes(file: &[u8]) -> Result<Initial> {
     from_model(&Model::from_bytes(file)?, file)
 }
@@ -63,7 +66,7 @@ pub fn from_bytes(file: &[u8]) -> Result<Initial> {
 /// The median scale of the rows of a table or product of a model file.
 ///
 /// # Errors
-/// `BadModel` if the file is none, or has no such tensor.
+/// `BadModel` if it is no model file, or has no such tensor.
 pub fn typical_scale(file: &[u8], name: &str) -> Result<f64> {
     let bad = |rule: String| Error::BadModel { name: "that learns".into(), rule };
     let tensors = SafeTensors::deserialize(file).map_err(|e| bad(e.to_string()))?;
@@ -94,7 +97,7 @@ fn from_checkpoint(path: &Path) -> Result<Initial> {
     Ok(Initial { config: head.net, vocabulary: head.vocabulary, values, units: HashMap::new(), record })
 }
 
-/// The matrices of a model file as floats, each row times its scale and no more.
+/// The matrices of a model file as floats: each weight times the scale of its row.
 struct Parts<'a> {
     config: &'a Config,
     tensors: SafeTensors<'a>,
@@ -134,13 +137,13 @@ impl Parts<'_> {
             .collect())
     }
 
-    /// What a product's weight times its scale is worth, with unit 1 on both sides.
+    /// What a product's weight times its scale is worth, if input and output have unit 1.
     fn factor(config: &Config, name: &str) -> Result<f64> {
         let (pre, shift) = config.product_shift(name)?;
         Ok((-f64::from(shift) - f64::from(pre) - 15.0).exp2())
     }
 
-    /// A product with unit 1 on both sides (`quantise::Quantiser::product`).
+    /// A product whose input and output have unit 1 (`quantise::Quantiser::product`).
     fn product(&self, name: &str) -> Result<Vec<f64>> {
         let factor = Self::factor(self.config, name)?;
         Ok(self.scaled(name)?.into_iter().map(|w| w * factor).collect())
@@ -174,7 +177,7 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
         values.insert(name.clone(), divided(&parts.scaled(&name)?, residual));
         units.insert(name, 1.0 / residual);
     }
-    // The tables hold the residual stream's unit times 2^embed.
+    // The tables have the residual stream's unit times 2^embed.
     let residual = residual / f64::from(c.plain_shift("embed")?).exp2();
     for (set, l) in c.sets().iter().flat_map(|set| (0..c.layers).map(move |l| (set, l))) {
         let name = |part: &str| format!("{set}decoder.{l}.{part}");
@@ -227,15 +230,15 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
 }
 
 impl Initial {
-    /// Leaves the sets of weights for kinds out: a new pair finds kinds of its own, so all its sets start as the
-    /// first.
+    /// Leaves out the sets of weights for kinds of text: a new pair finds its own kinds, so all its
+    /// sets start as the first one.
     pub fn forget_kinds(&mut self) {
         self.values.retain(|name, _| !name.starts_with("expert."));
     }
 
-    /// Sets the segments of `net` that this one has, and gives the names of the others. A segment of another
-    /// size takes the rows and columns that both have; weights of inputs that are new to a known row are zero,
-    /// so that what the row computes stays what it was.
+    /// Sets those segments of `net` that are known here, and returns the names of the others. If a
+    /// segment has another size, the rows and columns that both have are set. Weights of inputs
+    /// that are new to a known row are zero, so that the row computes the same as before.
     pub fn apply(&self, net: &Net) -> candle_core::Result<Vec<String>> {
         let sizes = layout(&self.config).into_iter().flat_map(|(_, _, segments)| segments);
         let cols: HashMap<String, usize> = sizes.map(|s| (s.name, s.cols)).collect();
@@ -243,7 +246,7 @@ impl Initial {
         for param in &net.params {
             let mut flat: Vec<f32> = param.var.flatten_all()?.to_vec1()?;
             for s in &param.segments {
-                // An expert that was not there before starts as the first set of weights.
+                // A new expert starts as the first set of weights.
                 let first = s.name.strip_prefix("expert.").and_then(|name| name.split_once('.'));
                 let known = [Some(s.name.as_str()), first.map(|(_, name)| name)].into_iter().flatten();
                 let known = known.filter_map(|name| Some((self.values.get(name)?, *cols.get(name)?))).next();
@@ -264,10 +267,11 @@ impl Initial {
         Ok(fresh)
     }
 
-    /// The sizes `wanted`, but for what growing keeps: tokens, match slots, n-gram tables and heads.
+    /// The sizes `wanted`, with those of this network where growing does not change them: tokens,
+    /// match slots, n-gram tables and heads.
     ///
     /// # Errors
-    /// `Usage` if other heads are wanted: queries, keys and values would change places.
+    /// `Usage` if other heads are wanted, since queries, keys and values would then change places.
     pub fn grown(&self, wanted: &NetConfig) -> Result<NetConfig> {
         let c = &self.config;
         if (c.heads, c.kv_heads, c.head_size) != (wanted.heads, wanted.kv_heads, wanted.head_size) {

@@ -1,9 +1,9 @@
 //! Training a decompressor: `s3a train`.
 //!
-//! The only home of floats. A network (`net`) is trained on chunks with their match features
-//! (`corpus`) by `optimiser`, kept in checkpoints, and quantised into a model file for the integer
-//! engine (`export`). Beside it a compressor that writes c may be trained (`compressor`,
-//! `actor_critic`). `docs/research/training.md` tells what was tried.
+//! This is the only home of floats. A network (`net`) is trained on chunks with their match
+//! features (`corpus`) by an optimizer (`optimiser`), saved in checkpoints, and quantized into a
+//! model file for the integer engine (`export`). A compressor that writes c may be trained beside
+//! it (`compressor`, `actor_critic`). `docs/research/training.md` says what was tried.
 
 pub mod actor_critic;
 pub mod checkpoint;

@@ -1,8 +1,8 @@
 //! The decompressor as a network of floats: parameters, initial values and the loss of a batch.
 //!
-//! Each sublayer's weights stand in one packed tensor (see `ops`); `Segment`s name the matrices within,
-//! for the optimiser, checkpoints and the export. Normalisation has no gains: the products that follow
-//! absorb them.
+//! The weights of each sublayer stand in one packed tensor (see `ops`); `Segment`s name the
+//! matrices in it, for the optimizer, checkpoints and the export. Normalization has no gains: the
+//! products that follow absorb them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,19 +25,21 @@ pub use super::sizes::{NetConfig, Steering};
 pub struct Batch {
     /// Positions of a sequence.
     pub len: usize,
-    /// Embedding rows, `rows_per_position` each.
+    /// Numbers of embedding rows, `rows_per_position` for each position.
     pub rows: Arc<Vec<u32>>,
+    /// The tokens to predict, and the match candidates of each position.
     pub targets: Arc<Targets>,
-    /// Plain bytes that the targets stand for.
+    /// Raw bytes that the targets stand for.
     pub bytes: usize,
-    /// For each sequence all tokens of the chunk that it is a part of, and the kind of text that is.
+    /// For each sequence all tokens of the chunk that it is a part of.
     pub chunks: Vec<Arc<Vec<u32>>>,
+    /// For each sequence the kind of text that its chunk is.
     pub kinds: Vec<u16>,
 }
 
 impl Batch {
-    /// Leaves the last token and its n-grams out of the input at this share of the positions: what is left are the
-    /// match slots, and attention to what stands before.
+    /// Leaves the last token and its n-grams out of the input at a share of the positions, where
+    /// the network then has only the match slots and attention to earlier positions.
     pub fn without_tokens(mut self, share: f64, config: &NetConfig, random: &mut Random) -> Self {
         let hashed = config.rows_per_position() - config.ngrams.len();
         for rows in Arc::make_mut(&mut self.rows).chunks_exact_mut(config.rows_per_position()) {
@@ -49,7 +51,7 @@ impl Batch {
         self
     }
 
-    /// Some of the sequences.
+    /// A batch of some of the sequences.
     pub fn select(&self, places: &[usize]) -> Self {
         fn rows<T: Copy>(from: &[T], sequences: usize, places: &[usize]) -> Vec<T> {
             let each = from.len() / sequences.max(1);
@@ -72,19 +74,26 @@ impl Batch {
     }
 }
 
-/// What c adds to the input, to the gains of the hidden values, and to logits and gates.
+/// What c adds, for each sequence.
 pub struct Steered {
+    /// Added to the input, `[sequences][width]`.
     pub input: Tensor,
+    /// Added to the gains of the hidden values, by layer.
     pub gains: Vec<Tensor>,
+    /// Added to logits and copy gates.
     pub biases: Tensor,
 }
 
-/// The network.
+/// The network of the decompressor.
 pub struct Net {
+    /// Its sizes.
     pub config: NetConfig,
+    /// All parameter tensors, in the order of `layout`.
     pub params: Vec<Param>,
+    /// The device that the tensors are on.
     pub device: Device,
-    /// Use the fused operations (CPU only). The composed ones leave the bias that learns within a chunk out.
+    /// Whether the fused operations are used (CPU only). The composed ones leave out the bias that
+    /// learns within a chunk.
     pub fused: bool,
 }
 
@@ -113,31 +122,31 @@ impl Net {
         self.params[0].var.as_tensor()
     }
 
-    /// Parameters of the set of weights `expert`: two of each layer, and the head.
+    /// Parameters of the set of weights `expert`: two tensors of each layer, and the head.
     pub fn set(&self, expert: usize) -> &[Param] {
         let len = 2 * self.config.layers + 1;
         &self.params[1 + expert * len..][..len]
     }
 
-    /// The set of weights that a sequence with this c takes.
+    /// Number of the set of weights that a sequence with this c uses.
     pub fn expert(&self, c: &[u16]) -> usize {
         let experts = self.config.steering.map_or(1, |steering| steering.experts);
         crate::model::weights::expert(experts, c)
     }
 
-    /// The parameters that stand behind all sets: rows that steer, then the encoder's.
+    /// The parameters after all sets: rows that steer, then those of the encoder.
     fn after_sets(&self) -> &[Param] {
         &self.params[1 + self.config.sets().len() * (2 * self.config.layers + 1)..]
     }
 
-    /// The encoder's parameters, and those of cross-attention to it, if there are any.
+    /// The parameters of the encoder and of cross-attention to it, if there are any.
     fn encoder(&self) -> &[Param] {
         let all = self.after_sets();
         let first = all.iter().position(|param| param.name == "latent.embed").unwrap_or(all.len());
         &all[first..]
     }
 
-    /// What the encoder makes of the c of each sequence; nothing if all are empty.
+    /// The encoder's output for the c of each sequence; `None` if all are empty.
     pub fn read(&self, cs: &[Vec<u16>], extents: Option<&mut Extents>) -> Result<Option<Memory>> {
         let Some(steering) = &self.config.steering else { return Ok(None) };
         encoder::encode(&self.config, steering, self.encoder(), cs, &self.device, extents)
@@ -156,7 +165,7 @@ impl Net {
         encoder::attend(x, memory, param.var.as_tensor(), c, &format!("decoder.{layer}"), extents)
     }
 
-    /// What the c of each sequence adds up to, `[sequences][...]`; nothing if all are empty.
+    /// What the c of each sequence adds; `None` if all are empty.
     pub fn steer(&self, cs: &[Vec<u16>]) -> Result<Option<Steered>> {
         let Some(Steering { symbols, rows, .. }) = self.config.steering else { return Ok(None) };
         if !rows || cs.iter().all(Vec::is_empty) {
@@ -176,7 +185,7 @@ impl Net {
         Ok(Some(Steered { input: sum(0)?, gains, biases }))
     }
 
-    /// The residual stream before the output head, `[n][width]`, by the weights of one set.
+    /// The residual stream before the output head, `[n][width]`, under the weights of one set.
     fn hidden(
         &self,
         batch: &Batch,
@@ -227,7 +236,8 @@ impl Net {
         Ok(self.loss_with(batch, &[])?.0)
     }
 
-    /// The same with a c for each sequence, and the nats of each sequence.
+    /// Mean cross-entropy of a batch in nats a token with a c for each sequence, and the nats of
+    /// each sequence.
     pub fn loss_with(&self, batch: &Batch, cs: &[Vec<u16>]) -> Result<(Tensor, Vec<f64>)> {
         self.losses(batch, cs, true)
     }
@@ -237,9 +247,9 @@ impl Net {
         Ok(self.losses(batch, cs, false)?.1)
     }
 
-    /// Mean loss of a batch whose sequences may have different experts. Gradients of an expert that
-    /// few sequences have are noise that its optimiser would take at full size: only those of the
-    /// most frequent one count.
+    /// Mean loss of a batch whose sequences may have different experts. Only gradients of the most
+    /// frequent expert are used: those of an expert that few sequences have are noise, and the
+    /// optimizer would take full steps along them.
     fn losses(&self, batch: &Batch, cs: &[Vec<u16>], learns: bool) -> Result<(Tensor, Vec<f64>)> {
         let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (place, c) in cs.iter().enumerate() {
@@ -348,7 +358,7 @@ pub(crate) fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
         head.add(&format!("{set}head"), c.vocab, d, Role::Head, zero);
         if c.copy {
             head.add(&format!("{set}copy"), c.gates(), d, Role::Bias, zero);
-            // Candidates are likely from the start.
+            // Match candidates are likely from the start.
             head.add(&format!("{set}copy.bias"), c.gates(), CLASSES, Role::Bias, Init::Constant(1.0));
         }
         out.push((format!("{set}head"), vec![head.len], head.segments));
@@ -373,7 +383,8 @@ pub(crate) fn layout(c: &NetConfig) -> Vec<(String, Vec<usize>, Vec<Segment>)> {
     out
 }
 
-/// A row number, or `NONE`, as the embedding tensor counts rows.
+/// The number of a row of a table that begins at row `first` of the embedding tensor; `NONE` for no
+/// row.
 pub fn table_row(first: usize, row: Option<usize>) -> u32 {
     row.map_or(NONE, |r| (first + r) as u32)
 }

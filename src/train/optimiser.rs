@@ -1,7 +1,7 @@
-//! The optimiser: Muon for hidden matrices, Adam for everything else.
+//! The optimizer: Muon for hidden matrices, Adam for everything else.
 //!
-//! Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix by five Newton-Schulz steps;
-//! Adam is Kingma and Ba 2014. Both run on whatever device the parameters are on.
+//! Muon (Jordan et al. 2024) orthogonalizes the momentum of a matrix by five Newton-Schulz steps.
+//! Adam is the method of Kingma and Ba 2014. Both run on the device that the parameters are on.
 
 use std::sync::Mutex;
 
@@ -18,15 +18,20 @@ use super::params::{Param, Role, Segment};
 pub struct OptimiserConfig {
     /// Muon's rate for hidden matrices.
     pub matrix_rate: f64,
+    /// Adam's rate for embedding rows.
     pub embedding_rate: f64,
+    /// Adam's rate for the output head.
     pub head_rate: f64,
-    /// Rate of biases; gates take a twentieth of it.
+    /// Adam's rate for biases; gates have a twentieth of it.
     pub bias_rate: f64,
-    /// Rate of the rows that steer.
+    /// Adam's rate for the rows that steer.
     #[serde(default)]
     pub steer_rate: f64,
+    /// Muon's momentum.
     pub momentum: f64,
+    /// Adam's decay of the first moment.
     pub beta1: f64,
+    /// Adam's decay of the second moment.
     pub beta2: f64,
 }
 
@@ -46,7 +51,8 @@ impl Default for OptimiserConfig {
 }
 
 impl OptimiserConfig {
-    /// All rates times `factor`, but for that of steering: an earlier network has no part in it.
+    /// All rates times `factor`, except that of steering, to which an earlier network contributes
+    /// nothing.
     pub fn times(mut self, factor: f64) -> Self {
         let rates =
             [&mut self.matrix_rate, &mut self.embedding_rate, &mut self.head_rate, &mut self.bias_rate];
@@ -61,15 +67,16 @@ struct State {
     second: Var,
 }
 
-/// The optimiser of one network.
+/// The optimizer of one network.
 pub struct Optimiser {
     config: OptimiserConfig,
     states: Vec<State>,
-    /// Steps taken, for Adam's bias correction.
+    /// Steps done so far, for Adam's bias correction.
     pub step: usize,
 }
 
 impl Optimiser {
+    /// An optimizer with fresh state for all parameters of `net`.
     pub fn new(net: &Net, config: OptimiserConfig) -> Result<Self> {
         let zeros = |p: &Param| Var::zeros(p.var.shape(), DType::F32, &net.device);
         let states = net
@@ -80,7 +87,7 @@ impl Optimiser {
         Ok(Self { config, states, step: 0 })
     }
 
-    /// Tensors to keep in a checkpoint, by name.
+    /// The tensors that a checkpoint holds, by name.
     pub fn tensors(&self, net: &Net) -> Vec<(String, Var)> {
         let mut out = Vec::new();
         for (param, state) in net.params.iter().zip(&self.states) {
@@ -105,7 +112,7 @@ impl Optimiser {
         Ok(())
     }
 
-    /// Adam's rate for a segment; zero for what Muon takes.
+    /// Adam's rate for a segment; zero for segments that Muon optimizes.
     fn rate(&self, segment: &Segment) -> f64 {
         match segment.role {
             Role::Matrix => 0.0,
@@ -156,7 +163,7 @@ impl Optimiser {
         let (b1, b2) = (self.config.beta1, self.config.beta2);
         let first = ((state.first.as_tensor() * b1)? + (grad * (1.0 - b1))?)?;
         let second = ((state.second.as_tensor() * b2)? + (grad.sqr()? * (1.0 - b2))?)?;
-        // What Muon owns keeps its momentum.
+        // Segments that Muon optimizes keep their momentum.
         let kept = (1.0 - &used)?;
         let first = ((first * &used)? + (state.first.as_tensor() * kept)?)?;
         state.first.set(&first)?;
@@ -189,7 +196,7 @@ impl Optimiser {
     }
 }
 
-/// The nearest semi-orthogonal matrix, roughly: singular values end between 0.7 and 1.2.
+/// Approximately the nearest semi-orthogonal matrix: singular values end between 0.7 and 1.2.
 fn orthogonal(g: &Tensor) -> Result<Tensor> {
     let (a, b, c) = (3.4445, -4.7750, 2.0315);
     let tall = g.dim(0)? > g.dim(1)?;
@@ -204,8 +211,8 @@ fn orthogonal(g: &Tensor) -> Result<Tensor> {
     if tall { x.t()?.contiguous() } else { Ok(x) }
 }
 
-/// Constants of one Adam step over a range of elements, and the second moments on their way from
-/// `Second` to `Move`.
+/// Constants of one Adam step over a range of elements, and the inverse roots of the second
+/// moments, which `Second` passes to `Move`.
 struct AdamMoments {
     range: std::ops::Range<usize>,
     beta1: f32,

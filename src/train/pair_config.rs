@@ -5,31 +5,37 @@ use serde::{Deserialize, Serialize};
 use super::t5::config::{FeedForward, T5Config};
 use crate::error::Error;
 
-/// How a pair is trained.
+/// How a pair is trained; C is the compressor, D the decompressor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairConfig {
+    /// Sizes of C.
     pub compressor: CompressorConfig,
-    /// Sets of D's weights: one for an empty c, the others for the first symbol to choose from.
+    /// Sets of D's weights: one for an empty c, and others of which the first symbol chooses one.
     pub experts: usize,
     /// Whether symbols have rows that steer D.
     pub rows: bool,
     /// Layers of D's encoder of c; 0 for none.
     #[serde(default)]
     pub encoder_layers: usize,
-    /// Steps of the first and of the second stage.
+    /// Steps of the first stage, in which C learns to reproduce what it reads.
     pub reproduce: usize,
+    /// Steps of the second stage, in which the actor learns to name kinds of text.
     pub imitate: usize,
-    /// Share of a symbol's bits that a sequence pays in the end: the length of a sequence over that of
-    /// a chunk. The share rises from nothing over the first half of the third stage.
+    /// Share of a symbol's bits that a sequence pays at the end of the run: the length of a
+    /// sequence over that of a chunk. The share rises from zero over the first half of the third
+    /// stage.
     pub cost: f64,
-    /// Share of steps in which D learns with c empty.
+    /// Share of the steps in which D learns with c empty.
     pub empty: f64,
+    /// Learning rate of C.
     pub rate: f64,
+    /// Discount of rewards per step.
     pub gamma: f64,
-    /// What of the steps after an action counts in its advantage: nothing with 0, as in the paper, all with 1.
+    /// How much of the steps after an action counts in its advantage: nothing with 0, as in the
+    /// paper, all with 1.
     #[serde(default = "all")]
     pub lambda: f64,
-    /// Sequences that are drawn for a chunk in the third stage; D learns with the best of them.
+    /// Sequences that are drawn for a chunk in the third stage; D learns with the best one.
     #[serde(default = "one")]
     pub draws: usize,
     /// Weight of the actor's entropy at the start of the third stage; it falls to a tenth.
@@ -45,8 +51,9 @@ pub(crate) fn all() -> f64 {
 }
 
 impl PairConfig {
-    /// Symbols that stand for kinds of text at first, and those that stand for what the kinds leave. Kinds
-    /// that had the same weights would be no kinds.
+    /// How many symbols stand for kinds of text at first, and how many for what the kinds leave. A
+    /// model that has neither experts nor rows has no kinds, since the same weights would serve all
+    /// of them.
     pub fn kinds(&self) -> (usize, usize) {
         let (symbols, max) = (self.compressor.symbols, self.compressor.max);
         let kinds = if self.experts > 1 { symbols.min(self.experts - 1) } else { symbols };
@@ -59,7 +66,7 @@ impl PairConfig {
     }
 }
 
-/// What is wrong with a configuration, if anything.
+/// Checks a configuration for sequences of `len` positions; an error says what is wrong.
 pub fn check(config: &PairConfig, len: usize) -> crate::error::Result<()> {
     let c = &config.compressor;
     let sizes =
@@ -77,15 +84,17 @@ pub fn check(config: &PairConfig, len: usize) -> crate::error::Result<()> {
 /// Sizes of a compressor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CompressorConfig {
-    /// Entries of the decompressor's vocabulary.
+    /// Tokens of the decompressor's vocabulary.
     pub vocab: usize,
-    /// Symbols of c, and its longest length.
+    /// Symbols of the alphabet of c.
     pub symbols: usize,
+    /// Longest c.
     pub max: usize,
-    /// Tokens that are read of a chunk.
+    /// Tokens of an excerpt, which is what is read of a chunk.
     pub excerpt: usize,
+    /// Sizes of the network.
     pub t5: T5Config,
-    /// Fingerprint of the model whose c it writes, once that is known.
+    /// Fingerprint of the model that reads the c, once that is known.
     #[serde(default)]
     pub model: Option<String>,
 }
@@ -135,5 +144,5 @@ impl CompressorConfig {
     }
 }
 
-/// Size of an attention head.
+/// Elements of an attention head.
 pub(crate) const HEAD_SIZE: usize = 32;

@@ -1,8 +1,8 @@
-//! The parameters of a network: how segments lie in tensors, and how they begin.
+//! The parameters of a network: how segments lie in tensors, and their initial values.
 
 use candle_core::Var;
 
-/// How the optimiser treats a part of a tensor.
+/// How the optimizer treats a segment of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A hidden matrix.
@@ -20,11 +20,17 @@ pub enum Role {
 /// A named matrix within a packed tensor.
 #[derive(Clone, Debug)]
 pub struct Segment {
+    /// The segment's name, as in the model file without `.weight`.
     pub name: String,
+    /// Index of its first element in the tensor.
     pub offset: usize,
+    /// Rows of the matrix.
     pub rows: usize,
+    /// Columns of the matrix.
     pub cols: usize,
+    /// How the optimizer treats it.
     pub role: Role,
+    /// Its initial values.
     pub init: Init,
 }
 
@@ -39,12 +45,15 @@ pub enum Init {
 
 /// One packed parameter tensor.
 pub struct Param {
+    /// The tensor's name.
     pub name: String,
+    /// The values.
     pub var: Var,
+    /// The matrices in it, one after the other.
     pub segments: Vec<Segment>,
 }
 
-/// Segments of one tensor, one behind the other.
+/// Collects the segments of one tensor, one after the other.
 #[derive(Default)]
 pub(crate) struct Packer {
     pub segments: Vec<Segment>,

@@ -1,30 +1,33 @@
-//! What the symbols of c cost: a prior over them given the symbol before, learned by counting.
+//! What the symbols of c cost: a prior over each symbol given the one before, learned by counting.
 
-/// Counts of symbols by the symbol before, with forgetting.
+/// Counts of symbols by the symbol before, in which older ones count less.
 #[derive(Clone, Debug)]
 pub struct Prior {
     symbols: usize,
     max: usize,
-    /// `[symbols + 1][symbols + 1]`: the row of the beginning is the last, as is the column of the end.
+    /// `[symbols + 1][symbols + 1]`: the last row is that of the beginning, the last column that of
+    /// the end.
     counts: Vec<f32>,
 }
 
-/// How much of the counts is kept from one batch to the next.
+/// The part of the counts that is kept from one batch to the next.
 const KEEP: f32 = 0.998;
 /// Weight of all rows together in each row.
 const SMOOTHING: f64 = 24.0;
 
 impl Prior {
+    /// A prior that has counted nothing, for sequences of at most `max` symbols.
     pub fn new(symbols: usize, max: usize) -> Self {
         let side = symbols + 1;
         Self { symbols, max, counts: vec![0.0; side * side] }
     }
 
-    /// From the counts of a checkpoint.
+    /// The prior with the counts of a checkpoint; `None` if their number does not fit.
     pub fn from_counts(symbols: usize, max: usize, counts: Vec<f32>) -> Option<Self> {
         (counts.len() == (symbols + 1) * (symbols + 1)).then_some(Self { symbols, max, counts })
     }
 
+    /// The counts, `[symbols + 1][symbols + 1]`.
     pub fn counts(&self) -> &[f32] {
         &self.counts
     }
@@ -37,7 +40,7 @@ impl Prior {
         before.zip(symbols)
     }
 
-    /// Learns from the sequences of a batch.
+    /// Counts the sequences of a batch.
     pub fn count(&mut self, cs: &[Vec<u16>]) {
         self.counts.iter_mut().for_each(|count| *count *= KEEP);
         let side = self.symbols + 1;
@@ -48,8 +51,8 @@ impl Prior {
         }
     }
 
-    /// Probabilities, `[symbols + 1][symbols + 1]`: each row leans on all rows together, and these on
-    /// the even distribution.
+    /// Probabilities, `[symbols + 1][symbols + 1]`: each row is smoothed by all rows together, and
+    /// these by the even distribution.
     fn probabilities(&self) -> Vec<f64> {
         let side = self.symbols + 1;
         let mut all = vec![0.5; side];

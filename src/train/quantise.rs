@@ -1,25 +1,25 @@
-//! Quantising: int8 rows with scales and shifts, as spec/numerics.md wants them.
+//! Quantizing: int8 rows with scales and shifts, as spec/numerics.md defines them.
 //!
-//! Every row of a matrix gets the scale that loses least. The units of what passes between products are
-//! the caller's, from the largest magnitudes it has seen; a product's scales hold the ratio of the units
-//! of its output and its input.
+//! Every row of a matrix gets the scale that loses least. The caller decides the units of what
+//! passes between products, from the largest magnitudes that it has seen; a product's scales
+//! include the ratio of the units of its output and its input.
 
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Shift};
 use crate::model::write::{Tensor as Part, least_pre};
 
-/// Logits and scores are in 1/1024 of a bit.
+/// Units of a logit or score in one nat: logits and scores are in 1/1024 of a bit.
 pub const LOGIT_UNIT: f64 = 1024.0 * std::f64::consts::LOG2_E;
-/// The unit in which a product takes the normalised residual stream.
+/// The unit of the normalized residual stream at the input of a product.
 pub const NORMALISED: f64 = 1.0 / (1 << 16) as f64;
 /// Largest values of 8 and of 4 bits.
 const BYTE: f64 = 127.0;
 const NIBBLE: f64 = 7.0;
 /// Largest magnitude of queries, keys and values, with room above what was seen.
 const QKV_TOP: f64 = 2047.0 / 1.15;
-/// Where the largest hidden value lies; the clamp is at 32,767.
+/// The integer for the largest hidden value seen; the clamp is at 32,767.
 const HIDDEN_TOP: f64 = 20_000.0;
-/// Where the largest residual value lies; the clamp is at 2^29.
+/// The integer for the largest residual value seen; the clamp is at 2^29.
 const RESIDUAL_TOP: f64 = (1 << 19) as f64;
 
 /// The unit of the residual stream, a power of two, for the largest magnitude seen.
@@ -35,15 +35,19 @@ pub fn hidden_unit(top: f64) -> f64 {
 /// Units of one attention, and the shift of its scores.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionUnits {
+    /// Unit of queries.
     pub query: f64,
+    /// Unit of keys.
     pub key: f64,
+    /// Unit of values.
     pub value: f64,
+    /// Shift of the scores.
     pub score: u8,
 }
 
 impl AttentionUnits {
-    /// For the largest magnitudes of queries, keys and values; `unit` is the score's in nats, times
-    /// what the model scales scores by.
+    /// The units for the largest magnitudes of queries, keys and values; `unit` is the unit of
+    /// scores in nats, times the factor by which the model scales scores.
     pub fn new(q: f64, k: f64, v: f64, unit: f64) -> Self {
         let fit = |top: f64| QKV_TOP / top.max(1e-3);
         // Units of keys and queries multiply to the unit of scores times 2^score.
@@ -51,13 +55,14 @@ impl AttentionUnits {
         Self { query: unit * score.exp2() / fit(k), key: fit(k), value: fit(v), score: score as u8 }
     }
 
-    /// The unit of what attention mixes, as the product after it takes it.
+    /// The unit of the mixed values at the input of the product that follows.
     pub fn mixed(&self) -> f64 {
         1.0 / (127.0 * self.value * f64::from(1 << 14))
     }
 }
 
-/// One row in values up to `largest`: the scale among a few below the largest magnitude that loses least.
+/// One row in integers up to `largest`, with the scale that loses least among a few below the
+/// largest magnitude.
 fn quantise_row(row: &[f32], largest: f64) -> (Vec<i8>, f64) {
     let top = row.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
     if top == 0.0 {
@@ -86,7 +91,7 @@ fn quantise_row(row: &[f32], largest: f64) -> (Vec<i8>, f64) {
     (best.1, best.2)
 }
 
-/// All rows of a matrix with values up to `largest`, and their scales.
+/// All rows of a matrix in integers up to `largest`, and their scales.
 fn quantise_rows(values: &[f32], cols: usize, largest: f64) -> (Vec<i8>, Vec<f64>) {
     let (mut q, mut scales) = (Vec::with_capacity(values.len()), Vec::new());
     for row in values.chunks_exact(cols) {
@@ -97,18 +102,22 @@ fn quantise_rows(values: &[f32], cols: usize, largest: f64) -> (Vec<i8>, Vec<f64
     (q, scales)
 }
 
-/// What is gathered for a model file: the header, whose shifts fill up, and the tensors.
+/// What is collected for a model file.
 pub struct Quantiser {
+    /// The header, whose shifts are filled in.
     pub config: Config,
+    /// The tensors.
     pub parts: Vec<Part>,
 }
 
 impl Quantiser {
+    /// Starts with a header without shifts.
     pub fn new(config: Config) -> Self {
         Self { config, parts: vec![] }
     }
 
-    /// Row scales as u16 for `factors`, times the largest power of two that fits; gives the power.
+    /// Row scales as u16 for `factors` times the largest power of two that fits, and the exponent
+    /// of that power.
     fn scales(&self, factors: &[f64], name: &str) -> Result<(Vec<u16>, i32)> {
         let top = factors.iter().fold(0.0f64, |m, &f| m.max(f));
         let power = if top > 0.0 { (65_535.0 / top).log2().floor() as i32 } else { 0 };
@@ -119,8 +128,8 @@ impl Quantiser {
         Ok((factors.iter().map(|f| (f * scale).round().clamp(1.0, 65_535.0) as u16).collect(), power))
     }
 
-    /// A product of `values`, row-major, whose output row `j` comes in units `unit(j)` and whose input
-    /// is in `input`.
+    /// Adds a product of `values`, row-major, whose output row `j` has the unit `unit(j)` and whose
+    /// input has the unit `input`.
     pub fn product(
         &mut self,
         name: &str,
@@ -147,12 +156,12 @@ impl Quantiser {
         Ok(())
     }
 
-    /// A plain shift.
+    /// Sets a single shift.
     pub fn shift(&mut self, name: &str, shift: u8) {
         self.config.shifts.insert(name.to_owned(), Shift::Plain(shift));
     }
 
-    /// Biases of scores or logits, given in nats.
+    /// Adds biases of scores or logits, given in nats.
     pub fn bias(&mut self, name: &str, values: &[f32], rows: usize) {
         let limit = f64::from(1 << 20);
         let data: Vec<i32> =
@@ -161,7 +170,8 @@ impl Quantiser {
         self.parts.push(Part::i32(name, &[rows, cols], data));
     }
 
-    /// Tables whose rows are added up, in this unit, with one shift. Large ones are stored in 4 bits.
+    /// Adds tables whose rows are added up, in this unit, with one shift. Large tables are stored
+    /// in 4 bits.
     pub fn tables(&mut self, shift: &str, tables: &[(String, Vec<f32>)], cols: usize, unit: f64) {
         let even = cols.is_multiple_of(2);
         let large = |name: &str| name.starts_with("embed.ngram") || name.starts_with("embed.match");

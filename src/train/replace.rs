@@ -1,10 +1,11 @@
-//! Files replaced as a whole.
+//! Files that are replaced as a whole.
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Writes a file beside its final name and renames it: a failed write leaves what was there.
+/// Writes a file beside its final name and renames it, so that a failed write leaves the old file
+/// in place.
 pub(crate) fn replace(path: &Path, data: &[u8]) -> Result<()> {
     let partial = path.with_extension("partial");
     let write = || -> std::io::Result<()> {

@@ -21,68 +21,78 @@ use super::{checkpoint, export, init, vocabulary};
 use crate::error::{Error, Result};
 use crate::model::tokens::Vocabulary;
 
-/// Windows that the compressor sees in a step in which it is told what to write.
+/// Windows that the compressor reads in a step in which it is told what to write.
 const MIXED: usize = 8;
 /// Windows in which kinds of text are found.
 const KIND_TEXTS: usize = 2048;
 
-/// What to train, on what, for how long.
+/// What to train, on what data, for how long.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
-    /// Files and folders to train on.
+    /// Files and directories to train on.
     pub data: Vec<PathBuf>,
-    /// Where the model file goes.
+    /// Path of the model file to write.
     pub output: PathBuf,
-    /// Sizes in megabytes that kinds of files count as (`corpus::Weights`).
+    /// A file with the megabytes that kinds of files count as (`corpus::Weights`).
     pub weights: Option<PathBuf>,
     /// The model's name in its header.
     pub name: String,
+    /// Sizes of the network.
     pub net: NetConfig,
+    /// Rates of the optimizer.
     pub optimiser: OptimiserConfig,
-    /// All steps of the run; a resumed run counts from its first beginning.
+    /// Steps of the whole run, those before it was resumed included.
     pub steps: usize,
-    /// Steps until the full rate.
+    /// Steps until the full learning rate.
     pub warm_up: usize,
-    /// Last part of the steps over which the rate falls to zero.
+    /// Share of the steps, at the end, over which the rate falls to zero.
     pub decay: f64,
-    /// Windows of a step, and positions of a window.
+    /// Windows of a step.
     pub sequences: usize,
+    /// Positions of a window.
     pub len: usize,
+    /// Seed of all random choices.
     pub seed: u64,
-    /// Share of the positions whose last token is left out of the input of a step.
+    /// Share of the positions of a step at which the last token is left out of the input.
     pub token_dropout: f64,
-    /// Checkpoint to write, and to resume from if `resume`.
+    /// Path of the checkpoint.
     pub checkpoint: PathBuf,
+    /// Whether to continue from the checkpoint.
     pub resume: bool,
     /// A checkpoint or model file whose weights, sizes and vocabulary the network starts with.
     pub init: Option<PathBuf>,
-    /// Give the network the sizes of `net`, and of `init` what fits into them.
+    /// Gives the network the sizes of `net`, and the weights of `init` as far as they fit.
     pub grow: bool,
     /// A compressor to train beside the network, so that chunks have a learned sequence.
     pub pair: Option<PairConfig>,
     /// Steps between checkpoints and measurements.
     pub every: usize,
-    /// A CSV to append measurements to.
+    /// A CSV file to which measurements are appended.
     pub log: Option<PathBuf>,
-    /// `cpu` or `cuda[:N]`.
+    /// The device to train on: `cpu` or `cuda[:N]`.
     pub device: String,
-    /// Round the operands of large products to bfloat16 where the CPU multiplies those faster.
+    /// Whether operands of large products are rounded to bfloat16, where the CPU multiplies those
+    /// faster.
     pub bfloat16: bool,
 }
 
-/// What a run tells its caller after each step.
+/// What a run reports after each step.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
+    /// Steps done so far.
     pub step: usize,
+    /// Steps of the whole run.
     pub steps: usize,
     /// Smoothed bits per byte of the training windows.
     pub train_bpb: f64,
-    /// Bits per byte of the held-out windows, when last measured.
+    /// Bits per byte of the held-out windows, in steps in which they were measured.
     pub held_out_bpb: Option<f64>,
+    /// Tokens trained on per second since the run began or was resumed.
     pub tokens_per_second: f64,
 }
 
-/// The share of the full rate at a step: up over `warm_up`, level, down to zero over the last part.
+/// The share of the full rate at a step: it rises over `warm_up`, stays level, and falls to zero
+/// over the last part.
 fn rate_factor(options: &TrainOptions, step: usize) -> f64 {
     let up = (step + 1) as f64 / options.warm_up.max(1) as f64;
     let left = options.steps.saturating_sub(step) as f64;
@@ -110,7 +120,8 @@ pub fn measure(net: &Net, batches: &[Batch]) -> Result<f64> {
     Ok(nats / LN_2 / bytes.max(1) as f64)
 }
 
-/// The same with the compressor's most likely c, the share of its bits that a sequence pays included.
+/// Bits per byte of batches with the compressor's most likely c; the share of the bits of c that a
+/// sequence pays is included.
 fn measure_pair(net: &Net, pair: &Pair, batches: &[Batch]) -> Result<f64> {
     let (mut nats, mut bits, mut bytes) = (0.0, 0.0, 0usize);
     let cost = pair.prior.bits();
@@ -123,7 +134,7 @@ fn measure_pair(net: &Net, pair: &Pair, batches: &[Batch]) -> Result<f64> {
     Ok((nats / LN_2 + bits) / bytes.max(1) as f64)
 }
 
-/// What is trained, and where the run stands.
+/// What is trained, and how far the run is.
 struct Run {
     head: checkpoint::Head,
     net: Net,
@@ -207,7 +218,7 @@ impl Run {
         checkpoint::save(path, &self.head, &self.net, &self.optimiser, more)
     }
 
-    /// One step; gives the batch's bits per byte before it, and what the pair tells.
+    /// One step; returns the bits per byte of the batch before it, and the figures of the pair.
     fn step(&mut self, batch: &Batch, at: At<'_>, factor: f64) -> Result<(f64, Option<Told>)> {
         let Self { net, optimiser, pair, .. } = self;
         let mut value = f64::NAN;
@@ -253,13 +264,13 @@ impl Run {
     }
 }
 
-/// Where the compressor of a model file stands: `NAME.compressor` beside it.
+/// The path of a model file's compressor: `NAME.compressor` beside it.
 pub fn compressor_path(model: &Path) -> PathBuf {
     model.with_extension("compressor")
 }
 
-/// Trains and writes the model file, and the compressor's if there is one. `interrupt` ends the run
-/// after the step at hand with a checkpoint.
+/// Trains a network and writes the model file, and the compressor's if there is one. Once
+/// `interrupt` is set, the run ends after the current step with a checkpoint.
 pub fn run(options: &TrainOptions, interrupt: &AtomicBool, mut report: impl FnMut(Progress)) -> Result<()> {
     let device = device(&options.device)?;
     crate::kernels::sgemm::allow_bfloat16(options.bfloat16);
@@ -335,7 +346,7 @@ struct Smooth {
 }
 
 impl Smooth {
-    /// Adds a value, unless it is no number.
+    /// Adds a value, unless it is NaN.
     fn add(&mut self, value: f64) -> f64 {
         if !value.is_finite() {
             return self.value();
@@ -382,7 +393,7 @@ impl Log {
         told: Option<[f64; 7]>,
     ) -> Result<()> {
         let Some((path, file)) = &mut self.0 else { return Ok(()) };
-        // What no stage has told yet stays empty.
+        // What no stage has reported yet stays empty.
         let cell = |value: f64| if value.is_finite() { format!(",{value:.4}") } else { ",".to_owned() };
         let more = told.map(|told| told.map(cell).concat());
         let more = more.map(|more| format!(",{with_c:.4}{more}")).unwrap_or_default();

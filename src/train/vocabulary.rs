@@ -1,8 +1,8 @@
 //! Learning the vocabulary: byte-pair encoding trained with `tokenizers`.
 //!
-//! `tokenizers` works on text, the product on bytes; each byte stands for one character here, so that
-//! any bytes can be learned from. Only the resulting byte strings are kept: encoding is greedy
-//! (spec/numerics.md, section 2).
+//! `tokenizers` works on text and the product on bytes. Each byte is represented by one character
+//! here, so that any bytes can be learned from. Only the resulting byte strings are used: encoding
+//! is greedy (spec/numerics.md, section 2).
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// Longest token in bytes.
 const MAX_LEN: usize = 32;
 
-/// The character that stands for a byte: printable, and one to one.
+/// The character that represents a byte: printable, and different for each byte.
 fn to_char(byte: u8) -> char {
     char::from_u32(0x100 + u32::from(byte)).unwrap_or('?')
 }
@@ -46,8 +46,8 @@ pub fn learn(samples: &[&[u8]], size: usize) -> Result<Vec<Vec<u8>>> {
         .show_progress(false)
         .build();
     let failed = |e: tokenizers::Error| Error::Usage(format!("the vocabulary could not be learned: {e}"));
-    // The trainer counts what it is fed; a repeated word is fed as often as it occurs, up to a bound
-    // that keeps the proportions of all but the commonest.
+    // The trainer counts what it is given. A word that occurs often is given as often as it occurs,
+    // up to a bound that preserves the proportions of all but the most common words.
     let texts: Vec<String> = words.iter().map(|(w, _)| w.iter().map(|&b| to_char(b)).collect()).collect();
     let fed =
         texts.iter().zip(&words).flat_map(|(t, &(_, n))| std::iter::repeat_n(t, n.min(200_000) as usize));
@@ -81,8 +81,8 @@ fn class(byte: u8) -> Class {
     }
 }
 
-/// Cuts bytes into the pieces within which tokens may form: words with a space or a sign before them,
-/// up to three digits, runs of blanks, runs of signs with the line's end behind them.
+/// Cuts bytes into the pieces within which tokens may form: words with a space or a sign before
+/// them, up to three digits, runs of blanks, runs of signs with the end of the line behind them.
 fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut at = 0;
     std::iter::from_fn(move || {

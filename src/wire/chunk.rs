@@ -1,12 +1,13 @@
 //! One chunk in its frame (spec/format.md, section 8).
 //!
-//! A frame is head, payload, plain check (first 4 bytes of the BLAKE3 of the raw bytes), CRC. The
-//! CRC runs over the group's salt and the chunk's number in the group, too: a frame in the wrong
-//! place does not pass. The head is 16 bits, `form << 13 | len`, and where needed more:
+//! A frame is a head, the payload, a check of the raw bytes (the first 4 bytes of their BLAKE3) and
+//! a CRC. The CRC also covers the group's salt and the chunk's number in the group, so that a frame
+//! in the wrong place does not pass. The head is 16 bits, `form << 13 | len`, and more where
+//! needed:
 //!
 //! | form | chunk |
 //! | --- | --- |
-//! | 0 to 4 | neural, model 0, full length, so many references, whose distances follow |
+//! | 0 to 4 | neural, model 0, full length; the form is the number of references, which follow |
 //! | 5 | zstd, no references, full length |
 //! | 6 | stored, full length; `len` is 0 |
 //! | 7 | an extension byte follows |
@@ -23,46 +24,52 @@ pub enum Codec {
     Stored = 0,
     /// The payload is one zstd frame without magic, checksum and content size.
     Zstd = 1,
-    /// The payload is c and the residual under a model (spec/numerics.md).
+    /// The payload is the learned sequence c and the tokens, coded under a model
+    /// (spec/numerics.md).
     Neural = 2,
-    /// The payload is a filter's number and LZMA2 data.
+    /// The payload is the number of a filter and LZMA2 data.
     Lz = 3,
 }
 
 impl Codec {
-    /// Whether chunks of this codec may be longer than the chunk size, and stand alone.
+    /// Whether chunks of this codec may be longer than the chunk size. Such chunks have no
+    /// references.
     pub fn makes_blocks(self) -> bool {
         matches!(self, Self::Stored | Self::Lz)
     }
 }
 
-/// Longest possible head, rounded up.
+/// The longest possible head of a chunk, in bytes, rounded up.
 pub const HEAD_MAX: usize = 64;
-/// Bytes after the payload: plain check and CRC.
+/// Bytes after the payload: the check of the raw bytes and the CRC.
 pub const CHECKS_LEN: usize = 8;
-/// Value of the 13-bit length from which on the rest follows as a varint.
+/// The value of the 13-bit length that says that a varint with the rest of the length follows.
 const LEN_ESCAPE: u32 = 0x1fff;
 
 const FORM_ZSTD: u16 = 5;
 const FORM_STORED: u16 = 6;
 const FORM_EXTENDED: u16 = 7;
-/// In the extension byte: bits 0 to 2 codec, bit 3 raw length follows, bits 4 to 7 references.
+/// The bit of the extension byte that says that the raw length follows. Bits 0 to 2 of that byte
+/// are the codec, bits 4 to 7 the number of references.
 const EXT_RAW_LEN: u8 = 8;
 
 /// How one chunk is coded, and from what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChunkHead {
+    /// The codec of the payload.
     pub codec: Codec,
-    /// Number of the model within the group's list, for `Codec::Neural`; otherwise 0.
+    /// For `Codec::Neural`, the model's place in the group's list of models; otherwise 0.
     pub model: u8,
+    /// Bytes of the chunk before coding.
     pub raw_len: u32,
+    /// Bytes of the payload.
     pub coded_len: u32,
-    /// Backward distances, in chunks, of the chunks that serve as history; at most eight.
+    /// The chunks that serve as history, at most eight: how many chunks before this one each lies.
     pub refs: Vec<u32>,
 }
 
 impl ChunkHead {
-    /// The form that says it all, if there is one.
+    /// The form below 7 that says everything about this head, if there is one.
     fn short_form(&self, chunk_size: u32) -> Option<u16> {
         match self.codec {
             _ if self.raw_len != chunk_size => None,
@@ -73,6 +80,7 @@ impl ChunkHead {
         }
     }
 
+    /// Appends the head to `out`; `chunk_size` is the raw length of a full chunk of the group.
     pub fn write(&self, chunk_size: u32, out: &mut Vec<u8>) {
         let form = self.short_form(chunk_size);
         let len = if self.codec == Codec::Stored { 0 } else { self.coded_len };
@@ -98,6 +106,9 @@ impl ChunkHead {
         }
     }
 
+    /// Reads a head, for a group whose full chunks have `chunk_size` raw bytes. Fails with
+    /// `Error::Truncated` or `Error::Corrupt`; every head has one form only, and another is
+    /// corrupt.
     pub fn read(input: &mut Cursor<'_>, chunk_size: u32) -> Result<Self> {
         let first = input.u16()?;
         let (form, mut len) = (first >> 13, u32::from(first) & LEN_ESCAPE);
@@ -162,17 +173,19 @@ impl ChunkHead {
     }
 }
 
-/// The check over a chunk's raw bytes.
+/// The check of a chunk's raw bytes: the first 4 bytes of their BLAKE3.
 pub fn plain_check(raw: &[u8]) -> [u8; 4] {
     let mut check = [0; 4];
     check.copy_from_slice(&blake3::hash(raw).as_bytes()[..4]);
     check
 }
 
-/// What ties a frame to its place: the group's salt and the chunk's number in the group.
+/// What ties a frame to its place in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
+    /// The salt of the group.
     pub salt: u32,
+    /// The chunk's number in its group, from 0.
     pub index: u32,
 }
 
@@ -186,7 +199,8 @@ impl Place {
     }
 }
 
-/// Appends the frame of a chunk.
+/// Appends the frame of a chunk to `out`: the head, the payload, `check` (the `plain_check` of the
+/// raw bytes) and the CRC, which covers `place`.
 pub fn write_chunk(
     head: &ChunkHead,
     chunk_size: u32,
@@ -206,16 +220,20 @@ pub fn write_chunk(
 /// A chunk's frame whose CRC is right.
 #[derive(Debug)]
 pub struct ChunkFrame<'a> {
+    /// How the chunk is coded.
     pub head: ChunkHead,
+    /// The coded bytes.
     pub payload: &'a [u8],
-    /// What `plain_check` of the raw bytes must be.
+    /// The value that `plain_check` of the decoded bytes must have.
     pub check: [u8; 4],
-    /// Bytes of the frame.
+    /// Bytes of the whole frame.
     pub len: usize,
 }
 
 impl<'a> ChunkFrame<'a> {
-    /// Reads the frame at the start of `data`, which lies at `offset` of the file.
+    /// Reads the frame at the start of `data`, which lies at `offset` of the file. Fails with
+    /// `Error::Truncated` or `Error::Corrupt`, the latter also where the CRC belongs to another
+    /// place.
     pub fn read(data: &'a [u8], offset: u64, chunk_size: u32, place: Place) -> Result<Self> {
         let mut input = Cursor::at(data, offset);
         let head = ChunkHead::read(&mut input, chunk_size)?;

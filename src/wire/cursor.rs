@@ -1,39 +1,45 @@
 //! Reads and writes the primitive values of the format (spec/format.md, section 2).
 //!
-//! All integers are little-endian. A varint has seven bits a byte, lowest first, and no more bytes
-//! than it needs. A zigzag varint maps 0, -1, 1, -2 to 0, 1, 2, 3.
+//! All integers are little-endian. A varint has seven bits in each byte, lowest first, and no more
+//! bytes than it needs. A zigzag varint maps 0, -1, 1, -2 to 0, 1, 2, 3.
 
 use crate::error::{Error, Result};
 
-/// Walks over bytes of an archive, knowing where they lie in it.
+/// Reads values from bytes of an archive one after another, and knows where in the file they lie.
+///
+/// Every method that reads fails with `Error::Truncated` where the bytes end early in the file, and
+/// with `Error::Corrupt` where they end early in a record or break a rule.
 pub struct Cursor<'a> {
     data: &'a [u8],
     pos: usize,
     base: u64,
-    /// Whether `data` lies in the file as it is; if not, it was unpacked from a frame at `base`.
+    /// Whether `data` stands in the file as it is. If not, it was unpacked from a frame at `base`.
     verbatim: bool,
-    /// Memory that what is read may still take, and could take in the beginning.
+    /// Bytes of memory that the values read may still take.
     left: u64,
+    /// Bytes of memory that the values read may take in all.
     allowed: u64,
 }
 
 impl<'a> Cursor<'a> {
-    /// `data` is what the file holds from `base` on.
+    /// A cursor over `data`, which stands in the file at offset `base`.
     pub fn at(data: &'a [u8], base: u64) -> Self {
         Self { data, pos: 0, base, verbatim: true, left: u64::MAX, allowed: u64::MAX }
     }
 
-    /// `data` was unpacked from the frame at `base`.
+    /// A cursor over `data`, which was unpacked from the frame at offset `base`.
     pub fn inside(data: &'a [u8], base: u64) -> Self {
         Self { verbatim: false, ..Self::at(data, base) }
     }
 
-    /// What is read may take so much memory, as far as it says so with `takes`.
+    /// Limits the memory that values read may take to `bytes`. What takes memory is told with
+    /// `takes`.
     pub fn allow(self, bytes: u64) -> Self {
         Self { left: bytes, allowed: bytes, ..self }
     }
 
-    /// What was read takes so many bytes of memory.
+    /// Counts `bytes` of memory for what was read. Fails with `Error::Limit` above what `allow`
+    /// set.
     pub fn takes(&mut self, bytes: usize) -> Result<()> {
         let Some(left) = self.left.checked_sub(bytes as u64) else {
             let got = (self.allowed - self.left).saturating_add(bytes as u64);
@@ -43,7 +49,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// Where in the file the next byte lies, or the frame that holds it.
+    /// The place in the file of the next byte, or of the frame that holds it.
     pub fn offset(&self) -> u64 {
         if self.verbatim { self.base + self.pos as u64 } else { self.base }
     }
@@ -53,15 +59,17 @@ impl<'a> Cursor<'a> {
         self.pos
     }
 
+    /// Bytes left to read.
     pub fn remaining(&self) -> usize {
         self.data.len() - self.pos
     }
 
-    /// The error that `rule` is broken here.
+    /// The error that says that `rule` is broken at this place.
     pub fn corrupt(&self, rule: &'static str) -> Error {
         Error::Corrupt { offset: self.offset(), rule }
     }
 
+    /// Reads `len` bytes.
     pub fn bytes(&mut self, len: usize) -> Result<&'a [u8]> {
         if len > self.remaining() {
             return Err(self.corrupt("a record runs over the end of what holds it"));
@@ -71,28 +79,34 @@ impl<'a> Cursor<'a> {
         Ok(bytes)
     }
 
+    /// Reads `N` bytes.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut array = [0; N];
         array.copy_from_slice(self.bytes(N)?);
         Ok(array)
     }
 
+    /// Reads an unsigned integer of 8 bits.
     pub fn u8(&mut self) -> Result<u8> {
         Ok(self.array::<1>()?[0])
     }
 
+    /// Reads an unsigned integer of 16 bits.
     pub fn u16(&mut self) -> Result<u16> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
+    /// Reads an unsigned integer of 32 bits.
     pub fn u32(&mut self) -> Result<u32> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
+    /// Reads an unsigned integer of 64 bits.
     pub fn u64(&mut self) -> Result<u64> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
+    /// Reads a varint. One with more bytes than it needs is corrupt.
     pub fn varint(&mut self) -> Result<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
@@ -112,12 +126,13 @@ impl<'a> Cursor<'a> {
         Err(self.corrupt("a varint exceeds 64 bits"))
     }
 
+    /// Reads a zigzag varint.
     pub fn zigzag(&mut self) -> Result<i64> {
         let v = self.varint()?;
         Ok((v >> 1) as i64 ^ -((v & 1) as i64))
     }
 
-    /// A varint of at most `max`; `rule` says what is broken if it is more.
+    /// Reads a varint of at most `max`. A larger value is corrupt, and `rule` says why.
     pub fn bounded(&mut self, max: u64, rule: &'static str) -> Result<u64> {
         let value = self.varint()?;
         if value > max {
@@ -126,17 +141,17 @@ impl<'a> Cursor<'a> {
         Ok(value)
     }
 
-    /// The same for values that fit 32 bits.
+    /// Reads a varint of at most `max`, as `bounded` does, for values of 32 bits.
     pub fn bounded_u32(&mut self, max: u32, rule: &'static str) -> Result<u32> {
         Ok(self.bounded(u64::from(max), rule)? as u32)
     }
 
-    /// The same for lengths of what follows.
+    /// Reads a varint of at most `max`, as `bounded` does, for the length of what follows.
     pub fn bounded_len(&mut self, max: usize, rule: &'static str) -> Result<usize> {
         Ok(self.bounded(max as u64, rule)? as usize)
     }
 
-    /// Nothing may be left.
+    /// Ends the reading of a record. Bytes that are left are corrupt.
     pub fn finish(self) -> Result<()> {
         if self.remaining() > 0 {
             return Err(self.corrupt("bytes are left at the end of a record"));
@@ -145,6 +160,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Appends `value` to `out` as a varint.
 pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -153,6 +169,7 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
+/// Appends `value` to `out` as a zigzag varint.
 pub fn put_zigzag(out: &mut Vec<u8>, value: i64) {
     put_varint(out, ((value << 1) ^ (value >> 63)) as u64);
 }

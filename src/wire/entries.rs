@@ -1,7 +1,8 @@
 //! The entries of a group, in columns (spec/format.md, section 7).
 //!
-//! Paths are front-coded against the entry before. Owners and times are differences to the entry
-//! before: of entries from one folder, that is little. Files follow in `files`; what only few entries have comes last.
+//! A path is stored as what differs from the path of the entry before, owners and times as
+//! differences to the entry before: among entries of one directory, these are small. Files follow
+//! in `files`. What only few entries have comes last.
 
 use super::cursor::{Cursor, put_varint, put_zigzag};
 use super::entry::{ContentHash, Entry, EntryId, Kind, Timestamp};
@@ -15,7 +16,9 @@ const OPEN: u8 = 2;
 /// Numbers of a group's first entry and first raw byte in the archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Base {
+    /// Number of the group's first entry.
     pub entry: u32,
+    /// Offset of the group's first byte in the raw stream of the archive.
     pub raw: u64,
 }
 
@@ -24,16 +27,19 @@ pub struct Base {
 pub struct Entries {
     /// The salt of the group.
     pub salt: u32,
-    /// Hash of the file that an earlier group left open, if it ends in this one.
+    /// Content hash of the file that an earlier group left open, if that file ends in this group.
     pub ended: Option<ContentHash>,
-    /// The last entry is a file that goes on beyond this group; its hash comes later.
+    /// Whether the last entry is a file that continues beyond this group; the file's hash comes
+    /// later.
     pub open: bool,
-    /// Where in the group's raw bytes the first file of this group begins.
+    /// Offset in the group's raw bytes at which the data of the first file of this group begin.
     pub first_raw: u32,
+    /// The entries, in the order of their numbers.
     pub entries: Vec<Entry>,
 }
 
 impl Entries {
+    /// Appends the content of the frame to `out`, for a group that begins at `base`.
     pub fn write(&self, base: Base, out: &mut Vec<u8>) {
         out.extend(self.salt.to_le_bytes());
         out.push(if self.ended.is_some() { ENDED } else { 0 } | if self.open { OPEN } else { 0 });
@@ -50,6 +56,8 @@ impl Entries {
         self.write_rare(base, out);
     }
 
+    /// Reads the content of the frame of a group that begins at `base`. Fails with `Error::Corrupt`
+    /// where a rule is broken, and with `Error::Limit` where the cursor allows too little memory.
     pub fn read(input: &mut Cursor<'_>, base: Base) -> Result<Self> {
         let salt = input.u32()?;
         let flags = input.u8()?;
@@ -85,7 +93,7 @@ impl Entries {
         FileColumns { raw: base.raw, first_raw: self.first_raw, open: self.open }
     }
 
-    /// Link targets, devices and extended attributes.
+    /// Writes link targets, devices and extended attributes.
     fn write_rare(&self, base: Base, out: &mut Vec<u8>) {
         for (id, entry) in (base.entry..).zip(&self.entries) {
             match &entry.kind {
@@ -179,7 +187,7 @@ fn kind_code(kind: &Kind) -> u8 {
     }
 }
 
-/// A kind whose particulars are read later.
+/// Reads the byte that tells an entry's kind; what belongs to the kind is read later.
 fn kind_of(input: &mut Cursor<'_>) -> Result<Kind> {
     Ok(match input.u8()? {
         0 => Kind::Directory,
@@ -207,7 +215,7 @@ fn write_paths(entries: &[Entry], out: &mut Vec<u8>) {
     suffixes.iter().for_each(|suffix| out.extend_from_slice(suffix));
 }
 
-/// Entries that have their paths and nothing else yet.
+/// Reads the paths. The entries returned have these and nothing else yet.
 fn read_paths(input: &mut Cursor<'_>, count: usize) -> Result<Vec<Entry>> {
     let long = "a path is longer than the limit";
     let mut shared = Vec::new();
@@ -254,14 +262,15 @@ fn read_deltas(
     Ok(())
 }
 
-/// Seconds and nanoseconds in columns of their own.
+/// The time form that has seconds and nanoseconds in columns of their own.
 const TIMES_APART: u8 = 0;
-/// Nanoseconds since 1970 in one column.
+/// The time form that has nanoseconds since 1970 in one column.
 const TIMES_JOINED: u8 = 1;
 const SECOND: i64 = 1_000_000_000;
 
-/// Times of files that were written one after another are near each other down to the nanoseconds. Whole
-/// seconds, and what 64 bits do not hold, go apart.
+/// Writes the times of modification. Times of files that were written one after another differ by
+/// few nanoseconds, so one column of nanoseconds is short; whole seconds, and times that do not fit
+/// 64 bits of nanoseconds, are written in two columns.
 fn write_times(entries: &[Entry], out: &mut Vec<u8>) {
     let joined = |entry: &Entry| {
         entry.mtime.secs.checked_mul(SECOND).and_then(|nanos| nanos.checked_add(entry.mtime.nanos.into()))

@@ -1,32 +1,33 @@
 //! Sizes, extents and hashes of a group's files (spec/format.md, section 7.2).
 //!
-//! The common file is one extent that begins where the data of the file before ended: that takes
-//! one zero. Raw offsets are differences to that place.
+//! Most files are one extent that begins where the data of the file before end; such a file takes a
+//! single zero. Raw offsets are stored as differences to that place.
 
 use super::cursor::{Cursor, put_varint, put_zigzag};
 use super::entry::{ContentHash, Entry, Extent, Kind, content_hash, hash_len};
 use super::limits;
 use crate::error::Result;
 
-/// Files with this form have no extents stored: none if they are empty, else the next `size` bytes.
+/// The form of a file without stored extents: an empty file has none, and another file has one of
+/// its whole size at the expected raw offset.
 const IN_SEQUENCE: u64 = 0;
 
-/// What the columns are relative to.
+/// What the columns of files are relative to.
 pub struct FileColumns {
-    /// Number in the archive of the group's first raw byte.
+    /// Offset of the group's first byte in the raw stream of the archive.
     pub raw: u64,
-    /// Where in the group the first file begins.
+    /// Offset in the group's raw bytes at which the data of the first file begin.
     pub first_raw: u32,
-    /// The last entry is a file whose hash comes with a later group.
+    /// Whether the last entry is a file whose hash comes with a later group.
     pub open: bool,
 }
 
-/// Hash of a file without data: nothing is stored for it.
+/// The content hash of a file without data; it is not stored.
 pub fn empty_hash() -> ContentHash {
     content_hash(blake3::hash(&[]).as_bytes(), 0)
 }
 
-/// Follows where the next file's data is expected.
+/// Follows the offset at which the data of the next file are expected.
 struct Sequence {
     next: u64,
 }
@@ -41,7 +42,7 @@ impl Sequence {
         if size == 0 { Vec::new() } else { vec![extent] }
     }
 
-    /// Data that was there before does not move the place.
+    /// Moves behind the data of a file. Data that stand earlier in the raw stream move nothing.
     fn pass(&mut self, extents: &[Extent]) {
         for extent in extents {
             self.next = self.next.max(extent.raw_offset.saturating_add(extent.len));
@@ -56,11 +57,12 @@ fn files(entries: &[Entry]) -> impl Iterator<Item = (u64, &[Extent], &ContentHas
     })
 }
 
-/// Bytes of a file that are no holes.
+/// Bytes of a file's data, without its holes.
 fn data_len(extents: &[Extent]) -> u64 {
     extents.iter().fold(0, |sum, extent| sum.saturating_add(extent.len))
 }
 
+/// Appends sizes, extents and hashes of all files among `entries` to `out`.
 pub fn write_files(entries: &[Entry], columns: &FileColumns, out: &mut Vec<u8>) {
     files(entries).for_each(|(size, _, _)| put_varint(out, size));
     let mut explicit = Vec::new();
@@ -72,7 +74,7 @@ pub fn write_files(entries: &[Entry], columns: &FileColumns, out: &mut Vec<u8>) 
             put_varint(out, extents.len() as u64 + 1);
             let (mut end, mut next) = (0, sequence.next);
             for extent in extents {
-                // Only who forges archives has extents that overlap; a reader refuses what this gives.
+                // Only a forged archive has extents that overlap; a reader refuses what this gives.
                 put_varint(&mut explicit, extent.file_offset.wrapping_sub(end));
                 put_varint(&mut explicit, extent.len);
                 put_zigzag(&mut explicit, extent.raw_offset.wrapping_sub(next) as i64);
@@ -92,6 +94,8 @@ pub fn write_files(entries: &[Entry], columns: &FileColumns, out: &mut Vec<u8>) 
     }
 }
 
+/// Reads sizes, extents and hashes into those of `entries` that are files. Fails with
+/// `Error::Corrupt` where a rule is broken.
 pub fn read_files(input: &mut Cursor<'_>, entries: &mut [Entry], columns: &FileColumns) -> Result<()> {
     let mut forms = Vec::new();
     let mut count = 0;
@@ -122,7 +126,8 @@ pub fn read_files(input: &mut Cursor<'_>, entries: &mut [Entry], columns: &FileC
 }
 
 fn read_extents(input: &mut Cursor<'_>, count: u64, size: u64, mut next: u64) -> Result<Vec<Extent>> {
-    // An extent has at least three bytes: of a count that is a lie no more are believed.
+    // An extent has at least three bytes, which bounds what a false count can make the reader
+    // allocate.
     let most = usize::try_from(count).unwrap_or(usize::MAX).min(input.remaining() / 3 + 1);
     input.takes(most.saturating_mul(size_of::<Extent>()))?;
     let mut extents = Vec::with_capacity(most);

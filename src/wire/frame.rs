@@ -1,21 +1,23 @@
-//! The envelope of everything but header, chunks and trailer (spec/format.md, section 4).
+//! The envelope of everything but the header, the chunks and the trailer (spec/format.md, section
+//! 4).
 //!
 //! | bytes | field |
 //! | --- | --- |
 //! | 4 | marker |
 //! | 1 | kind |
-//! | 1 | flags: 1 packed with zstd, 2 may be skipped by who does not know the kind |
+//! | 1 | flags: 1 packed with zstd, 2 may be skipped by a reader that does not know the kind |
 //! | 4 | `stored_len` |
-//! | 4 | `plain_len`, only if packed |
+//! | 4 | `plain_len`, only if packed: length of the unpacked content |
 //! | `stored_len` | content |
-//! | 4 | CRC-32 of all before |
+//! | 4 | CRC-32 of all bytes before |
 
 use super::cursor::Cursor;
 use super::{limits, zstd_raw};
 use crate::error::{Error, Result};
 
+/// The first bytes of every frame.
 pub const MARKER: [u8; 4] = *b"\xf5S3F";
-/// The longest head of a frame.
+/// The longest head of a frame, in bytes.
 pub const HEAD_MAX: usize = 14;
 
 const PACKED: u8 = 1;
@@ -24,14 +26,21 @@ const SKIPPABLE: u8 = 2;
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
+    /// The list of models of the archive (section 5).
     Models,
+    /// One model file that the archive carries (section 5).
     Model,
+    /// The figures of a group, before its chunks (section 6).
     Group,
+    /// The entries of a group (section 7).
     Entries,
+    /// The lengths of a group's chunks, after these (section 9).
     Table,
+    /// Where all groups of the archive lie (section 9).
     Index,
+    /// The zstd dictionary of a group (section 6).
     Dictionary,
-    /// A kind this build does not know, which may be skipped.
+    /// A kind that this build does not know and may skip; the number is its code.
     Skippable(u8),
 }
 
@@ -49,7 +58,7 @@ impl FrameKind {
         }
     }
 
-    /// Most bytes of content, stored and plain.
+    /// The most bytes of content, both as stored and as unpacked.
     fn max_len(self) -> u32 {
         match self {
             Self::Model => limits::MODEL_LEN,
@@ -62,6 +71,7 @@ impl FrameKind {
 /// The head of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHead {
+    /// What the frame holds.
     pub kind: FrameKind,
     packed: bool,
     stored_len: u32,
@@ -69,6 +79,8 @@ pub struct FrameHead {
 }
 
 impl FrameHead {
+    /// Reads the head of a frame. Fails with `Error::Truncated`, or with `Error::Corrupt` where no
+    /// frame begins or a length exceeds its limit.
     pub fn read(input: &mut Cursor<'_>) -> Result<Self> {
         let start = input.offset();
         let corrupt = |rule| Error::Corrupt { offset: start, rule };
@@ -102,25 +114,29 @@ impl FrameHead {
         Ok(Self { kind, packed, stored_len, plain_len })
     }
 
-    /// Length of the whole frame.
+    /// Bytes of the whole frame: head, content and CRC.
     pub fn frame_len(&self) -> usize {
         let head = if self.packed { HEAD_MAX } else { HEAD_MAX - 4 };
         head + self.stored_len as usize + 4
     }
 }
 
-/// A frame that was read: its kind, what it holds, and its CRC.
+/// A frame that was read and whose CRC is right.
 #[derive(Debug)]
 pub struct Frame {
+    /// What the frame holds.
     pub kind: FrameKind,
+    /// The content, unpacked.
     pub plain: Vec<u8>,
+    /// The CRC of the frame.
     pub crc: u32,
     /// Bytes of the frame in the file.
     pub len: usize,
 }
 
 impl Frame {
-    /// Reads the frame at the start of `data`, which lies at `offset` of the file.
+    /// Reads the frame at the start of `data`, which lies at `offset` of the file. Fails with
+    /// `Error::Truncated` or `Error::Corrupt`.
     pub fn read(data: &[u8], offset: u64) -> Result<Self> {
         let mut input = Cursor::at(data, offset);
         let head = FrameHead::read(&mut input)?;
@@ -139,7 +155,8 @@ impl Frame {
         Ok(Self { kind: head.kind, plain, crc, len: input.position() })
     }
 
-    /// The frame's content, if it is of the kind that belongs here.
+    /// A cursor over the content of a frame that must be of `kind`; another kind is
+    /// `Error::Corrupt` at `offset`.
     pub fn expect(&self, kind: FrameKind, offset: u64) -> Result<Cursor<'_>> {
         if self.kind != kind {
             return Err(Error::Corrupt { offset, rule: "a frame of another kind belongs here" });
@@ -148,12 +165,13 @@ impl Frame {
     }
 }
 
-/// Appends a frame, packed where that is shorter. Returns its CRC.
+/// Appends a frame with this content to `out`, packed where that is shorter. Returns the frame's
+/// CRC.
 pub fn write_frame(kind: FrameKind, plain: &[u8], out: &mut Vec<u8>) -> Result<u32> {
     write_frame_at(kind, plain, zstd_raw::LEVEL, out)
 }
 
-/// The same, packed at one of zstd's levels.
+/// Appends a frame as `write_frame` does, packed at a level of zstd.
 pub fn write_frame_at(kind: FrameKind, plain: &[u8], level: i32, out: &mut Vec<u8>) -> Result<u32> {
     let max = kind.max_len();
     if plain.len() > max as usize {

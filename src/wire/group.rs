@@ -1,31 +1,37 @@
 //! What a group is, and where its chunks lie (spec/format.md, sections 6 and 9).
 //!
-//! A group is a GROUP frame, an ENTRIES frame, the frames of its chunks and a TABLE frame. Nothing
-//! in it depends on where the group stands, so that groups can be copied into other archives.
+//! A group is a GROUP frame, an ENTRIES frame, a DICTIONARY frame if it needs one, the frames of
+//! its chunks and a TABLE frame. Nothing in it depends on where the group stands, so that groups
+//! can be copied into other archives.
 
 use super::cursor::{Cursor, put_varint};
 use super::limits;
 use crate::error::Result;
 
-/// Content of a GROUP frame; the TABLE frame repeats it, so that one of them may be lost.
+/// Content of a GROUP frame. The TABLE frame repeats it, so that one of the two frames may be lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// First 4 bytes of the BLAKE3 of the group's raw bytes: ties its parts together.
+    /// Ties the parts of the group together: the first 4 bytes of the BLAKE3 of the group's raw
+    /// bytes and entries.
     pub salt: u32,
+    /// Raw bytes of all chunks of the group.
     pub raw_len: u32,
-    /// Raw bytes of a full chunk, as in the header; blocks may be longer.
+    /// Raw bytes of a full chunk, at most the header's; blocks may be longer.
     pub chunk_size: u32,
+    /// How many chunks the group has.
     pub chunk_count: u32,
+    /// How many entries the group has.
     pub entry_count: u32,
     /// Bytes of the DICTIONARY frame; 0 if there is none.
     pub dictionary_len: u32,
-    /// Bytes of the DICTIONARY frame and all chunk frames.
+    /// Bytes of the DICTIONARY frame and of all chunk frames.
     pub body_len: u32,
-    /// Number in the archive of each model that chunks of this group name.
+    /// The models that chunks of this group name, each by its number in the archive.
     pub models: Vec<u8>,
 }
 
 impl Group {
+    /// Appends the content of the frame to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend(self.salt.to_le_bytes());
         let (lens, counts) = ([self.dictionary_len, self.body_len], [self.chunk_count, self.entry_count]);
@@ -36,6 +42,8 @@ impl Group {
         out.extend_from_slice(&self.models);
     }
 
+    /// Reads the content of the frame. Fails with `Error::Corrupt` where counts and lengths
+    /// contradict each other.
     pub fn read(input: &mut Cursor<'_>) -> Result<Self> {
         let salt = input.u32()?;
         let raw_len = input.bounded_u32(limits::GROUP_LEN, "a group is longer than the limit")?;
@@ -58,7 +66,8 @@ impl Group {
         if raw_len < chunk_count || u64::from(raw_len) > most {
             return Err(input.corrupt("a group's length does not fit its chunks"));
         }
-        // A frame has at least two bytes of head and its checks, and at most its raw bytes more.
+        // A chunk frame has at least two bytes of head and its checks; beyond the raw bytes it
+        // takes at most a head and the checks.
         let most = u64::from(raw_len)
             + u64::from(chunk_count) * (super::chunk::HEAD_MAX + super::chunk::CHECKS_LEN) as u64;
         let chunks = body_len.checked_sub(dictionary_len).map(u64::from);
@@ -69,18 +78,20 @@ impl Group {
     }
 }
 
-/// Content of a TABLE frame: how long each chunk is, stored and raw.
+/// Content of a TABLE frame: the length of each chunk, in its frame and raw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
+    /// The content of the GROUP frame again.
     pub group: Group,
-    /// Lengths of the chunk frames.
+    /// Bytes of each chunk's frame.
     pub frame_lens: Vec<u32>,
-    /// Raw lengths of the chunks.
+    /// Raw bytes of each chunk.
     pub raw_lens: Vec<u32>,
 }
 
 impl Table {
-    /// The raw lengths if all chunks are full but the last.
+    /// The raw lengths of a group whose chunks are all full but the last; `None` if its figures do
+    /// not fit that.
     fn full_chunks(group: &Group) -> Option<Vec<u32>> {
         let mut left = group.raw_len;
         let mut lens = Vec::new();
@@ -92,13 +103,15 @@ impl Table {
         (left == 0 && !lens.contains(&0)).then_some(lens)
     }
 
-    /// The least length, and the bits that the longest needs beyond it.
+    /// The least frame length, and the number of bits that the greatest length less the least one
+    /// needs.
     fn packing(frame_lens: &[u32]) -> (u32, u32) {
         let min = frame_lens.iter().copied().min().unwrap_or(0);
         let max = frame_lens.iter().copied().max().unwrap_or(0);
         (min, u32::BITS - (max - min).leading_zeros())
     }
 
+    /// Appends the content of the frame to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         self.group.write(out);
         let (min, width) = Self::packing(&self.frame_lens);
@@ -127,6 +140,8 @@ impl Table {
         }
     }
 
+    /// Reads the content of the frame. Fails with `Error::Corrupt` where the lengths do not add up
+    /// to the figures of the group.
     pub fn read(input: &mut Cursor<'_>) -> Result<Self> {
         let group = Group::read(input)?;
         let min = input.bounded(u64::from(group.body_len), "a chunk frame is longer than its group")?;

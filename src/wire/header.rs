@@ -4,34 +4,40 @@ use super::cursor::Cursor;
 use super::limits;
 use crate::error::{Error, Result};
 
+/// The first bytes of every archive.
 pub const MAGIC: [u8; 8] = *b"\x89S3A\r\n\x1a\n";
+/// Bytes of a header.
 pub const HEADER_LEN: usize = 40;
-/// The format that this build writes, and the newest it reads.
+/// The major version of the format that this build writes, and the newest that it reads.
 pub const MAJOR: u16 = 1;
+/// The minor version of the format that this build writes.
 pub const MINOR: u16 = 0;
-/// Required features that this build knows: none so far.
+/// Bits of the required features that this build knows; none are defined so far.
 pub const KNOWN_FEATURES: u32 = 0;
 
 /// What holds for the whole archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// Major version of the format; a reader refuses every version that it does not know.
     pub major: u16,
+    /// Minor version of the format; a reader accepts every one.
     pub minor: u16,
-    /// Features that a reader must know.
+    /// Bits of features that a reader must know.
     pub required: u32,
-    /// Features that a reader may ignore.
+    /// Bits of features that a reader may ignore.
     pub optional: u32,
     /// Raw bytes of a full chunk.
     pub chunk_size: u32,
-    /// How deep references may chain.
+    /// How deep references may chain: 0 for none.
     pub ref_depth: u8,
-    /// How many chunks back references may reach.
+    /// How many chunks back a reference may reach.
     pub ref_window: u32,
-    /// Most raw bytes of a group.
+    /// The most raw bytes of a group.
     pub group_len: u32,
 }
 
 impl Header {
+    /// The header's bytes.
     pub fn write(&self) -> [u8; HEADER_LEN] {
         let mut out = Vec::with_capacity(HEADER_LEN);
         out.extend(MAGIC);
@@ -48,7 +54,9 @@ impl Header {
         header
     }
 
-    /// Reads the header from the first bytes of a file, of which there may be too few.
+    /// Reads the header from the first bytes of a file, of which there may be fewer than a header
+    /// needs. Fails with `Error::NotAnArchive`, `Truncated`, `Corrupt`, `UnsupportedVersion` or
+    /// `UnsupportedFeature`.
     pub fn read(data: &[u8]) -> Result<Self> {
         if !MAGIC.starts_with(&data[..data.len().min(MAGIC.len())]) || data.is_empty() {
             return Err(Error::NotAnArchive);
@@ -64,7 +72,7 @@ impl Header {
         let (major, minor, header_len) = (input.u16()?, input.u16()?, input.u16()?);
         let crc = u32::from_le_bytes(Cursor::at(&data[HEADER_LEN - 4..], 36).array()?);
         let crc_differs = crc != crc32fast::hash(&data[..HEADER_LEN - 4]);
-        // A header of another length is from another version: its CRC lies elsewhere.
+        // A header of another length belongs to another version, whose CRC lies elsewhere.
         if major != MAJOR && !(usize::from(header_len) == HEADER_LEN && crc_differs) {
             return Err(Error::UnsupportedVersion { got: major, max: MAJOR });
         }
@@ -86,7 +94,7 @@ impl Header {
         Ok(header)
     }
 
-    /// The bounds that the values must keep.
+    /// Checks the bounds that the values must keep; an error is the rule that they break.
     pub fn check(&self) -> Result<(), &'static str> {
         if !(limits::CHUNK_SIZE_MIN..=limits::CHUNK_SIZE_MAX).contains(&self.chunk_size) {
             return Err("the chunk size is not within 4 KiB and 1 MiB");

@@ -1,44 +1,54 @@
-//! Where everything lies: index and trailer (spec/format.md, section 9).
+//! Where all parts of an archive lie: index and trailer (spec/format.md, section 9).
 //!
-//! The index at the end of an archive covers all generations; offsets are absolute in it only.
+//! The index at the end of an archive covers all generations. Absolute offsets stand in the index
+//! only.
 
 use super::cursor::{Cursor, put_varint};
 use super::limits;
 use super::models::{ModelRef, read_models, write_models};
 use crate::error::{Error, Result};
 
+/// The first bytes of a trailer.
 pub const TRAILER_MARKER: [u8; 4] = *b"\xf5S3T";
+/// The last bytes of a trailer, and so of an archive.
 pub const TRAILER_END: [u8; 4] = *b"S3A\n";
+/// Bytes of a trailer.
 pub const TRAILER_LEN: usize = 32;
 
-/// One group, as the index has it.
+/// What the index knows of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupRecord {
-    /// First byte of the GROUP frame. Stored as the distance from the end of the group before.
+    /// Offset in the file of the GROUP frame. It is stored as the distance from the end of the
+    /// group before.
     pub offset: u64,
     /// Bytes of the GROUP and ENTRIES frames.
     pub head_len: u32,
-    /// Bytes of the DICTIONARY frame and all chunk frames.
+    /// Bytes of the DICTIONARY frame and of all chunk frames.
     pub body_len: u32,
     /// Bytes of the TABLE frame.
     pub table_len: u32,
+    /// Raw bytes of all chunks of the group.
     pub raw_len: u32,
+    /// How many chunks the group has.
     pub chunk_count: u32,
+    /// How many entries the group has.
     pub entry_count: u32,
-    /// CRC of the GROUP frame, which ties the group to its place.
+    /// CRC of the GROUP frame, which ties the record to its group.
     pub crc: u32,
 }
 
 impl GroupRecord {
+    /// Offset in the file of the DICTIONARY frame or, without one, of the first chunk.
     pub fn body(&self) -> u64 {
         self.offset + u64::from(self.head_len)
     }
 
+    /// Offset in the file of the TABLE frame.
     pub fn table(&self) -> u64 {
         self.body() + u64::from(self.body_len)
     }
 
-    /// First byte after the group.
+    /// Offset in the file of the first byte after the group.
     pub fn end(&self) -> u64 {
         self.table() + u64::from(self.table_len)
     }
@@ -47,15 +57,18 @@ impl GroupRecord {
 /// Content of the INDEX frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Index {
-    /// 0 for the first, one more with each append.
+    /// Number of the generation: 0 for the first, one more with each append.
     pub generation: u32,
+    /// All models of the archive, in the order of their numbers.
     pub models: Vec<ModelRef>,
-    /// Offset of the MODEL frame of each embedded model, in their order.
+    /// Offset in the file of the MODEL frame of each embedded model, in the order of the models.
     pub embedded: Vec<u64>,
+    /// All groups of the archive, in order.
     pub groups: Vec<GroupRecord>,
 }
 
 impl Index {
+    /// Appends the content of the frame to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         put_varint(out, self.generation.into());
         write_models(&self.models, out);
@@ -79,7 +92,8 @@ impl Index {
         }
     }
 
-    /// `end` is where the INDEX frame begins: everything named lies before.
+    /// Reads the content of an INDEX frame that begins at offset `end` of the file, before which
+    /// everything that it names lies. Fails with `Error::Corrupt` where a rule is broken.
     pub fn read(input: &mut Cursor<'_>, end: u64) -> Result<Self> {
         let generation = input.bounded_u32(u32::MAX, "the generation exceeds 32 bits")?;
         let models = read_models(input)?;
@@ -121,16 +135,20 @@ impl Index {
 /// | 4 | `generation` |
 /// | 8 | `index_len`: bytes of the INDEX frame, which ends where the trailer begins |
 /// | 8 | `archive_len`: bytes up to and with this trailer |
-/// | 4 | CRC-32 of all before |
+/// | 4 | CRC-32 of all bytes before |
 /// | 4 | end mark |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trailer {
+    /// Number of the generation, as in the index.
     pub generation: u32,
+    /// Bytes of the INDEX frame, which ends where the trailer begins.
     pub index_len: u64,
+    /// Bytes of the archive up to the end of this trailer.
     pub archive_len: u64,
 }
 
 impl Trailer {
+    /// Appends the trailer to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend(TRAILER_MARKER);
@@ -142,7 +160,9 @@ impl Trailer {
         out.extend(TRAILER_END);
     }
 
-    /// Reads the trailer at `offset`, which ends the archive so far.
+    /// Reads the trailer from `data`, which stands at `offset` of the file. Fails with
+    /// `Error::Truncated`, or with `Error::Corrupt` where this is no trailer or its figures do not
+    /// fit `offset`.
     pub fn read(data: &[u8], offset: u64) -> Result<Self> {
         let corrupt = |rule| Error::Corrupt { offset, rule };
         let mut input = Cursor::at(data, offset);

@@ -9,19 +9,20 @@ use crate::error::Result;
 pub struct ModelRef {
     /// BLAKE3 of the model file.
     pub fingerprint: [u8; 32],
+    /// The model's name, for people; at most 255 bytes.
     pub name: String,
-    /// The archive carries the model file.
+    /// Whether the archive carries the model file.
     pub embedded: bool,
 }
 
 impl ModelRef {
-    /// The fingerprint as users see it.
+    /// The fingerprint in hexadecimal digits, as users see it.
     pub fn hex(&self) -> String {
         blake3::Hash::from_bytes(self.fingerprint).to_hex().to_string()
     }
 }
 
-/// Content of a MODELS frame; the same record opens the index.
+/// Appends the content of a MODELS frame to `out`; the INDEX frame has the same record.
 pub fn write_models(models: &[ModelRef], out: &mut Vec<u8>) {
     put_varint(out, models.len() as u64);
     for model in models {
@@ -32,6 +33,7 @@ pub fn write_models(models: &[ModelRef], out: &mut Vec<u8>) {
     }
 }
 
+/// Reads the content of a MODELS frame. Fails with `Error::Corrupt` where a rule is broken.
 pub fn read_models(input: &mut Cursor<'_>) -> Result<Vec<ModelRef>> {
     let count = input.bounded_len(limits::MODELS, "the archive names too many models")?;
     let mut models = Vec::new();
@@ -50,12 +52,12 @@ pub fn read_models(input: &mut Cursor<'_>) -> Result<Vec<ModelRef>> {
     Ok(models)
 }
 
-/// Splits the content of a MODEL frame into the model's number and its file.
+/// Splits the content of a MODEL frame into the model's number and the bytes of its file.
 pub fn read_model<'a>(input: &mut Cursor<'a>) -> Result<(u8, &'a [u8])> {
     Ok((input.u8()?, input.bytes(input.remaining())?))
 }
 
-/// Content of a MODEL frame.
+/// The content of a MODEL frame: the model's number and the bytes of its file.
 pub fn write_model(index: u8, file: &[u8]) -> Vec<u8> {
     [&[index], file].concat()
 }

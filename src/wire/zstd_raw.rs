@@ -1,6 +1,8 @@
-//! zstd frames as archives hold them (spec/format.md, section 2.3): one frame of RFC 8878 without
-//! its magic number, its first byte (Frame_Header_Descriptor) zero, so without content size,
-//! checksum and dictionary id; a window of at most 8 MiB. Dictionaries have zstd's own form.
+//! zstd data as archives hold them (spec/format.md, section 2.3).
+//!
+//! They are one frame of RFC 8878 without its magic number. Its first byte
+//! (Frame_Header_Descriptor) is zero, so that it has no content size, checksum or dictionary id;
+//! its window is at most 8 MiB. Dictionaries have zstd's own form.
 
 use std::cell::RefCell;
 use std::io::Read;
@@ -12,25 +14,27 @@ use crate::error::{Error, Result};
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const DICTIONARY_MAGIC: [u8; 4] = [0x37, 0xa4, 0x30, 0xec];
-/// Plain bytes that are allocated whoever asks for them.
+/// Up to so many unpacked bytes are allocated at once, whatever the input is.
 const SHORT: usize = 64 << 10;
-/// The most memory of a context that a thread keeps.
+/// The most bytes of memory that a cached context of a thread may have.
 const KEPT: usize = 2 << 20;
-/// The level for what is small or packed for ever.
+/// The level for data that are small, or packed once and read for ever.
 pub const LEVEL: i32 = 19;
 
-/// Packs `plain`, which may match into `prefix` as if that stood before it.
+/// Packs `plain` at the usual level. Matches may reach into `prefix`, as if it stood before
+/// `plain`.
 pub fn compress(plain: &[u8], prefix: &[u8]) -> Result<Vec<u8>> {
     compress_at(plain, prefix, LEVEL)
 }
 
-/// The same at one of zstd's levels.
+/// Packs `plain` as `compress` does, at a level of zstd (1 to 22).
 pub fn compress_at(plain: &[u8], prefix: &[u8], level: i32) -> Result<Vec<u8>> {
     if level == LEVEL && prefix.is_empty() && plain.len() <= SHORT {
         return pack_short(plain);
     }
     let mut context = context(level)?;
-    // Left alone, the window is that of the plain bytes, and cannot reach into the prefix.
+    // By itself, zstd takes a window of the length of the input, which cannot reach into the
+    // prefix.
     let reach = (plain.len() + prefix.len()).next_power_of_two().ilog2();
     if !prefix.is_empty() || reach > ZSTD_WINDOW_LOG {
         context.set_parameter(CParameter::WindowLog(reach.clamp(10, ZSTD_WINDOW_LOG))).map_err(failed)?;
@@ -41,7 +45,7 @@ pub fn compress_at(plain: &[u8], prefix: &[u8], level: i32) -> Result<Vec<u8>> {
     run(&mut context, plain)
 }
 
-/// The same for few bytes at the usual level, without prefix.
+/// Packs few bytes at the usual level without prefix, with the thread's cached context.
 fn pack_short(plain: &[u8]) -> Result<Vec<u8>> {
     PACKING.with_borrow_mut(|kept| {
         let mut context = kept.take().map_or_else(|| context(LEVEL), Ok)?;
@@ -78,11 +82,11 @@ fn run(context: &mut CCtx<'_>, plain: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// A dictionary made ready for packing at one level.
+/// A dictionary prepared for packing at one level.
 pub struct PackDictionary(CDict<'static>);
 
 impl PackDictionary {
-    /// `None` where it is none.
+    /// Prepares a dictionary from its bytes; `None` where they are no dictionary.
     pub fn new(plain: &[u8], level: i32) -> Option<Self> {
         CDict::try_create(plain, level).map(Self)
     }
@@ -92,7 +96,7 @@ impl PackDictionary {
 pub struct Packer<'a>(CCtx<'a>);
 
 impl<'a> Packer<'a> {
-    /// With a dictionary, its level counts.
+    /// A packer at `level`, or with `dictionary` and at its level.
     pub fn new(level: i32, dictionary: Option<&'a PackDictionary>) -> Result<Self> {
         let mut context = context(level)?;
         if let Some(dictionary) = dictionary {
@@ -101,38 +105,43 @@ impl<'a> Packer<'a> {
         Ok(Self(context))
     }
 
+    /// Packs `plain` into one frame.
     pub fn pack(&mut self, plain: &[u8]) -> Result<Vec<u8>> {
         run(&mut self.0, plain)
     }
 }
 
-/// Trains a dictionary of at most `most` bytes; none where the samples are too few or too alike.
+/// Trains a dictionary of at most `most` bytes on `samples`, which stand one after another with the
+/// lengths `lens`. `None` where the samples are too few or too alike.
 pub fn train(samples: &[u8], lens: &[usize], most: usize) -> Option<Vec<u8>> {
     let mut dictionary = Vec::with_capacity(most);
     zstd::zstd_safe::train_from_buffer(&mut dictionary, samples, lens).ok()?;
     Some(dictionary).filter(|dictionary| dictionary.starts_with(&DICTIONARY_MAGIC))
 }
 
-/// A dictionary made ready for unpacking.
+/// A dictionary prepared for unpacking.
 pub struct Dictionary(DDict<'static>);
 
 impl Dictionary {
-    /// `None` where it is none.
+    /// Prepares a dictionary from its bytes; `None` where they are no dictionary or exceed the
+    /// limit.
     pub fn new(plain: &[u8]) -> Option<Self> {
-        // libzstd takes what is shorter for raw content.
+        // libzstd would take shorter bytes, or bytes without the magic number, as raw content.
         let formed =
             plain.starts_with(&DICTIONARY_MAGIC) && (9..=DICTIONARY_LEN as usize).contains(&plain.len());
         if formed { DDict::try_create(plain).map(Self) } else { None }
     }
 }
 
-// A new context asks for the processor's features, which takes a virtual machine tens of microseconds.
+// A new context asks the processor for its features, which takes tens of microseconds on a virtual
+// machine.
 thread_local! {
     static UNPACKING: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
     static PACKING: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
 }
 
-/// As `decompress` does, with a dictionary instead of a prefix, or without.
+/// Unpacks one frame of exactly `len` bytes, with a dictionary or without; `None` where the frame
+/// is damaged. `len` must be within the chunk limit, since it is allocated at once.
 pub fn unpack(packed: &[u8], dictionary: Option<&Dictionary>, len: usize) -> Option<Vec<u8>> {
     let frame = with_magic(packed)?;
     let mut out = Vec::with_capacity(len);
@@ -143,8 +152,8 @@ pub fn unpack(packed: &[u8], dictionary: Option<&Dictionary>, len: usize) -> Opt
     (out.len() == len).then_some(out)
 }
 
-/// Unpacks one frame of exactly `len` plain bytes, all at once; `None` where it is damaged.
-/// `len` must be within the chunk limit, for it is allocated.
+/// Unpacks one frame of exactly `len` bytes that was packed with `prefix`; `None` where the frame
+/// is damaged. `len` must be within the chunk limit, since it is allocated at once.
 pub fn decompress(packed: &[u8], prefix: &[u8], len: usize) -> Option<Vec<u8>> {
     if prefix.is_empty() {
         return unpack(packed, None, len);
@@ -157,7 +166,8 @@ pub fn decompress(packed: &[u8], prefix: &[u8], len: usize) -> Option<Vec<u8>> {
     (out.len() == len).then_some(out)
 }
 
-/// Unpacks one frame of exactly `len` plain bytes, however large, growing as bytes come out.
+/// Unpacks one frame of exactly `len` bytes, however many, and allocates as bytes come out; `None`
+/// where the frame is damaged.
 pub fn decompress_growing(packed: &[u8], len: usize) -> Option<Vec<u8>> {
     if len <= SHORT {
         return unpack(packed, None, len);
@@ -170,10 +180,12 @@ pub fn decompress_growing(packed: &[u8], len: usize) -> Option<Vec<u8>> {
     (out.len() == len).then_some(out)
 }
 
-/// The frame as libzstd wants it, if `packed` is exactly one frame with the header prescribed.
+/// Puts back the magic number that libzstd wants; `None` unless `packed` is exactly one frame with
+/// the prescribed header.
 fn with_magic(packed: &[u8]) -> Option<Vec<u8>> {
     let &[0, window, ..] = packed else { return None };
-    // Window_Descriptor: 2^(10 + its upper five bits), and so many eighths more as the lower three.
+    // Window_Descriptor: the window has 2^(10 + upper five bits) bytes, and as many eighths of that
+    // more as the lower three bits say.
     let eighths = (8 + u64::from(window & 7)) << (7 + (window >> 3));
     if eighths > 1 << ZSTD_WINDOW_LOG {
         return None;

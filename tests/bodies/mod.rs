@@ -1,7 +1,7 @@
-//! What the fuzz targets do with their input. `fuzz/` runs these under libFuzzer; `tests/fuzz.rs`
-//! runs them on random and mutated inputs, on any toolchain.
+//! What the fuzz targets do with their input. `fuzz/` runs these bodies under libFuzzer;
+//! `tests/fuzz.rs` runs them on random and mutated inputs, with any toolchain.
 //!
-//! A body ends for every input: with nothing, or with a panic where a promise is broken.
+//! A body ends for every input, and panics only where a promise is broken.
 #![allow(dead_code)]
 
 use std::fs::File;
@@ -30,7 +30,7 @@ use s3a::wire::group::{Group, Table};
 use s3a::wire::header::{HEADER_LEN, Header};
 use s3a::wire::index::{Index, Trailer};
 
-/// A target, and inputs that lead it far.
+/// A fuzz target, with seeds that get far.
 pub struct Target {
     pub name: &'static str,
     pub body: fn(&[u8]),
@@ -49,18 +49,18 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "tar", body: tar, seeds: tar_seeds },
 ];
 
-/// What is done in parallel is done on the calling thread from now on. A process that runs one input after
-/// the other would spend most of its time on waking threads.
+/// Makes all parallel work run on the calling thread from now on. A process that runs one input
+/// after another would otherwise spend most of its time on waking threads.
 pub fn on_one_thread() {
     rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global().unwrap();
 }
 
-/// What is read is what would be written.
+/// A header that can be read is written as the same bytes.
 pub fn header(data: &[u8]) {
     if let Ok(header) = Header::read(data) {
         assert_eq!(header.write()[..], data[..HEADER_LEN]);
     }
-    // With its CRC mended, more passes.
+    // With a correct CRC, more inputs pass.
     if data.len() >= HEADER_LEN {
         let mut data = data.to_vec();
         let crc = crc32fast::hash(&data[..HEADER_LEN - 4]);
@@ -127,7 +127,7 @@ pub fn chunk(data: &[u8]) {
     }
 }
 
-/// Symbols of any slots come back; a payload of any bytes gives symbols or an error.
+/// Symbols under any slots come back; any payload gives symbols or an error.
 pub fn coder(data: &[u8]) {
     let Some((&count, rest)) = data.split_first() else { return };
     let slots: Vec<u64> = (0..=count % 16)
@@ -163,7 +163,7 @@ pub fn coder(data: &[u8]) {
 
 pub fn model_file(data: &[u8]) {
     if let Ok(model) = Model::from_bytes(data) {
-        // What passes the checks can be run on anything.
+        // A model that passes the checks can run on any bytes.
         let model = Models::one(Arc::new(Neural::new(Arc::new(model))));
         let job = DecodeJob {
             codec: Codec::Neural,
@@ -177,7 +177,8 @@ pub fn model_file(data: &[u8]) {
     }
 }
 
-/// Opens what may be an archive, as it is and with its checksums mended, and does all that can be done.
+/// Opens bytes that may be an archive, as they are and with correct checksums, and does everything
+/// that can be done with it.
 pub fn open_then_read_all(data: &[u8]) {
     read_all(data);
     let mut mended = data.to_vec();
@@ -224,7 +225,7 @@ fn use_archive(archive: &Archive) {
     }
 }
 
-/// Paths are refused or lead nowhere else; what is shown of them cannot steer a terminal.
+/// Paths are refused or stay below the target; what is printed of them cannot control a terminal.
 pub fn path(data: &[u8]) {
     let shown = path::escape(data);
     assert!(!shown.chars().any(char::is_control));
@@ -255,7 +256,7 @@ pub fn roundtrip(data: &[u8]) {
         let mut byte = [0];
         input.read_exact(&mut byte).map(|()| byte[0]).unwrap_or(0)
     };
-    // The highest level takes a millisecond for a chunk.
+    // The highest level takes a millisecond per chunk.
     let (references, level) = match byte() {
         byte @ 0..252 => ([0, 0, 1, 3][usize::from(byte % 4)], 1),
         byte => (byte % 4, 19),
@@ -274,7 +275,7 @@ pub fn roundtrip(data: &[u8]) {
     for number in 0..byte() % 8 {
         let path = format!("{}/{number}", "d/".repeat(usize::from(byte() % 4)) + "f").into_bytes();
         let (kind, len, fill) = (byte() % 6, usize::from(byte()) * usize::from(byte()), byte());
-        // One kind of files has several chunks, the others are small, for speed.
+        // Files of one kind have several chunks; the others are small, for speed.
         let (len, grain) = if kind == 5 { (len / 16, 10) } else { (len / 64, 2) };
         let mut content: Vec<u8> =
             (0..len).map(|i| if fill > 99 { fill } else { (i / 3) as u8 ^ fill }).collect();

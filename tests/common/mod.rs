@@ -1,4 +1,4 @@
-//! What the tests share: trees with everything in them, and their comparison.
+//! What the tests share: the comparison of trees, running the command, and test data.
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 
-/// Everything that is to survive of one object.
+/// All properties of one object that an archive must preserve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
     pub mode: u32,
@@ -21,7 +21,7 @@ pub struct Object {
     pub size: u64,
     /// The content of a file or target of a symlink, hashed.
     pub content: [u8; 32],
-    /// The first path with the same inode, for files.
+    /// For files, the first path with the same inode.
     pub same_as: Vec<u8>,
     pub xattrs: Vec<(String, Vec<u8>)>,
 }
@@ -127,19 +127,20 @@ pub fn assert_same(a: &BTreeMap<Vec<u8>, Object>, b: &BTreeMap<Vec<u8>, Object>)
     }
 }
 
-/// Runs the command in a folder, without the caller's environment.
+/// Runs the command in a directory, without the caller's environment.
 pub fn s3a<S: AsRef<OsStr>>(folder: &Path, args: &[S]) -> Output {
     command(folder).args(args).output().unwrap()
 }
 
-/// The command, to be given arguments and pipes. Packs without a model unless told otherwise.
+/// The command, ready for arguments and pipes. It packs without a model unless told otherwise.
 pub fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_s3a"));
     command.current_dir(folder).env_remove("SOURCE_DATE_EPOCH").env("NO_COLOR", "1").env("S3A_MODEL", "none");
     command
 }
 
-/// Fails unless the command ended with `code`, and shows what it said; gives that.
+/// Fails unless the command ended with `code`, and then shows what it printed. Returns its
+/// messages.
 pub fn expect(output: &Output, code: i32) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{said}{}", String::from_utf8_lossy(&output.stdout));
@@ -147,14 +148,14 @@ pub fn expect(output: &Output, code: i32) -> String {
     said
 }
 
-/// Bytes that no codec makes shorter, the same for each seed.
+/// Bytes that no codec can shorten; the same for each seed.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
-/// Text with repetitions, the same for each seed.
+/// Text with repetitions; the same for each seed.
 pub fn prose(seed: u64, len: usize) -> Vec<u8> {
     const WORDS: [&str; 12] = [
         "the ", "archive ", "of ", "a ", "chunk ", "is ", "read ", "at ", "random ", "and\n", "written ",
@@ -171,12 +172,12 @@ pub fn prose(seed: u64, len: usize) -> Vec<u8> {
     text
 }
 
-/// A path out of bytes.
+/// A path below a directory from the bytes of a name.
 pub fn path(folder: &Path, name: &[u8]) -> PathBuf {
     folder.join(OsStr::from_bytes(name))
 }
 
-/// Writes a file with the folders above it.
+/// Writes a file and makes the directories above it.
 pub fn put(folder: &Path, name: &[u8], bytes: &[u8]) {
     let path = path(folder, name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! A driver and an NVRTC whose device is the host (`driver.cpp`, `nvrtc.cpp`, `prelude.h`), for tests of the GPU
-//! backend without a GPU. They are built by the host's C++ compiler where there is one.
+//! A driver and an NVRTC whose device is the host (`driver.cpp`, `nvrtc.cpp`, `prelude.h`), for
+//! tests of the GPU backend without a GPU. The host's C++ compiler builds them, where there is one.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,8 +9,8 @@ use s3a::model::Model;
 use s3a::model::config::Config;
 use s3a::model::sample::{Draw, Random, model_file};
 
-/// Flags of the compiler and variables of the process with which reads and writes out of bounds, and overflows,
-/// end a test; `None` where the compiler has no sanitizers.
+/// Flags of the compiler and variables of the process with which reads and writes out of bounds,
+/// and overflows, end a test; `None` where the compiler has no sanitizers.
 #[allow(dead_code)]
 pub fn sanitized() -> Option<Vec<(&'static str, String)>> {
     let library = Command::new("c++").arg("-print-file-name=libasan.so").output().ok()?;
@@ -26,10 +26,11 @@ pub fn sanitized() -> Option<Vec<(&'static str, String)>> {
     ])
 }
 
-/// The folder with both libraries, for `S3A_CUDA_PATH`; `None` without a C++ compiler.
+/// The directory with both libraries, for `S3A_CUDA_PATH`; `None` without a C++ compiler.
 ///
-/// Built once in a process, and named by what it is built of: another test, or test program, may be loading them.
-/// Kernels that were compiled with the same prelude may be kept there.
+/// It is built once in a process, and its name depends on the sources, since another test or test
+/// program may be loading the libraries. Kernels that were compiled with the same prelude may be
+/// cached there.
 pub fn libraries() -> Option<PathBuf> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
     BUILT.get_or_init(build).clone()
@@ -63,7 +64,8 @@ fn build() -> Option<PathBuf> {
             .status();
         assert!(made.unwrap().success(), "{file} does not compile");
     }
-    // Appears as a whole. Another program may have been first; what it built is the same.
+    // The directory appears as a whole. Another program may have been first; what it built is the
+    // same.
     if let Err(error) = std::fs::rename(new.path(), &folder) {
         assert!(folder.exists(), "{error}");
     }
@@ -79,7 +81,8 @@ pub fn tiny() -> Vec<u8> {
     model_file(config, Draw::Even, 3).unwrap()
 }
 
-/// What even a model that knows nothing makes shorter than zstd: long tokens, `count` of them, five bytes each.
+/// Bytes that even a model that knows nothing codes in fewer bytes than zstd: `count` long tokens
+/// of five bytes each.
 #[allow(dead_code)]
 pub fn words(model: &Model, random: &mut Random, count: usize) -> Vec<u8> {
     let tokens = 0..model.config().vocab as u16;

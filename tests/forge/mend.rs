@@ -1,5 +1,5 @@
-/// Makes the CRCs of all frames and of the trailer right again, as far as their lengths lead. Chunks
-/// stay as they are: their CRC depends on their group.
+/// Makes the CRCs of all frames and of the trailer right, as far as lengths lead from frame to
+/// frame. Chunks stay as they are, since their CRC depends on their group.
 pub fn mend(bytes: &mut [u8]) {
     if bytes.len() < s3a::wire::header::HEADER_LEN {
         return;

@@ -1,7 +1,7 @@
-//! Archives that say anything, with every checksum right.
+//! Archives with any claims, and with correct checksums.
 //!
-//! An archive is taken apart into its records; a test changes what it likes, in structures or in
-//! their bytes, and gets the file that a hostile writer would make of it.
+//! An archive is taken apart into its records. A test changes these as structures or as bytes, and
+//! gets the file that a hostile writer would make.
 #![allow(dead_code)]
 
 use s3a::archive::{Entry, Kind, Timestamp};
@@ -17,15 +17,17 @@ use s3a::wire::models::{ModelRef, write_models};
 type Change<T> = Box<dyn Fn(&mut T)>;
 type Bytes = Change<Vec<u8>>;
 
-/// One group; what is `None` is derived from the rest.
+/// One group; parts that are `None` are derived from the others.
 pub struct ForgedGroup {
     pub entries: Entries,
     pub chunks: Vec<(ChunkHead, Vec<u8>)>,
     pub group: Group,
     pub table: Option<Table>,
-    /// Changes the content of the frames before they are sealed.
+    /// Changes the content of the GROUP frame before its CRC is made.
     pub group_bytes: Option<Bytes>,
+    /// Likewise for the ENTRIES frame.
     pub entries_bytes: Option<Bytes>,
+    /// Likewise for the TABLE frame.
     pub table_bytes: Option<Bytes>,
 }
 
@@ -35,9 +37,9 @@ pub struct Forged {
     pub groups: Vec<ForgedGroup>,
     pub index: Option<Change<Index>>,
     pub index_bytes: Option<Bytes>,
-    /// Generation, index length, archive length.
+    /// Changes generation, index length and archive length of the trailer.
     pub trailer: Option<Change<(u32, u64, u64)>>,
-    /// Changes the bytes of the header, before its CRC.
+    /// Changes the bytes of the header before its CRC is made.
     pub header_bytes: Option<Bytes>,
     /// Bytes between the groups and the index.
     pub before_index: Vec<u8>,
@@ -48,7 +50,7 @@ pub fn entry(path: &str, kind: Kind) -> Entry {
     Entry { path: path.into(), kind, mode: 0o644, uid: 0, gid: 0, mtime, xattrs: vec![] }
 }
 
-/// A file of these extents: (place in the file, raw offset, length).
+/// A file with these extents, each as offset in the file, raw offset, and length.
 pub fn file(path: &str, size: u64, extents: &[(u64, u64, u64)]) -> Entry {
     let extents = extents
         .iter()
@@ -121,7 +123,7 @@ impl ForgedGroup {
 }
 
 impl Forged {
-    /// Groups of files that are whole and right, but for their hashes.
+    /// An archive of groups whose files are whole and correct, except for their hashes.
     pub fn new(groups: Vec<ForgedGroup>) -> Self {
         let header = Header {
             major: MAJOR,

@@ -1,28 +1,29 @@
-//! What hostile input may take: a second of the processor, and 64 MiB beyond what was there before.
+//! What hostile input may cost: one second of CPU time, and 64 MiB more memory than before.
 //!
-//! One test at a time, in a process of its own: the memory watched is that of the whole process.
+//! The tests run one at a time, in a process of their own, because the memory of the whole process
+//! is measured.
 #![allow(dead_code)]
 
 use std::fs;
 use std::time::Duration;
 
-/// Bytes that a refusal may take.
+/// Bytes that refusing an input may take.
 pub const MEMORY: u64 = 64 << 20;
 pub const TIME: Duration = Duration::from_secs(1);
 
-/// Peak of this process's memory since it was reset.
+/// Peak of this process's memory since `reset_peak`.
 pub fn peak() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
-/// Forgets the peak; `false` where that cannot be done.
+/// Resets the peak; `false` where that is not possible.
 pub fn reset_peak() -> bool {
     fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
-/// Time of the processor that this process took.
+/// CPU time of this process.
 pub fn worked() -> Duration {
     let status = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = status.rsplit(')').next().unwrap_or_default().split_whitespace();
@@ -30,7 +31,7 @@ pub fn worked() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// Does something with hostile input; gives how it ended, and fails if it took too long or too much.
+/// Runs work on hostile input and returns its result; fails if it took too long or too much memory.
 pub fn guarded<T>(name: &str, what: &str, work: impl FnOnce() -> T) -> T {
     let watched = reset_peak();
     let (before, start) = (peak(), worked());

@@ -1,4 +1,4 @@
-//! A small HTTP server for tests: it serves one object, notes every request, and fails as it is told.
+//! A small HTTP server for tests: it serves one object, records every request, and fails on demand.
 #![allow(dead_code)]
 
 use std::collections::VecDeque;
@@ -15,22 +15,23 @@ pub enum Fault {
     None,
     /// An answer with this status and no bytes of the object.
     Status(u16),
-    /// The connection ends after so many bytes of the body.
+    /// The connection ends after this many bytes of the body.
     Cut(usize),
-    /// The connection stays open and silent after so many bytes of the body; with `None`, before the head.
+    /// The connection stays open and silent after this many bytes of the body; with `None`, before
+    /// the head.
     Stall(Option<usize>),
     /// The body comes in pieces of 4 KiB with this pause between them.
     Slow(Duration),
 }
 
-/// A request as it came.
+/// A request as it was received.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
     pub target: String,
-    /// Names in lower case.
+    /// The headers, with names in lower case.
     pub headers: Vec<(String, String)>,
-    /// Bytes of the object that were sent.
+    /// Bytes of the object that were sent in the answer.
     pub sent: usize,
 }
 
@@ -40,19 +41,21 @@ impl Request {
     }
 }
 
-/// What is served, and how.
+/// The object that is served, and how.
 pub struct Served {
     pub body: Arc<Vec<u8>>,
     pub etag: Option<String>,
     pub modified: Option<String>,
-    /// Whether ranges are served, those from the end, and whether `If-Match` is looked at.
+    /// Whether ranges are served.
     pub ranges: bool,
+    /// Whether ranges from the end are served.
     pub suffixes: bool,
+    /// Whether the header `If-Match` is obeyed.
     pub if_match: bool,
-    /// For the next requests, one each; then `always`.
+    /// Faults of the next requests, one for each; then `always`.
     pub faults: VecDeque<Fault>,
     pub always: Fault,
-    /// The object that takes the place of this one after so many requests, and its ETag.
+    /// The object that replaces this one after so many requests, and its ETag.
     pub next: Option<(usize, Arc<Vec<u8>>, Option<String>)>,
     pub log: Vec<Request>,
 }
@@ -112,7 +115,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        // Wakes the listener.
+        // This wakes the listener.
         drop(TcpStream::connect(self.address));
     }
 }
@@ -180,7 +183,7 @@ fn serve(stream: TcpStream, shared: &Mutex<Served>, ended: &AtomicBool) -> std::
     }
 }
 
-/// Holds the connection until the server ends, a minute at most.
+/// Keeps the connection open until the server ends, at most for a minute.
 fn stall(ended: &AtomicBool) -> std::io::Result<()> {
     for _ in 0..600 {
         if ended.load(Ordering::Relaxed) {

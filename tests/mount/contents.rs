@@ -1,4 +1,4 @@
-//! What is read through a mount is what was packed.
+//! A read through a mount gives the bytes that were packed.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -16,7 +16,7 @@ fn a_mounted_tree_equals_its_source_in_bytes_and_metadata() {
         return;
     }
     let place = Place::packed(tree, &[]);
-    // In the background; the mount answers as soon as the command is back.
+    // The mount runs in the background, and answers as soon as the command returns.
     run(s3a().arg("mount").arg(place.archive()).arg(place.target()));
     assert!(fs::read_dir(place.target()).unwrap().count() > 5);
     run(Command::new("diff").args(["-r", "--no-dereference"]).arg(place.source()).arg(place.target()));

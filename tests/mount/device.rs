@@ -1,4 +1,5 @@
-//! A mount with a device: an emulated one, whose launches are counted. Every byte that is read is compared.
+//! A mount with an emulated device, whose launches are counted. Every byte that is read is
+//! compared.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -21,12 +22,12 @@ use crate::emulation;
 use crate::place::{Mounted, Place, fuse, run, s3a, wait_until};
 
 const CHUNK: usize = 4 << 10;
-/// A second for 1,024 bytes on the CPU, five on the device for those of the longest chunk: up to five chunks are for
-/// a thread of the CPU, more for the device.
+/// One second for 1,024 bytes on the CPU, and five seconds on the device for 1,024 bytes of the
+/// longest chunk: one thread of the CPU is sooner for up to five chunks, the device for more.
 const COSTS: &str = "1000000000,1000000000,5000000000,1,0";
 const FILES: [(&str, usize); 3] = [("a", 20 * CHUNK), ("b", 13 * CHUNK + 1234), ("c", 300)];
 
-/// An archive of a model that is small enough for the emulation.
+/// An archive packed with a model that is small enough for the emulation.
 struct Emulated {
     place: Place,
     libraries: PathBuf,
@@ -34,7 +35,7 @@ struct Emulated {
 }
 
 impl Emulated {
-    /// `None`, with the reason, where there is no FUSE or no compiler.
+    /// `None`, with a message, where there is no FUSE or no compiler.
     fn new() -> Option<Self> {
         if !fuse() {
             return None;
@@ -118,7 +119,7 @@ impl Emulated {
         }
     }
 
-    /// Unmounts; the daemon's exit code, and what it said.
+    /// Unmounts; returns the daemon's exit code and its messages.
     fn end(&self, mounted: Mounted) -> (Option<i32>, String) {
         let target = mounted.target.clone();
         run(s3a().arg("umount").arg(&target));
@@ -136,7 +137,7 @@ fn a_sequential_reader_gets_its_windows_from_the_device() {
     emulated.read_all(&target);
     let after = emulated.launches();
     assert!(after > before, "the device had nothing to do");
-    // What is decoded is kept.
+    // Decoded chunks are cached.
     emulated.read_all(&target);
     assert_eq!(emulated.launches(), after);
     let (code, said) = emulated.end(mounted);
@@ -153,7 +154,7 @@ fn a_cold_read_goes_to_the_cpu_and_a_large_one_to_the_device() {
     let mut random = Random::new(5);
     let mut read = |len: usize| {
         let at = random.below((ours.len() - len) as u32 / 512) as usize * 512;
-        // No read-ahead of the kernel, and no page that it still has.
+        // No read-ahead of the kernel, and no page from its cache.
         fadvise(&theirs, 0, None, Advice::Random).unwrap();
         fadvise(&theirs, 0, None, Advice::DontNeed).unwrap();
         let mut got = vec![0; len];
@@ -200,7 +201,7 @@ fn with_little_memory_a_device_takes_smaller_batches() {
         device::Request { payload: &payload, raw_len: CHUNK, capacity: CHUNK, history, ..Default::default() };
     let chunk = request.memory(emulated.model.config()).total();
     let weights = device::image(&emulated.model).unwrap().len();
-    // As the driver tells beforehand, or only when memory is asked for.
+    // The driver says so beforehand, or only when memory is asked for.
     for memory in [weights + 4 * chunk, weights + 6 * chunk * 8 / 7 + 3000] {
         fs::write(emulated.path("log"), "").unwrap();
         let memory = memory.to_string();

@@ -1,4 +1,4 @@
-//! Mounts begin, end and fail as they should.
+//! How mounts begin, end and fail.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -58,7 +58,7 @@ fn readers_of_a_killed_daemon_get_errors_and_the_mount_can_be_cleared() {
         .map(|seed| {
             let path = place.target().join(if seed % 2 == 0 { "text" } else { "noise" });
             std::thread::spawn(move || {
-                // Never the same page twice, so that the kernel has to ask.
+                // Never the same page twice, so that the kernel has to ask the daemon.
                 let end = Instant::now() + SOON;
                 let mut page = seed * 13;
                 while Instant::now() < end {
@@ -97,20 +97,20 @@ fn an_archive_that_is_cut_or_replaced_under_its_mount_does_no_harm() {
     if !fuse() {
         return;
     }
-    // Of a block, all would be cached after the first read.
+    // With one block, everything would be cached after the first read.
     let chunks = ["--read-time", "0"];
     let place = Place::packed(|root| fs::write(root.join("noise"), noise(4, 400_000)).unwrap(), &chunks);
     let expected = fs::read(place.source().join("noise")).unwrap();
     let _mounted = place.mount(&[]);
     let file = File::open(place.target().join("noise")).unwrap();
-    // Replaced: the mount keeps what it has opened.
+    // The archive is replaced: the mount continues to read the file that it has opened.
     let kept = place.dir.path().join("kept");
     fs::rename(place.archive(), &kept).unwrap();
     fs::write(place.archive(), "another file").unwrap();
     let mut got = [0; 4096];
     file.read_exact_at(&mut got, 300_000 / 4096 * 4096).unwrap();
     assert!(got[..] == expected[300_000 / 4096 * 4096..][..4096]);
-    // Cut: what is gone is an error.
+    // The archive is cut: what is gone is an error.
     File::options().write(true).open(&kept).unwrap().set_len(1000).unwrap();
     assert_eq!(file.read_at(&mut got, 100 * 1024).unwrap_err().raw_os_error(), Some(5));
 }

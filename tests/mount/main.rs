@@ -1,4 +1,4 @@
-//! The mount as programs see it, with real FUSE. Each test says why it skips where it must.
+//! The mount as programs see it, with real FUSE. A test that cannot run says why it is skipped.
 #![cfg(feature = "mount")]
 
 #[path = "../common/mod.rs"]

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{self, noise, prose};
 
-/// Time within which anything must answer.
+/// Time within which everything must answer.
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// Whether this machine can mount.
@@ -24,7 +24,7 @@ pub fn fuse() -> bool {
     able
 }
 
-/// Whether a program is at hand.
+/// Whether a program is installed.
 pub fn program(name: &str) -> bool {
     let found =
         Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
@@ -45,7 +45,7 @@ pub fn run(command: &mut Command) -> Output {
     output
 }
 
-/// A temporary folder with a source tree, its archive and a mount point.
+/// A temporary directory with a source tree, its archive and a mount point.
 pub struct Place {
     pub dir: tempfile::TempDir,
 }
@@ -83,13 +83,13 @@ impl Place {
         self.dir.path().join("mnt")
     }
 
-    /// Mounts in the foreground of a process of its own.
+    /// Mounts in the foreground of a child process.
     pub fn mount(&self, options: &[&str]) -> Mounted {
         let mut command = s3a();
         self.mount_by(command.args(["mount", "-f"]).args(options), &self.target())
     }
 
-    /// Mounts elsewhere, by a command that names neither archive nor folder yet.
+    /// Mounts at `target` by a command that names neither archive nor directory yet.
     pub fn mount_by(&self, command: &mut Command, target: &Path) -> Mounted {
         let daemon = command.arg(self.archive()).arg(target).stdin(Stdio::null()).spawn().unwrap();
         let mounted = Mounted { daemon, target: target.to_owned() };
@@ -117,7 +117,7 @@ impl Mounted {
         kill_process(Pid::from_child(&self.daemon), signal).unwrap();
     }
 
-    /// Waits until the daemon has ended; its exit code.
+    /// Waits until the daemon has ended, and returns its exit code.
     pub fn ended(mut self) -> Option<i32> {
         let mut status = None;
         wait_until("the end of the daemon", || {
@@ -127,7 +127,7 @@ impl Mounted {
         status.and_then(|status| status.code())
     }
 
-    /// A line of /proc/PID/status in KiB.
+    /// A line of /proc/PID/status, in KiB.
     pub fn memory(&self, line: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.daemon.id())).unwrap();
         let line = status.lines().find(|text| text.starts_with(line)).unwrap();
@@ -160,7 +160,7 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A tree with every kind of thing that an archive holds.
+/// A tree with every kind of object that an archive can hold.
 pub fn tree(root: &Path) {
     fs::write(root.join("empty"), "").unwrap();
     fs::write(root.join("text"), prose(1, 700_000)).unwrap();

@@ -1,8 +1,8 @@
-//! A mount under eight threads for as long as one likes: right bytes, and no growth of memory, descriptors
-//! or threads.
+//! A mount under eight threads for any length of time: the bytes are right, and memory, descriptors
+//! and threads do not grow.
 //!
-//! `S3A_SOAK_SECONDS=3600 cargo test --release --test mount soak -- --nocapture` runs an hour and prints a row
-//! for docs/results/soak.csv; without the variable it is four seconds.
+//! `S3A_SOAK_SECONDS=3600 cargo test --release --test mount soak -- --nocapture` runs for an hour
+//! and prints a row for docs/results/soak.csv; without the variable the test runs for four seconds.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::place::{Place, fuse, tree};
 
-/// What a process holds: KiB of resident memory, descriptors, threads.
+/// What a process uses: KiB of resident memory, descriptors, threads.
 fn held(pid: u32) -> (u64, usize, usize) {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -22,7 +22,8 @@ fn held(pid: u32) -> (u64, usize, usize) {
     (memory, count("fd"), count("task"))
 }
 
-/// Reads at random until told to stop; what the kernel has kept is dropped, so that the daemon is asked.
+/// Reads at random until told to stop; pages that the kernel has cached are dropped, so that it
+/// asks the daemon.
 fn read_at_random(place: &Place, mut seed: u64, stop: &AtomicBool, reads: &AtomicU64) {
     let names = ["text", "noise", "same", "sparse", "deep/linked", "deep/er/file299", "deep/er/file150"];
     let files = names.map(|name| {
@@ -76,7 +77,8 @@ fn eight_threads_and_a_small_cache_leave_nothing_behind() {
     });
     let reads = reads.into_inner();
     assert!(reads > seconds * 10, "{reads} reads");
-    // The first quarter is for warming up; then medians of its end and of the last quarter are compared.
+    // The first quarter is for warming up. Then the median at its end is compared with that of the
+    // last quarter.
     let quarter = samples.len() / 4;
     let median = |part: &[(u64, usize, usize)]| {
         let mut memory: Vec<u64> = part.iter().map(|sample| sample.0).collect();
@@ -90,7 +92,7 @@ fn eight_threads_and_a_small_cache_leave_nothing_behind() {
     let (fds_early, fds) = (most(&samples[..2 * quarter], |s| s.1), most(&samples[2 * quarter..], |s| s.1));
     let threads = most(&samples, |sample| sample.2);
     println!("row {seconds},8,{reads},{early},{late},{fds_early},{fds},{threads}");
-    // Of a few seconds, allocators make more than that.
+    // In a few seconds, allocators make a larger difference than that.
     let slack = if seconds < 60 { early / 4 } else { early / 20 };
     assert!(late <= early + slack, "memory grew from {early} to {late} KiB");
     assert!(fds <= fds_early, "descriptors grew from {fds_early} to {fds}");

@@ -14,7 +14,7 @@ use s3a::codec::job::{DecodeError, DecodeJob, Decoded, EncodeJob};
 use s3a::codec::{ChunkModel, Models};
 use s3a::error::Result;
 
-/// Codes bytes that count upwards as the first of them.
+/// A model that codes bytes that count upward as the first of them.
 struct Counting;
 
 impl ChunkModel for Counting {
@@ -45,7 +45,7 @@ pub fn models() -> Models {
     Models::one(Arc::new(Counting))
 }
 
-/// Every chunk looks back on the one before, if the bounds allow.
+/// Lets every chunk refer to the chunk before, if the bounds allow it.
 struct Before;
 
 impl References for Before {
@@ -54,7 +54,7 @@ impl References for Before {
     }
 }
 
-/// A reader that only fails.
+/// A reader that always fails.
 pub struct Failing;
 
 impl Read for Failing {
@@ -63,7 +63,7 @@ impl Read for Failing {
     }
 }
 
-/// Something like text: words drawn from a short list.
+/// Bytes like text: words drawn from a short list.
 pub fn text(len: usize, seed: u64) -> Vec<u8> {
     let words = ["archive", "of", "the", "chunk", "reads", "a", "model", "is", "bytes", "and", "small", "\n"];
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -77,7 +77,7 @@ pub fn text(len: usize, seed: u64) -> Vec<u8> {
     out
 }
 
-/// Bytes without any pattern.
+/// Bytes without a pattern.
 pub fn noise(len: usize, seed: u8) -> Vec<u8> {
     let mut out = vec![0; len];
     blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut out);
@@ -90,7 +90,7 @@ pub fn counting(len: usize) -> Vec<u8> {
 
 pub struct Sample {
     pub bytes: Vec<u8>,
-    /// What was added, with the content of files (holes filled with zeros).
+    /// The entries that were added, with the content of files, whose holes are filled with zeros.
     pub files: Vec<(Entry, Option<Vec<u8>>)>,
     pub stats: Stats,
 }
@@ -180,7 +180,7 @@ impl Sample {
         writer.finish()
     }
 
-    /// Every kind of entry, chunk and group.
+    /// A sample with every kind of entry, chunk and group.
     pub fn rich() -> Self {
         Self::rich_with(2)
     }
@@ -192,7 +192,7 @@ impl Sample {
         })
     }
 
-    /// The same kinds of records in few bytes.
+    /// A sample with the same kinds of records in few bytes.
     pub fn tiny() -> Self {
         Self::tiny_with(Some(Arc::new(Before)))
     }

@@ -1,7 +1,8 @@
-//! The GPU as a device of the codec: batches as large as its memory allows, in tiles of chunks that share
-//! weights, taken some thousand tokens further at each launch.
+//! The GPU as a device of the codec. A batch is as large as the GPU's memory allows; its chunks are
+//! grouped in tiles that share weights, and each launch decodes about a thousand tokens of every
+//! chunk.
 //!
-//! Between launches the chunks that are done leave, so that the rest fill their tiles.
+//! Between launches the chunks that are done are taken out, so that the rest fill their tiles.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -22,33 +23,36 @@ use crate::model::device::shape::Shape;
 use crate::model::latent;
 use crate::model::weights::Model;
 
-/// Tokens of a launch: some ten milliseconds, so that a screen on the same device lives on.
+/// Tokens of a launch: it takes some ten milliseconds, so that a screen on the same device can
+/// still be drawn.
 const STEPS: u64 = 1024;
-/// Elements of history that the kernel lays in beside one token.
+/// Elements of history that the kernel lays in in the time of one token.
 const LAID_PER_STEP: u64 = 16;
-/// Chunks of a block where there are enough for all multiprocessors, and where there are not.
+/// Chunks of a block, where there are enough chunks for all multiprocessors.
 const TILE: usize = 16;
 const SMALL_TILE: usize = 8;
-/// What the self-test decodes: it repeats itself, so that all inputs have a part.
+/// What the self-test decodes: text that repeats itself, so that all inputs of a model are used.
 const SAMPLE: &[u8] =
     b"Four score and seven score and seven years, and four years: \x00\xff\x80 1, 2, 4, 8, 16, 32";
-/// Fewest chunks whose tokens a thread of the host copies.
+/// Fewest chunks whose tokens are worth a thread of their own for copying.
 const READ_SHARE: usize = 64;
 /// The kernel's name.
 const KERNEL: &str = "s3a_decode";
 
-/// What was found of one GPU.
+/// What is known of one GPU.
 #[derive(Clone, Debug)]
 pub struct Found {
+    /// The GPU's name.
     pub name: String,
-    /// Instruction set, such as 90.
+    /// Instruction set, such as 90 for compute capability 9.0.
     pub arch: u32,
+    /// Number of multiprocessors.
     pub processors: u32,
-    /// Bytes.
+    /// Bytes of memory.
     pub memory: usize,
 }
 
-/// All GPUs: each with what is known of it, or why it cannot be used.
+/// All GPUs: for each what is known of it, or why it cannot be used.
 ///
 /// # Errors
 /// Why there is none.
@@ -65,10 +69,10 @@ pub fn devices() -> Result<Vec<Result<Found, String>>, String> {
     Ok(all.collect())
 }
 
-/// Takes a GPU into use.
+/// Opens the GPU with this number.
 ///
 /// # Errors
-/// Why it cannot be had.
+/// Why it cannot be used.
 pub fn open(number: u32) -> Result<Box<dyn Device>, String> {
     let device = cuda::Device::open(number).map_err(|fault| fault.to_string())?;
     Ok(Box::new(Cuda { device, loaded: Mutex::default() }))
@@ -106,11 +110,11 @@ impl Device for Cuda {
 
 impl Cuda {
     fn turn(&self) -> MutexGuard<'_, HashMap<[u8; 32], Loaded>> {
-        // What is there is whole: entries are put in when they are complete.
+        // A lock that a panic poisoned is still good: entries are put in when they are complete.
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Chunks of a block, for so many.
+    /// Chunks of a block in a batch of `chunks` chunks.
     fn tile(&self, chunks: usize) -> usize {
         let wide = chunks >= 2 * TILE * self.device.processors() as usize;
         if wide { TILE } else { SMALL_TILE }
@@ -125,7 +129,7 @@ impl Cuda {
         let config = model.config();
         let tile = self.tile(requests.len());
         let model_here = self.load(loaded, model, tile)?;
-        // Chunks of one expert stand together, and those that take about as long.
+        // Chunks of one expert stand together, and within them chunks that take about as long.
         let mut order: Vec<usize> = (0..requests.len()).collect();
         let length = |i: usize| {
             let request: &Request<'_> = &requests[i];
@@ -188,14 +192,15 @@ impl Cuda {
         let compile = |fresh| cuda::compile(self.device.arch(), shape.macros(), fresh);
         let image = compile(false)?;
         match self.device.load(&image.bytes, KERNEL) {
-            // A kept one may be of a compiler that this driver is too old for.
+            // A cached kernel may be of a compiler that is too new for this driver.
             Err(Fault::Failed(_)) if image.kept => self.device.load(&compile(true)?.bytes, KERNEL),
             loaded => loaded,
         }
     }
 
-    /// Decodes what the CPU has encoded, with and without c: finds a device or a compiler that does not do what it
-    /// says. What a device encodes is read elsewhere, so nothing is taken from one that fails here.
+    /// Decodes what the CPU has encoded, with and without c, to find a device or a compiler that
+    /// does not do what it promises. What a device encodes is read on other machines, so a device
+    /// that fails here is not used at all.
     fn self_test(&self, here: &Loaded, tile: usize, model: &Arc<Model>) -> Result<(), Fault> {
         let cpu = Neural::new(model.clone());
         let tokens = model.vocabulary().tokenise(SAMPLE);
@@ -214,7 +219,7 @@ impl Cuda {
         Ok(())
     }
 
-    /// Decodes chunks that are on the device together.
+    /// Decodes chunks that are on the device at the same time.
     fn batch(
         &self,
         here: &Loaded,
@@ -263,7 +268,8 @@ impl Cuda {
                 Ended { request, status, position, bytes }
             })
             .collect();
-        // No tasks of the pool: it may give this thread another batch, which would wait for the end of this one.
+        // These are not tasks of the thread pool: it might give this thread another batch, which
+        // would wait for the end of this one.
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = chunks.len().div_ceil(threads).max(READ_SHARE);
         std::thread::scope(|scope| {
@@ -278,7 +284,8 @@ impl Cuda {
         })
     }
 
-    /// Launches until all chunks have ended; how each did, and its tokens.
+    /// Launches the kernel until all chunks have ended. Returns how each of them ended, and its
+    /// tokens.
     fn advance_all(
         &self,
         here: &Loaded,
@@ -293,7 +300,7 @@ impl Cuda {
         let blocks = tiles_of(&running, shape.tile).len();
         let workspace = device.allocate(blocks * shape.workspace)?;
         let mut ended = vec![(Status::Damaged, 0); requests.len()];
-        // Every launch takes every chunk `STEPS` tokens further, or as much history.
+        // Every launch codes `STEPS` tokens of every chunk, or lays in as much history.
         let launches = |request: &&Request<'_>| {
             let tokens = request.known.as_ref().map_or(request.raw_len, Vec::len) as u64;
             tokens / STEPS + request.history.len() as u64 / (STEPS * LAID_PER_STEP) + 3

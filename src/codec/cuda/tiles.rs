@@ -1,8 +1,9 @@
-//! Which chunks are on the device together: those that fit, in tiles of one set of weights.
+//! Which chunks are on the device at the same time: as many as fit, in tiles of one set of weights.
 
 use crate::model::device::job::{Job, Memory};
 
-/// How many of the chunks fit into `room` bytes, each with `more`; one at least.
+/// How many of the chunks fit into `room` bytes, if each takes its memory and `more` bytes; at
+/// least one.
 pub(crate) fn fitting(memory: &[Memory], room: usize, more: usize) -> usize {
     let mut taken = 0usize;
     let fits = memory.iter().take_while(|memory| {
@@ -14,13 +15,15 @@ pub(crate) fn fitting(memory: &[Memory], room: usize, more: usize) -> usize {
 
 /// A chunk that has not ended.
 pub(crate) struct Running {
-    /// Its place in the batch, and its set of weights.
+    /// Its index in the batch.
     pub number: usize,
+    /// Number of its set of weights.
     pub set: usize,
+    /// Its record.
     pub job: Job,
 }
 
-/// The chunks of a block, as the kernel takes them.
+/// The chunks of a block, in the form that the kernel reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tile {
     first: u32,
@@ -40,7 +43,7 @@ impl Tile {
     }
 }
 
-/// Runs of at most `size` chunks of one set.
+/// Tiles of at most `size` consecutive chunks of one set.
 pub(crate) fn tiles_of(running: &[Running], size: usize) -> Vec<Tile> {
     let mut tiles: Vec<Tile> = Vec::new();
     for (i, chunk) in (0..).zip(running) {

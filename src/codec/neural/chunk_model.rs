@@ -1,8 +1,8 @@
-//! Neural chunks: tokens under a model's slots (spec/numerics.md sections 3, 8 and 10).
+//! Neural chunks: tokens under a model's slots (spec/numerics.md, sections 3, 8 and 10).
 //!
-//! Decoding runs many chunks in lockstep, one token of each per step, so that weights are used for all
-//! of them while they are in the cache; chunks that end make room for others. Encoding knows all
-//! tokens, so it runs many positions of one chunk at once. Both give the same slots.
+//! Decoding runs many chunks in lockstep, one token of each per step, so that weights are used for
+//! all of them while they are in the cache; a chunk that ends makes room for another. Encoding
+//! knows all tokens, so it computes many positions of one chunk at once. Both give the same slots.
 #![deny(clippy::float_arithmetic)]
 
 use std::sync::Arc;
@@ -29,12 +29,13 @@ use crate::model::latent;
 use crate::model::matcher::{MAX_SLOTS, Slot};
 use crate::model::weights::Model;
 
-/// Positions encoded at once.
+/// Positions that are encoded at once.
 pub const ROWS: usize = 48;
 
-/// A coded chunk, and what its parts cost.
+/// A coded chunk, and how many bits its parts take.
 #[derive(Clone, Debug)]
 pub struct Coded {
+    /// The coded bytes.
     pub payload: Vec<u8>,
     /// Bits of the learned sequence.
     pub latent_bits: u64,
@@ -42,44 +43,45 @@ pub struct Coded {
     pub residual_bits: u64,
 }
 
-/// Fewest chunks that a thread decodes when a device has left them undone.
+/// Fewest chunks per thread where chunks that a device has left undone are decoded.
 const LEFT_UNDONE: usize = 4 * LANES;
 
-/// A model with the kernels it runs on.
+/// A model with the kernels on which it runs.
 #[derive(Clone)]
 pub struct Neural {
     pub(crate) model: Arc<Model>,
     backend: Backend,
-    /// Where many chunks go first.
+    /// The device that gets large amounts of work first.
     offload: Option<Arc<Offload>>,
     compressor: Option<Arc<dyn Compressor>>,
     search: Search,
 }
 
 impl Neural {
-    /// On the fastest kernels of this machine.
+    /// The model on the fastest kernels of this machine.
     pub fn new(model: Arc<Model>) -> Self {
         Self::with_backend(model, Backend::best())
     }
 
+    /// The model on these kernels.
     pub fn with_backend(model: Arc<Model>, backend: Backend) -> Self {
         Self { model, backend, offload: None, compressor: None, search: 0.into() }
     }
 
-    /// Lets a device have the work that it is faster at, if it can run the model.
+    /// Gives to a device the work that it does sooner, if it can run the model.
     pub fn offloading(mut self, offload: Option<Arc<Offload>>) -> Self {
         self.offload = offload.filter(|_| supports(self.model.config()).is_ok());
         self
     }
 
-    /// Tries candidates for c when a chunk is encoded, beside the empty one: those of a compressor if
-    /// there is one, then the symbols that the prior holds likely.
+    /// Tries candidates for c when a chunk is encoded, besides the empty one: first those of a
+    /// compressor, if there is one, then the symbols that are most likely under the prior.
     pub fn searching(mut self, compressor: Option<Arc<dyn Compressor>>, search: impl Into<Search>) -> Self {
         (self.compressor, self.search) = (compressor, search.into());
         self
     }
 
-    /// What is tried for a chunk: first the empty c.
+    /// The candidates for c that are tried for a chunk, the empty one first.
     pub(crate) fn candidates(&self, raw: &[u8]) -> Vec<Vec<u16>> {
         let mut all = vec![vec![]];
         let Search { effort, longest } = self.search;
@@ -90,7 +92,7 @@ impl Neural {
             .compressor
             .as_ref()
             .map(|compressor| compressor.candidates(&self.model.vocabulary().tokenise(raw), effort));
-        // A compressor that is sure of itself writes fewer than it is asked for.
+        // A compressor may write fewer candidates than it is asked for.
         for mut c in written.into_iter().flatten().chain(latent::likely(&self.model, effort)) {
             c.truncate(longest);
             if all.len() <= effort && !all.contains(&c) {
@@ -100,11 +102,12 @@ impl Neural {
         all
     }
 
-    /// The shortest coding of a chunk, and its c. On equal length the earlier candidate wins.
+    /// The shortest coding of a chunk. Of several with the same length, the first candidate is
+    /// taken.
     fn encode_best(&self, decoder: &mut Decoder<'_>, job: &EncodeJob<'_>) -> Option<Coded> {
         let mut best: Option<Coded> = None;
         for c in self.candidates(job.raw) {
-            // A compressor may write what the model does not know.
+            // A compressor may write symbols that the model does not have.
             let Ok(coded) = self.encode_one(decoder, job.raw, &job.history, &c) else { continue };
             if best.as_ref().is_none_or(|best| coded.payload.len() < best.payload.len()) {
                 best = Some(coded);
@@ -113,15 +116,16 @@ impl Neural {
         best
     }
 
+    /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
     }
 
-    /// Codes one chunk with the learned sequence `c`, often empty.
+    /// Codes one chunk with the learned sequence `c`, which may be empty.
     ///
     /// # Errors
-    /// `Limit` if the chunk has more tokens than a model without window can take or too much history,
-    /// `Usage` if the model does not know `c`.
+    /// `Limit` if the chunk has too many tokens for a model without window, or too much history;
+    /// `Usage` if the model cannot have this `c`.
     pub fn encode_with(&self, raw: &[u8], history: &[Arc<[u8]>], c: &[u16]) -> Result<Coded> {
         let mut decoder = Decoder::new(&self.model, self.backend, 1, ROWS);
         self.encode_one(&mut decoder, raw, history, c)

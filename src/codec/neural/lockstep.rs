@@ -1,6 +1,7 @@
 //! Many chunks decoded in lockstep, one token of each per step.
 //!
-//! Weights are used for all chunks while they are in the cache; a chunk that ends makes room for another.
+//! Weights are used for all chunks while they are in the cache. A chunk that ends makes room for
+//! another.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use crate::model::latent;
 use crate::model::matcher::Matcher;
 use crate::model::weights::Model;
 
-/// Bytes of match tables that the chunks of one lockstep may have together, beyond the first chunk's.
+/// Bytes of match tables that the chunks of one lockstep may take together; the first chunk does
+/// not count.
 pub(crate) const TABLE_BYTES: usize = 64 << 20;
 
-/// What is wrong with a payload whose tokens miss the chunk's end, or whose code leaves the range.
+/// What is wrong with a payload whose tokens miss the end of the chunk, or that no encoder can have
+/// written.
 pub(crate) const WRONG_LENGTH: &str = "its payload does not decode to its length";
 
 /// Decodes chunks of one model on the calling thread; results stand in the order of `jobs`.
@@ -53,7 +56,7 @@ pub(crate) fn decode(model: &Model, backend: Backend, jobs: &[&DecodeJob<'_>]) -
         .collect()
 }
 
-/// The history of a chunk: its references, then the separator before its own tokens.
+/// The history of a chunk: the chunks that it refers to, then the separator before its own tokens.
 pub(crate) fn lay_history(model: &Model, raw_len: usize, history: &[Arc<[u8]>]) -> Result<Matcher> {
     let (config, vocabulary) = (model.config(), model.vocabulary());
     let capacity = history.iter().map(|bytes| bytes.len()).fold(raw_len, usize::saturating_add);
@@ -65,9 +68,9 @@ pub(crate) fn lay_history(model: &Model, raw_len: usize, history: &[Arc<[u8]>]) 
     Ok(matcher)
 }
 
-/// A chunk whose c is known.
+/// A chunk whose c was read.
 pub(crate) struct Opened<'a> {
-    /// Place among the results.
+    /// Index among the results.
     index: usize,
     job: &'a DecodeJob<'a>,
     reader: Reader<'a>,
@@ -96,9 +99,9 @@ pub(crate) fn begin<'a>(model: &Model, payload: &'a [u8]) -> Result<(Reader<'a>,
 
 /// A chunk that is being decoded.
 pub(crate) struct Lane<'a> {
-    /// Place among the results.
+    /// Index among the results.
     job: usize,
-    /// Place in the decoder's caches.
+    /// Index of the lane in the decoder's caches.
     slot: usize,
     matcher: Matcher,
     reader: Reader<'a>,

@@ -1,7 +1,7 @@
 //! Neural chunks on a device: what the host does before and after, for many chunks at once.
 //!
-//! Before: c is read, history tokenised, each referenced chunk once. After: tokens become bytes, or shares a
-//! payload. Errors are those of the CPU.
+//! Before, the host reads c and tokenizes the history, each referenced chunk once. Afterwards it
+//! turns tokens into bytes, or intervals into a payload. Errors are the same as on the CPU.
 #![deny(clippy::float_arithmetic)]
 
 use std::collections::HashMap;
@@ -26,12 +26,13 @@ use crate::model::matcher::check_capacity;
 use crate::model::weights::Model;
 use crate::wire::chunk::Codec;
 
-/// What the CPU is timed with, where it is to be compared with a device.
+/// What the CPU's speed is measured with, where it is compared with a device.
 const SAMPLE: &[u8] = b"A chunk's bytes become tokens of a learned vocabulary. A decoder predicts each token from those \
     before it, and from a match input: what followed the last few tokens when they last stood together, in this \
     chunk or in earlier ones that it names. A range coder stores what the prediction leaves open.";
 
-/// Tokens of referenced chunks, by where their bytes lie: they are shared between chunks.
+/// Tokens of referenced chunks by the address of their bytes; chunks that refer to the same one
+/// share them.
 struct Histories<'a> {
     model: &'a Model,
     tokens: HashMap<*const u8, Vec<u16>>,
@@ -41,21 +42,21 @@ impl<'a> Histories<'a> {
     fn new<'b>(model: &'a Model, all: impl Iterator<Item = &'b [Arc<[u8]>]>) -> Self {
         let distinct: HashMap<*const u8, &Arc<[u8]>> =
             all.flatten().map(|bytes| (bytes.as_ptr(), bytes)).collect();
-        // Pointers are keys alone, and cannot be sent.
+        // Pointers are used as keys only, and cannot be sent to other threads.
         let distinct: Vec<&Arc<[u8]>> = distinct.into_values().collect();
         let cut: Vec<Vec<u16>> =
             distinct.par_iter().map(|bytes| model.vocabulary().tokenise(bytes)).collect();
         Self { model, tokens: distinct.iter().map(|bytes| bytes.as_ptr()).zip(cut).collect() }
     }
 
-    /// The history array up to the chunk's own tokens, and the capacity of its tables.
+    /// The history array up to the chunk's own tokens, and the capacity of its match tables.
     fn of(&self, raw_len: usize, history: &[Arc<[u8]>]) -> Result<(Vec<u16>, usize)> {
         let capacity = history.iter().map(|bytes| bytes.len()).fold(raw_len, usize::saturating_add);
         check_capacity(capacity)?;
         let separator = self.model.vocabulary().separator();
         let mut all = vec![separator];
         for bytes in history {
-            // Chunks of no bytes may lie anywhere, and have no tokens.
+            // Chunks without bytes may have any address, and have no tokens.
             let tokens = self.tokens.get(&bytes.as_ptr()).filter(|_| !bytes.is_empty());
             all.extend(tokens.into_iter().flatten());
             all.push(separator);
@@ -64,7 +65,7 @@ impl<'a> Histories<'a> {
     }
 }
 
-/// A job of decoding: its result, if that is known without a device, or what a device is asked for.
+/// A job of decoding: its result, if that is known without a device, or the request to a device.
 enum Ready<'a> {
     Known(Decoded),
     Asked(Request<'a>),
@@ -84,7 +85,8 @@ fn ready<'a>(model: &Model, histories: &Histories<'_>, job: &'a DecodeJob<'a>) -
 }
 
 impl Neural {
-    /// Times a thread with one chunk and with many: the rates of both. `None` if the sample cannot be coded.
+    /// Measures a thread of the CPU with one chunk and with many, and returns both rates. `None` if
+    /// the sample cannot be coded.
     pub(crate) fn measure(&self) -> Option<(u64, u64)> {
         let payload = self.encode_with(SAMPLE, &[], &[]).ok()?.payload;
         let job = DecodeJob {
@@ -96,7 +98,7 @@ impl Neural {
             dictionary: None,
         };
         let rate = |count: usize| {
-            // The first time warms caches.
+            // The first run fills caches.
             let took = [(); 2].map(|()| {
                 let start = Instant::now();
                 self.decode_lockstep(&vec![&job; count]);
@@ -155,7 +157,8 @@ impl Neural {
         }
     }
 
-    /// Encodes on a device, every candidate for c of every chunk beside each other; `None` if it fails.
+    /// Encodes on a device, all candidates for c of all chunks side by side; `None` if the device
+    /// fails.
     pub(crate) fn encode_offloaded(
         &self,
         offload: &Offload,
@@ -172,7 +175,7 @@ impl Neural {
                 continue;
             }
             for c in self.candidates(job.raw) {
-                // A compressor may write what the model does not know.
+                // A compressor may write symbols that the model does not have.
                 if latent::encode(model, &c, &mut Encoder::new()).is_ok() {
                     let (history, known) = (history.clone(), Some(known.clone()));
                     let raw_len = job.raw.len();
@@ -189,14 +192,15 @@ impl Neural {
             .collect();
         let mut best: Vec<Option<Vec<u8>>> = vec![None; jobs.len()];
         for (number, payload) in owners.into_iter().zip(coded) {
-            // On equal length the earlier candidate wins.
+            // Of several codings with the same length, the first candidate is taken.
             if let (Some(payload), best) = (payload, &mut best[number])
                 && best.as_ref().is_none_or(|best| payload.len() < best.len())
             {
                 *best = Some(payload);
             }
         }
-        // Chunks without bytes have no tokens, and what was not tried here is not on the CPU either.
+        // Chunks without bytes have no tokens. A chunk that could not be tried here cannot be coded
+        // on the CPU either.
         for (best, job) in best.iter_mut().zip(jobs) {
             if best.is_none() && job.raw.is_empty() {
                 *best = self.encode_with(job.raw, &job.history, &[]).ok().map(|coded| coded.payload);
@@ -206,7 +210,7 @@ impl Neural {
     }
 }
 
-/// The payload of known tokens; `None` if a share is none, as no device should say.
+/// The payload of known tokens; `None` if an interval is empty, which no device should return.
 fn payload_of(model: &Model, request: &Request<'_>, output: &Output) -> Option<Vec<u8>> {
     let Output::Shares(shares) = output else { return None };
     let mut encoder = Encoder::new();

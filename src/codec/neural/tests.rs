@@ -1,4 +1,4 @@
-//! One result whatever the kernels, the number of lanes, and the way positions are computed.
+//! The result is the same for all kernels, numbers of lanes, and ways to compute positions.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ fn with_latent() -> Config {
     config
 }
 
-/// Steered by c, without an encoder or with one.
+/// A model that c steers, without an encoder or with one.
 fn steered(layers: usize) -> Config {
     let mut config = small();
     config.latent =
@@ -49,7 +49,7 @@ fn steered(layers: usize) -> Config {
     config
 }
 
-/// As an imported T5: gates, and one row of the prior for all symbols.
+/// A model like an imported T5: with gates, and one row of the prior for all symbols.
 fn with_gates() -> Config {
     let mut config = with_latent();
     config.activation = Activation::GatedGelu;
@@ -57,7 +57,7 @@ fn with_gates() -> Config {
     config
 }
 
-/// Several sets of weights; with `steer` also steered.
+/// A model with several sets of weights; with `steer` also steered.
 fn expert(steer: bool) -> Config {
     let mut config = small();
     config.latent = Some(Latent { symbols: 20, max: 9, layers: 0, ff: 0, steer, experts: 3 });
@@ -108,7 +108,7 @@ fn sets_that_are_stored_as_differences_give_the_same_bits() {
     }
 }
 
-/// Text with repeats, some of it bytes that no longer token holds.
+/// Text with repeats, in part of bytes that occur in no token but their own.
 fn text(len: usize, random: &mut Random) -> Vec<u8> {
     let mut bytes: Vec<u8> = vec![];
     while bytes.len() < len {
@@ -239,7 +239,8 @@ fn candidates_are_no_longer_and_no_more_than_asked_for() {
     };
     let nothing = Vec::<u16>::new();
     assert_eq!(candidates(3, 9), [nothing.clone(), vec![3, 1, 2], vec![3, 1, 4], vec![5]]);
-    // What is the same when it is cut is tried once; the prior's likeliest fill up.
+    // Candidates that are the same once they are cut are tried once; those of the prior fill up the
+    // rest.
     assert_eq!(candidates(3, 2)[..3], [nothing.clone(), vec![3, 1], vec![5]]);
     assert!(candidates(3, 1).iter().all(|c| c.len() < 2));
     assert!(candidates(3, 0) == candidates(0, 9) && candidates(0, 9) == [nothing]);
@@ -319,7 +320,7 @@ mod devices {
 
     type Says = fn(&[Request<'_>]) -> Result<Vec<Output>, String>;
 
-    /// One that decodes nothing, but says what it was told to say.
+    /// A device that decodes nothing and returns what it was told to.
     struct Broken {
         says: Says,
         asked: Arc<AtomicUsize>,
@@ -396,15 +397,15 @@ mod devices {
             };
             assert!(neural.decode(&[&job])[0].is_err());
             assert_eq!(neural.encode(&[EncodeJob { raw: b"abc", history: vec![] }]), [None]);
-            // What can be done without a device is.
+            // What needs no device is done.
             let empty = DecodeJob { raw_len: 0, payload: b"", ..job };
             assert_eq!(neural.decode(&[&empty])[0].as_ref().unwrap(), b"");
         }
     }
 }
 
-/// All parts of the arithmetic, in models and texts small enough for Miri, which runs this as if on machines of other
-/// byte orders and word lengths (tests/miri.sh).
+/// All parts of the arithmetic, in models and texts small enough for Miri, which runs this as if on
+/// machines of other byte orders and word lengths (tests/miri.sh).
 #[test]
 fn payloads_are_these_on_every_machine() {
     let mut payloads = blake3::Hasher::new();

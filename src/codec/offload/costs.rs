@@ -1,41 +1,47 @@
 //! What decoding costs on the CPU and on a device, and which of them ends sooner.
 //!
-//! Costs are nanoseconds; rates are for 1,024 plain bytes, since bytes are known before a chunk is decoded and tokens
-//! are not. They begin as conservative guesses and follow what was measured. They say where work is done and
-//! nothing about its result: both sides give the same bits.
+//! Costs are in nanoseconds. Rates are for 1,024 raw bytes, because the bytes of a chunk are known
+//! before it is decoded and its tokens are not. Costs begin as conservative guesses and follow what
+//! was measured. They decide where work is done and have no effect on its result: both sides give
+//! the same bits.
 
 use crate::codec::work::Work;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 
-/// Chunks that a device is given at once, where there are so many: as many as a large one runs side by side.
+/// Most chunks that a device is given at once: as many as a large GPU runs at the same time.
 pub const BATCH: usize = 4096;
 
-/// Chunks beside each other from which on a thread of the CPU gets no faster.
+/// With this many chunks in lockstep, a thread of the CPU is as fast as it gets.
 const SIDE_BY_SIDE: u64 = crate::codec::work::LANES as u64;
-/// Bytes of a rate.
+/// The bytes that a rate is for.
 const UNIT: u64 = 1024;
-/// Tokens that `UNIT` bytes have at most, in text that a model knows; fewer make a device look slower.
+/// Most tokens of `UNIT` bytes of text that a model has learned; for other data the guess is wrong
+/// in favor of the CPU.
 const TOKENS: u64 = 512;
 
 /// What decoding with one model costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Costs {
-    /// A thread of the CPU that has one chunk, and one that has as many beside each other as it is fast with.
+    /// Nanoseconds for 1,024 bytes on a thread of the CPU that decodes one chunk.
     pub alone: u64,
+    /// Nanoseconds for 1,024 bytes on a thread of the CPU that decodes as many chunks in lockstep
+    /// as it is fastest with.
     pub beside: u64,
-    /// A batch on the device: for the bytes of its longest chunk, whose tokens follow each other, and for the bytes
-    /// of all.
+    /// Nanoseconds of a batch on the device for 1,024 bytes of its longest chunk, whose tokens come
+    /// one after another.
     pub step: u64,
+    /// Nanoseconds of a batch on the device for 1,024 bytes of all its chunks together.
     pub share: u64,
-    /// Nanoseconds from nothing until a device takes its first batch: driver, kernel, weights, self-test.
+    /// Nanoseconds until a device that is not open takes its first batch: driver, kernel, weights,
+    /// self-test.
     pub start: u64,
 }
 
 impl Costs {
-    /// Before anything was measured. The device: 4 us for each of its meetings of a block, ten tera multiply-adds a
-    /// second, 2 s until it has compiled its kernel. The CPU: the slowest that is likely, so that no less than
-    /// this is worth measuring it.
+    /// The costs before anything was measured. For the device: 4 us for each time that its threads
+    /// wait for one another, ten tera multiply-adds a second, and 2 s to compile the kernel. For
+    /// the CPU: the slowest that is likely, so that work below that limit need not be measured.
     pub fn guess(config: &Config) -> Self {
         let multiply_adds = config.products_per_token() as u64;
         let meetings = 8 * config.layers as u64 + 4;
@@ -49,13 +55,14 @@ impl Costs {
         }
     }
 
-    /// Those of `S3A_DEVICE_COSTS`, if it is set.
+    /// The costs that the environment variable `S3A_DEVICE_COSTS` gives, if it is set.
     pub fn given() -> Result<Option<Self>> {
         let text = std::env::var("S3A_DEVICE_COSTS").ok().filter(|text| !text.is_empty());
         text.map(|text| Self::parse(&text)).transpose()
     }
 
-    /// Reads `ALONE,BESIDE,STEP,SHARE,START`, the fields in their order.
+    /// Reads `ALONE,BESIDE,STEP,SHARE,START`: the fields in their order, as whole numbers. Fails
+    /// with `Error::Usage` on other texts.
     pub fn parse(text: &str) -> Result<Self> {
         let numbers: Option<Vec<u64>> = text.split(',').map(|number| number.trim().parse().ok()).collect();
         match numbers.as_deref() {
@@ -67,17 +74,17 @@ impl Costs {
         }
     }
 
-    /// Nanoseconds until the CPU has done it.
+    /// Nanoseconds that the CPU needs for this work.
     pub fn on_cpu(&self, work: Work) -> u64 {
         let threads = work.threads.clamp(1, work.chunks.max(1)) as u64;
         let lanes = (work.chunks as u64).div_ceil(threads).clamp(1, SIDE_BY_SIDE);
-        // What a thread does once for all its chunks they share.
+        // What a thread does once for all its chunks is divided among them.
         let rate = self.beside.saturating_add(self.alone.saturating_sub(self.beside) / lanes);
         let bytes = work.bytes.div_ceil(threads).max(work.longest);
         for_bytes(rate, bytes)
     }
 
-    /// Nanoseconds until a device has done it that is free after `delay`.
+    /// Nanoseconds until a device that is free after `delay` has done this work.
     pub fn on_device(&self, work: Work, delay: u64) -> u64 {
         let (steps, shares) = self.parts(work);
         delay.saturating_add(steps).saturating_add(shares)
@@ -94,7 +101,7 @@ impl Costs {
         self.on_device(work, delay) < self.on_cpu(work)
     }
 
-    /// Takes note of what a thread of the CPU took for chunks of its own.
+    /// Adjusts the costs to the time that a thread of the CPU took for some chunks.
     pub fn cpu_took(&mut self, chunks: usize, bytes: u64, nanos: u64) {
         if bytes < UNIT {
             return;
@@ -109,31 +116,33 @@ impl Costs {
     }
 }
 
-/// What batches on a device took, for the two rates of its costs: least squares of relative errors, in which the past
-/// fades, and which stay near the guess where batches do not tell the two apart.
+/// A fit of the two rates of a device to the times of its batches: least squares of relative
+/// errors, in which older batches count less, and which stays near the guess where batches do not
+/// tell the two rates apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Fit {
     guess: Costs,
-    /// Sums over batches: squares and products of the two parts as guessed, and the parts themselves, all in parts of
-    /// what the batch took.
+    /// Sums over batches: squares and products of the two parts as guessed, and the parts
+    /// themselves, all as fractions of the time that the batch took.
     squares: (f64, f64),
     products: f64,
     parts: (f64, f64),
 }
 
-/// What is left of a batch's weight after the next one.
+/// What each new batch leaves of the weight of older ones.
 const FADING: f64 = 0.8;
-/// Weight of the guess; that of a batch is one.
+/// Weight of the guess; a batch has weight 1.
 const OF_GUESS: f64 = 1e-6;
-/// A rate is no less than this part of its guess.
+/// A rate is at least this part of its guess.
 const LEAST: f64 = 1e-3;
 
 impl Fit {
+    /// A fit that starts from these costs.
     pub fn new(guess: Costs) -> Self {
         Self { guess, squares: (0.0, 0.0), products: 0.0, parts: (0.0, 0.0) }
     }
 
-    /// Takes note of a batch, and puts the rates right.
+    /// Adds the time of a batch, and adjusts the rates of `costs`.
     pub fn took(&mut self, costs: &mut Costs, work: Work, nanos: u64) {
         let (steps, shares) = self.guess.parts(work);
         if work.bytes < UNIT || steps == 0 || shares == 0 {
@@ -148,7 +157,7 @@ impl Fit {
         let (at, bt) = (self.parts.0 + OF_GUESS, self.parts.1 + OF_GUESS);
         let determinant = aa * bb - ab * ab;
         let (mut x, mut y) = ((at * bb - bt * ab) / determinant, (bt * aa - at * ab) / determinant);
-        // Neither is negative: the other one is all there is, then.
+        // No rate may be negative; where one would be, the other one explains all of the time.
         if x < LEAST {
             (x, y) = (LEAST, (bt - ab * LEAST) / bb);
         } else if y < LEAST {
@@ -161,7 +170,7 @@ impl Fit {
     }
 }
 
-/// Nanoseconds for `UNIT` bytes, if `bytes` took `nanos`.
+/// Nanoseconds for `UNIT` bytes, if `bytes` bytes took `nanos`.
 pub fn rate_of(bytes: u64, nanos: u64) -> u64 {
     (nanos.saturating_mul(UNIT) / bytes.max(1)).max(1)
 }
@@ -176,14 +185,15 @@ mod tests {
     use super::*;
 
     const MILLI: u64 = 1_000_000;
-    /// A CPU of 0.5 MB/s a thread with one chunk and 1 MB/s with many; a device of 25 ms for 1,024 bytes of its
-    /// longest chunk and 100 MB/s.
+    /// A CPU of 0.5 MB/s a thread with one chunk and 1 MB/s with many; a device of 25 ms for 1,024
+    /// bytes of its longest chunk and 100 MB/s.
     const COSTS: Costs =
         Costs { alone: 2 * MILLI, beside: MILLI, step: 25 * MILLI, share: 10_000, start: 1000 * MILLI };
 
     #[test]
     fn work_goes_where_it_ends_sooner() {
-        // Chunks of 16 KiB, threads, milliseconds until the device is free, whether it is asked.
+        // Chunks of 16 KiB, threads, milliseconds until the device is free, whether the device is
+        // chosen.
         for (chunks, threads, delay, device) in [
             // A cold read: 32 ms on the CPU, 400 on the device.
             (1, 1, 0, false),

@@ -1,7 +1,8 @@
-//! A device beside the CPU: when it is asked, one batch at a time, and what happens when it fails.
+//! A device beside the CPU: when it gets work, one batch at a time, and what happens when it fails.
 //!
-//! A device is faster with thousands of chunks and slower with a few: work goes where it ends sooner (`costs`). The
-//! CPU also takes over whatever a device fails to do, in the midst of the work. A failed device is not asked again.
+//! A device is faster than the CPU with thousands of chunks and slower with a few; work goes to the
+//! side that ends sooner (`costs`). The CPU also takes over whatever a device fails to do, even in
+//! the middle of a batch. A device that failed gets no more work.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -16,20 +17,20 @@ use crate::model::weights::Model;
 
 type Open = Box<dyn Fn() -> Result<Box<dyn Device>, String> + Send + Sync>;
 
-/// A device that takes work off the CPU, found when there is work for it.
+/// A device that takes work off the CPU. It is opened when there is work for it.
 pub struct Offload {
     open: Open,
     device: OnceLock<Result<Box<dyn Device>, String>>,
     lost: OnceLock<String>,
     asked_for: bool,
-    /// Whether it takes all work, whatever that costs.
+    /// Whether the device takes all work, whatever the costs.
     all: AtomicBool,
-    /// How many threads prepare it, while nobody waits for it.
+    /// How many threads prepare the device while no work waits for it.
     apart: AtomicUsize,
-    /// Costs that are given, and not measured.
+    /// Costs that were given and are not measured.
     fixed: Option<Costs>,
     known: Mutex<HashMap<[u8; 32], Known>>,
-    /// Nanoseconds that it took to be made ready for the last model; 0 before that.
+    /// Nanoseconds that preparing the device for the last model took; 0 before that.
     prepared_in: AtomicU64,
     queue: Mutex<Queue>,
     turn: Mutex<()>,
@@ -39,17 +40,18 @@ pub struct Offload {
 #[derive(Clone, Copy)]
 struct Known {
     costs: Costs,
-    /// What the device's costs follow.
+    /// The fit of the device's costs.
     fit: Fit,
     /// Whether the costs on the CPU were measured.
     measured: bool,
-    /// Whether it was decided to start the device for this model: the start costs nothing more.
+    /// Whether starting the device for this model was decided, so that the start costs nothing
+    /// more.
     begun: bool,
-    /// Whether it was made ready for this model.
+    /// Whether the device is prepared for this model.
     ready: bool,
 }
 
-/// What a device has to do, as predicted, in nanoseconds.
+/// The work that a device has to do, as predicted, in nanoseconds.
 #[derive(Default)]
 struct Queue {
     waiting: Vec<u64>,
@@ -57,7 +59,7 @@ struct Queue {
 }
 
 impl Queue {
-    /// Until the device is free.
+    /// Nanoseconds until the device is free.
     fn delay(&self) -> u64 {
         let left = self.running.map_or(0, |(since, nanos)| nanos.saturating_sub(nanos_since(since)));
         self.waiting.iter().fold(left, |sum, &nanos| sum.saturating_add(nanos))
@@ -76,12 +78,13 @@ fn nanos_since(start: Instant) -> u64 {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these is whole at all times.
+    // A lock that a panic poisoned is still good: the values behind these locks are always
+    // complete.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Offload {
-    /// One that is opened when there is work that it does sooner than the CPU.
+    /// A device that `open` opens when there is work that it does sooner than the CPU.
     pub fn new(open: Open) -> Self {
         Self {
             open,
@@ -98,30 +101,31 @@ impl Offload {
         }
     }
 
-    /// A device that is there, for all work, and for encoding.
+    /// An open device, which takes all work, encoding included.
     pub fn to(device: Box<dyn Device>) -> Self {
         let offload = Self::new(Box::new(|| Err("it was opened before".into())));
-        // Nobody else has it yet.
+        // No other thread has it yet.
         let _ = offload.device.set(Ok(device));
         Self { asked_for: true, all: AtomicBool::new(true), ..offload }
     }
 
-    /// Goes by these costs and measures none.
+    /// Uses these costs and measures none.
     pub fn with_costs(self, fixed: Option<Costs>) -> Self {
         Self { fixed, ..self }
     }
 
-    /// Leaves to the CPU what that does sooner, even if this device was asked for.
+    /// Leaves to the CPU the work that it does sooner, even if this device was asked for.
     pub fn by_costs(&self) {
         self.all.store(false, Ordering::Relaxed);
     }
 
-    /// Whether all work is for it.
+    /// Whether the device takes all work.
     pub fn takes_all(&self) -> bool {
         self.all.load(Ordering::Relaxed)
     }
 
-    /// Whether this work is for it. `measure` times a thread of the CPU, where its costs matter and nobody knows them.
+    /// Whether the device takes this work. `measure` measures a thread of the CPU, where its costs
+    /// matter and are not known.
     pub fn takes(&self, model: &Model, work: Work, measure: &dyn Fn() -> Option<(u64, u64)>) -> bool {
         let idle = self.apart.load(Ordering::Acquire) == 0;
         idle && self.usable()
@@ -129,12 +133,12 @@ impl Offload {
             && self.device().is_ok()
     }
 
-    /// Whether it may be asked at all; opens nothing.
+    /// Whether the device may get work at all; opens nothing.
     fn usable(&self) -> bool {
         self.lost.get().is_none() && !self.device.get().is_some_and(Result::is_err)
     }
 
-    /// Whether it ends sooner than the CPU.
+    /// Whether the device ends sooner than the CPU.
     fn sooner(&self, model: &Model, work: Work, measure: &dyn Fn() -> Option<(u64, u64)>) -> bool {
         let delay = lock(&self.queue).delay();
         let wins = |known: Known| {
@@ -166,7 +170,7 @@ impl Offload {
         self.known(model).costs
     }
 
-    /// Changes what is known of a model, but for costs that are given.
+    /// Changes what is known of a model, except costs that were given.
     fn learn(&self, model: &Model, change: impl FnOnce(&mut Known)) -> Known {
         let mut all = lock(&self.known);
         let known = all.entry(model.fingerprint()).or_insert_with(|| {
@@ -178,17 +182,17 @@ impl Offload {
         *known
     }
 
-    /// Takes note of what a thread of the CPU took for some chunks.
+    /// Adjusts the costs to the time that a thread of the CPU took for some chunks.
     pub fn cpu_took(&self, model: &Model, chunks: usize, bytes: u64, start: Instant) {
         let nanos = nanos_since(start);
-        // The guess is far off: it is measured before it is put right.
+        // The guess is far off, so it is replaced by a measurement before it is adjusted.
         if self.fixed.is_none() && self.known(model).measured {
             self.learn(model, |known| known.costs.cpu_took(chunks, bytes, nanos));
         }
     }
 
-    /// Opens it on a thread of its own and makes it ready for a model, if that is worth it for so much work. Until
-    /// that is done it takes nothing.
+    /// Opens the device on another thread and prepares it for a model, if that is worth it for this
+    /// much work. Until then the device takes no work.
     pub fn prepare_apart(
         self: &Arc<Self>,
         model: Arc<Model>,
@@ -207,12 +211,13 @@ impl Offload {
             offload.apart.fetch_sub(1, Ordering::AcqRel);
         };
         if std::thread::Builder::new().name("s3a-device".into()).spawn(work_apart).is_err() {
-            // Whoever needs it first makes it ready.
+            // A thread that needs the device before then prepares it itself.
             self.apart.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
-    /// Makes it ready for batches of so many chunks; the caller has its turn. `None` if it is given up.
+    /// Prepares the device for batches of this many chunks, while the caller has its turn. `None`
+    /// if the device has failed.
     fn prepare(&self, model: &Arc<Model>, chunks: usize) -> Option<&dyn Device> {
         let start = Instant::now();
         let ready = self.device().map_err(str::to_owned).and_then(|device| {
@@ -234,14 +239,14 @@ impl Offload {
         }
     }
 
-    /// Whether so many chunks are to be encoded by it: only where a user asked for it, for what it encodes is
-    /// to be read elsewhere.
+    /// Whether the device encodes chunks: only where a user asked for it, since what it encodes is
+    /// read on other machines.
     pub fn takes_encoding(&self) -> bool {
         self.asked_for && self.takes_all() && self.usable()
     }
 
-    /// How many of the chunks it wants at once; 0 if it does not want them. Work that it wants it will be started
-    /// for, though it may come in parts.
+    /// How many of the chunks the device wants at once; 0 if it wants none. The device is started
+    /// for work that it wants, even if that comes in parts.
     pub fn bulk(&self, model: &Model, work: Work, measure: &dyn Fn() -> Option<(u64, u64)>) -> usize {
         let takes = self.takes(model, work, measure);
         if takes {
@@ -255,7 +260,7 @@ impl Offload {
         self.device.get_or_init(&self.open).as_deref().map_err(String::as_str)
     }
 
-    /// Does the work when its turn comes, if the device does. `None` if not; it is not asked again then.
+    /// Does the work when its turn comes. `None` if the device fails; it then gets no more work.
     pub fn run(&self, model: &Arc<Model>, requests: &[Request<'_>]) -> Option<Vec<Output>> {
         let mut work = Work::default();
         requests.iter().for_each(|request| work.add(request.raw_len as u64));
@@ -288,7 +293,7 @@ impl Offload {
         }
     }
 
-    /// Gives the device up: what it computes is wrong.
+    /// Gives the device up because what it computes is wrong.
     pub fn distrust(&self) {
         self.lose::<()>("it gave other bytes than the CPU".into());
     }
@@ -298,7 +303,7 @@ impl Offload {
         None
     }
 
-    /// Why the device was given up, if it was: in words, for people.
+    /// A sentence for people about why the device was given up, if it was.
     pub fn warning(&self) -> Option<String> {
         let why = self.lost.get()?;
         let name = self.device().map_or_else(|_| "the device".into(), |device| device.name());

@@ -101,7 +101,8 @@ fn the_cpu_is_measured_once_and_only_where_that_may_matter() {
 #[test]
 fn what_the_start_for_one_model_took_is_expected_for_the_next() {
     let offload = Offload::new(Box::new(|| Ok(slow(Ok(())))));
-    // A second of the CPU that is guessed, and much more of the one that is measured; the device takes 25 ms.
+    // A second of the CPU that is guessed, and much more of the one that is measured; the device
+    // takes 25 ms.
     let (first, next, work) = (seeded(1), seeded(2), Work::of(500, 1024, 1));
     let measure = || Some((1000 * MILLI, 1000 * MILLI));
     assert!(!offload.takes(&next, work, &unmeasured), "two seconds of start are guessed");

@@ -1,4 +1,4 @@
-//! Work that goes to a device: what it costs there and here, and who does it.
+//! Work for a device: what it costs there and on the CPU, and which side does it.
 
 pub mod costs;
 pub mod device;

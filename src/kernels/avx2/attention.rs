@@ -1,4 +1,5 @@
-//! Attention at one position: scores of a block of positions at a time, heads of a shared key together.
+//! Attention at one position: scores of a block of positions at a time, with the heads of a shared
+//! key together.
 
 use std::arch::x86_64::*;
 
@@ -7,11 +8,12 @@ use crate::kernels::cache::{Bias, KeyValues, Next, POSITIONS, Reach, Scores};
 use crate::kernels::prefetch::prefetch;
 use crate::kernels::scalar;
 
-/// A score that leaves no attention weight: it is at least 2^28 below any other, whose magnitude is at
-/// most 2^29 + 2^20, and the difference to any other fits an i32.
+/// The score of a position out of reach, which leaves it no attention weight: it is at least 2^28
+/// below every other score (whose magnitude is at most 2^29 + 2^20), and its difference to any
+/// other fits an i32.
 const NEVER: i32 = -(1 << 30);
 
-/// Everything that the kernels below work on.
+/// The operands of the kernels below.
 struct Work<'a> {
     kv: &'a KeyValues,
     reach: Reach,
@@ -41,7 +43,7 @@ pub fn attend(
     let work = Work { kv, reach, from, to, score_shift, bias, next };
     let mut head = 0;
     while head < query.len() / kv.size() {
-        // Heads that share keys, four, two or one at a time.
+        // Of the heads that share keys, four, two or one at a time.
         let left = share - head % share;
         // SAFETY: the proof says that the CPU has AVX2.
         let done = unsafe {
@@ -63,7 +65,7 @@ fn ask_for(block: &[i16]) {
     }
 }
 
-/// A pair of values in every element.
+/// Broadcasts a pair of values to all elements.
 ///
 /// # Safety
 /// Two values can be read at `pair`.
@@ -75,7 +77,7 @@ unsafe fn spread(pair: *const i16) -> __m256i {
 }
 
 impl Work<'_> {
-    /// `H` heads from `head` on; gives `H`.
+    /// Attention of `H` heads from `head` on; returns `H`.
     #[target_feature(enable = "avx2")]
     fn heads<const H: usize>(
         &self,
@@ -119,7 +121,7 @@ impl Work<'_> {
         }
     }
 
-    /// Products of `H` queries with a block of keys, and the rounding of their shift.
+    /// Products of `H` queries with a block of keys, started with the rounding of the shift.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn sums<const H: usize>(&self, query: &[i16], keys: &[i16]) -> [[__m256i; 2]; H] {
@@ -128,8 +130,8 @@ impl Work<'_> {
         let mut sums = [[_mm256_set1_epi32(round); 2]; H];
         assert!(query.len() == H * size && keys.len() == POSITIONS * size);
         for pair in 0..size / 2 {
-            // SAFETY: a block of keys holds 32 values for each of `size / 2` pairs, and `query` as many pairs
-            // for each of `H` heads; the loads need no alignment.
+            // SAFETY: a block of keys holds 32 values for each of `size / 2` pairs, and `query` as
+            // many pairs for each of `H` heads; the loads need no alignment.
             unsafe {
                 let row = keys.as_ptr().add(2 * POSITIONS * pair);
                 let vectors = [0, 1].map(|half| _mm256_loadu_si256(row.add(16 * half).cast()));
@@ -144,7 +146,7 @@ impl Work<'_> {
         sums
     }
 
-    /// Attention weights of one head's scores, zero outside the reach.
+    /// Attention weights of one head's scores; zero outside the reach.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn softmax(&self, z: &mut [i32], p: &mut [i16]) {
@@ -208,9 +210,9 @@ impl Work<'_> {
             let values = ring.next_block(&self.kv.values);
             assert!(values.len() == POSITIONS * size);
             for pair in 0..POSITIONS / 2 {
-                // SAFETY: a block of values holds `2 * size` values for each of 8 pairs of positions, of which
-                // `16 * N` from `2 * element` on are within; each of `H` heads has `span` attention weights,
-                // `stride` apart; the loads need no alignment.
+                // SAFETY: a block of values holds `2 * size` values for each of 8 pairs of
+                // positions, of which `16 * N` from `2 * element` on are within; each of `H` heads
+                // has `span` attention weights, `stride` apart; the loads need no alignment.
                 unsafe {
                     let row = values.as_ptr().add(pair * 2 * size + 2 * element);
                     let mut vectors = [_mm256_setzero_si256(); N];

@@ -1,11 +1,12 @@
-//! Integer products. Each vector of weights, 4 inputs of 8 outputs, is multiplied as it lies with the
-//! inputs of up to two rows; the weights of a panel stay in the first-level cache for all rows.
+//! Integer products. A vector of weights, 4 inputs of 8 outputs, is multiplied in the order in
+//! which it is stored by the inputs of up to two rows; the weights of a panel stay in the
+//! first-level cache for all rows.
 //!
-//! Sums are exact 32-bit integers, so their order does not matter. The instruction multiplies unsigned
-//! by signed bytes: magnitudes of inputs by weights that take the inputs' signs. A pair of such products
-//! is at most 2 * 127 * 127 < 2^15, so its saturation is never reached: the loader and `quantise` keep
-//! both sides within -127 to 127. Two instructions of the multiplier per 32 products: as many as with
-//! 16-bit operands, without widening anything.
+//! Sums are exact 32-bit integers, so their order does not matter. The instruction multiplies
+//! unsigned by signed bytes: magnitudes of inputs by weights that take the inputs' signs. A pair of
+//! such products is at most 2 * 127 * 127 < 2^15, so it never saturates: the loader and `quantise`
+//! keep both sides within -127 to 127. For 32 products the multiplier runs two instructions, as
+//! many as with 16-bit operands, and nothing has to be widened.
 
 use std::arch::x86_64::*;
 
@@ -16,7 +17,7 @@ use crate::kernels::prefetch::prefetch;
 
 /// Outputs of one vector.
 const BLOCK: usize = 8;
-/// Rows of one register tile: 2 x 4 sums.
+/// Rows of one register tile, which has 2 x 4 sums.
 const ROWS: usize = 2;
 
 pub fn linear(_: Avx2, product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
@@ -29,7 +30,7 @@ fn panels(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
     let stride = padded(act.len());
     for (first, outputs, weights) in product.panels() {
         let next = &product.weights[(first + outputs) * stride..];
-        // What comes next is asked for evenly while these weights are used.
+        // The weights of the next panel are fetched evenly while these are used.
         let ahead = (PANEL * stride).div_ceil(rows.div_ceil(ROWS)).next_multiple_of(64);
         for row in (0..rows).step_by(ROWS) {
             let from = row / ROWS * ahead;
@@ -50,7 +51,7 @@ fn panels(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
     }
 }
 
-/// How the sums of one row become results.
+/// What turns the sums of one row into results.
 struct Requantise {
     pre: __m128i,
     m: __m256i,
@@ -71,7 +72,7 @@ impl Requantise {
         }
     }
 
-    /// Results of eight sums that began with `first_sum`.
+    /// Results of eight sums that started with `first_sum`.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn apply(&self, sums: __m256i, scale: __m256i) -> __m256i {
@@ -81,19 +82,19 @@ impl Requantise {
     }
 }
 
-/// The rounding of the shift by `pre`, with which the sums begin.
+/// The rounding of the shift by `pre`, with which the sums start.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn first_sum(product: &Product) -> __m256i {
     _mm256_set1_epi32(if product.pre > 0 { 1 << (product.pre - 1) } else { 0 })
 }
 
-/// Rows and outputs of a panel that are computed next.
+/// The rows and outputs of a panel that are computed next.
 struct Part<'a> {
     product: &'a Product,
     act: &'a Activations,
     row: usize,
-    /// The panel's first output, their number and their weights.
+    /// The first output of the panel.
     first: usize,
     outputs: usize,
     weights: &'a [i8],
@@ -102,7 +103,7 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Outputs of `N` blocks from `place` on, of rows `row` to `row + R - 1`.
+    /// Computes the outputs of `N` blocks from `place` on, of rows `row` to `row + R - 1`.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn tile<const R: usize, const N: usize>(&mut self, out: &mut [i32]) {
@@ -128,8 +129,9 @@ impl Part<'_> {
         self.place += N * BLOCK;
     }
 
-    /// The inner loop: adds the products of `R` rows with `N` blocks; signs are of no account where no input
-    /// is below zero. A function of its own, so that the compiler keeps all sums in registers.
+    /// The inner loop: adds the products of `R` rows with `N` blocks. Signs are left out where no
+    /// input is below zero. This is a function of its own so that the compiler keeps all sums in
+    /// registers.
     #[inline(never)]
     #[target_feature(enable = "avx2")]
     fn add_products<const R: usize, const N: usize, const SIGNED: bool>(
@@ -153,8 +155,8 @@ impl Part<'_> {
                 let q = _mm256_set1_epi32(q);
                 let magnitude = if SIGNED { _mm256_abs_epi8(q) } else { q };
                 for (n, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: `N` vectors of 32 bytes are left of the quad's outputs, and a `Buffer` and a
-                    // multiple of 16 outputs make them aligned.
+                    // SAFETY: `N` vectors of 32 bytes are left of the quad's outputs, and a
+                    // `Buffer` and a multiple of 16 outputs make them aligned.
                     let w = unsafe { _mm256_load_si256(weights.add(n * BLOCK * QUAD).cast()) };
                     let w = if SIGNED { _mm256_sign_epi8(w, q) } else { w };
                     let pairs = _mm256_maddubs_epi16(magnitude, w);

@@ -1,7 +1,7 @@
 //! AVX2 kernels. Exactly the results of `scalar`, for all inputs within the bounds of the spec.
 //!
-//! Vectors hold eight 32-bit values. Slices are cut into arrays of a vector's size, so that loads and
-//! stores are checked by their types; only the products' inner loops work on pointers.
+//! Vectors hold eight 32-bit values. Slices are cut into arrays of a vector's size, so that loads
+//! and stores are checked by their types; only the products' inner loops work on pointers.
 
 #![deny(clippy::float_arithmetic)]
 

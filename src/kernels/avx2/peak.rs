@@ -1,4 +1,4 @@
-//! The instructions of the product on their own: what the CPU can do at most.
+//! The instructions of the product on their own: the most that the CPU can do.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;

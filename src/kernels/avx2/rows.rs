@@ -1,4 +1,4 @@
-//! Kernels over one row at a time: quantisation, residuals, input, slots.
+//! Kernels over one row at a time: quantization, residuals, input, slots.
 
 use std::arch::x86_64::*;
 
@@ -10,7 +10,7 @@ use crate::kernels::scalar;
 use crate::kernels::scalar::H_MAX;
 use crate::kernels::slots::{BIAS_MAX, RateShare, SUM_SPAN, Slots};
 
-/// Rows are padded, so they consist of whole vectors.
+/// The vectors of a row; a row is padded, so it consists of whole vectors.
 fn vectors(x: &[i32]) -> &[[i32; 8]] {
     let (vectors, rest) = x.as_chunks();
     assert!(rest.is_empty());

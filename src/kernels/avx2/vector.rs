@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 pub struct Avx2(());
 
 impl Avx2 {
+    /// The proof, if this CPU has AVX2.
     pub fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt")).then_some(Self(()))
     }
@@ -66,9 +67,9 @@ pub(crate) fn sum_elements(x: __m256i) -> i32 {
     _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x)))
 }
 
-/// `scalar::exp2neg` of eight values. A shift by 32 or more gives zero, as one by 31 does for `M * 2^up`
-/// below 2^31, so the bound on `i` is not needed. `f`, `u` and 5628 fit 15 bits: products of pairs
-/// whose other half is zero.
+/// `scalar::exp2neg` of eight values. A shift by 32 or more gives zero, as one by 31 does for
+/// `M * 2^up` below 2^31, so the bound on `i` is not needed. `f`, `u` and 5628 fit 15 bits:
+/// products of pairs whose other half is zero.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(crate) fn exp2neg<const UP: i32>(d: __m256i) -> __m256i {

@@ -1,6 +1,7 @@
-//! Attention at one position: scores of blocks of 16 positions, heads of a shared key together.
+//! Attention at one position: scores of blocks of 16 positions, with the heads of a shared key
+//! together.
 
-// Arrays of registers are walked by number, several at once.
+// Arrays of registers are indexed by number, several at once.
 #![allow(clippy::needless_range_loop)]
 
 use std::arch::x86_64::*;
@@ -9,21 +10,22 @@ use super::vector::{Avx512, exp2neg_fraction, load, put};
 use crate::kernels::cache::{Bias, KeyValues, Next, POSITIONS, Reach, Scores};
 use crate::kernels::scalar;
 
-/// A score that leaves no attention weight: it is at least 2^28 below any other, whose magnitude is at
-/// most 2^29 + 2^20, and the difference to any other fits an i32.
+/// The score of a position out of reach, which leaves it no attention weight: it is at least 2^28
+/// below every other score (whose magnitude is at most 2^29 + 2^20), and its difference to any
+/// other fits an i32.
 const NEVER: i32 = -(1 << 30);
 
-/// Blocks of keys that are multiplied together, to have enough independent sums.
+/// Blocks of keys that are multiplied together, so that there are enough independent sums.
 const TOGETHER: usize = 3;
 
-/// Everything that the kernels below work on.
+/// The operands of the kernels below.
 struct Work<'a> {
     kv: &'a KeyValues,
     reach: Reach,
     /// `reach.first` rounded down to a whole block, and the blocks from there on.
     from: usize,
     blocks: usize,
-    /// Whether the last position lies in the first block, together with the first positions.
+    /// Whether the last position lies in the same block of the ring as the first positions.
     wraps: bool,
     score_shift: u32,
     bias: Option<&'a Bias>,
@@ -48,7 +50,7 @@ pub fn attend(
     let work = Work { kv, reach, from, blocks, wraps, score_shift, bias };
     let mut head = 0;
     while head < query.len() / kv.size() {
-        // Heads that share keys, four, two or one at a time.
+        // Of the heads that share keys, four, two or one at a time.
         let left = share - head % share;
         // SAFETY: the proof says that the CPU has the instructions.
         let done = unsafe {
@@ -147,7 +149,8 @@ impl Work<'_> {
         walk.max
     }
 
-    /// Scores of the next `N` blocks. The first may be `TURNED`: the ring's newest positions are in it too.
+    /// Scores of the next `N` blocks. The first may be `TURNED`: the ring's newest positions are in
+    /// it too.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
     fn blocks<const H: usize, const N: usize, const TURNED: bool>(
@@ -161,7 +164,8 @@ impl Work<'_> {
         for n in 0..N {
             let block = walk.block + n;
             let within = self.within(self.from + block * POSITIONS);
-            // The newest positions in the place of those before the first, a turn of the ring later.
+            // The newest positions in the place of those before the first, a turn of the ring
+            // later.
             let turned = TURNED && n == 0;
             let newest = if turned { self.within(self.from + self.blocks * POSITIONS) } else { 0 };
             for h in 0..H {
@@ -201,8 +205,8 @@ impl Work<'_> {
         let mut sums = [[_mm512_set1_epi32(round); N]; H];
         assert!(query.len() == H * size && keys.iter().all(|keys| keys.len() == POSITIONS * size));
         for pair in 0..size / 2 {
-            // SAFETY: a block of keys holds 32 values for each of `size / 2` pairs, and `query` as many pairs
-            // for each of `H` heads; the loads need no alignment.
+            // SAFETY: a block of keys holds 32 values for each of `size / 2` pairs, and `query` as
+            // many pairs for each of `H` heads; the loads need no alignment.
             unsafe {
                 let mut vectors = [_mm512_setzero_si512(); N];
                 for (vector, keys) in vectors.iter_mut().zip(keys) {
@@ -219,8 +223,8 @@ impl Work<'_> {
         sums
     }
 
-    /// Attention weights of `H` heads' scores, 32 at a time. Differences that 16 bits cannot hold have a
-    /// shift of 63, which leaves nothing, as the scalar shift by 31 does.
+    /// Attention weights of `H` heads' scores, 32 at a time. Differences that 16 bits cannot hold
+    /// have a shift of 63, which leaves nothing, as the scalar shift by 31 does.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
     fn softmax<const H: usize>(&self, max: [__m512i; H], scores: &mut Scores) {
@@ -233,8 +237,8 @@ impl Work<'_> {
         let mut sums = [_mm512_setzero_si512(); H];
         for pair in 0..pairs {
             for h in 0..H {
-                // SAFETY: each of `H` heads has 32 scores and weights for each pair, `stride` apart; loads and
-                // stores need no alignment.
+                // SAFETY: each of `H` heads has 32 scores and weights for each pair, `stride`
+                // apart; loads and stores need no alignment.
                 unsafe {
                     let z = scores.z.as_ptr().add(h * stride + 32 * pair);
                     let first = _mm512_sub_epi32(max[h], _mm512_loadu_si512(z.cast()));
@@ -253,8 +257,8 @@ impl Work<'_> {
         });
         for pair in 0..pairs {
             for (h, (r, count)) in scales.iter().enumerate() {
-                // SAFETY: as above. The factor is read anew each time: out of the loop, the compiler would
-                // take the multiplication to pieces.
+                // SAFETY: as above. The factor is read anew each time: out of the loop, the
+                // compiler would take the multiplication to pieces.
                 unsafe {
                     let p = scores.p.as_mut_ptr().add(h * stride + 32 * pair);
                     let r = std::ptr::from_ref(r).read_volatile();
@@ -300,15 +304,17 @@ impl Work<'_> {
         let parts = self.kv.parts(kv_head, self.from, self.blocks, &self.kv.values);
         let positions = (parts[0].len() + parts[1].len()) / size;
         assert!(end <= size && scores.p.len() >= (H - 1) * stride + positions);
-        // Two sums for each result, for every other pair of positions: no instruction waits for the one before.
+        // Two sums for each result, for every other pair of positions: no instruction waits for the
+        // one before.
         let mut sums = [[[_mm512_setzero_si512(); N]; H]; 2];
         let mut p = scores.p.as_ptr();
         for part in parts {
             for four in part.chunks_exact(4 * size) {
                 for (pair, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: `four` holds `2 * size` values for each of two pairs of positions, of which those from
-                    // `2 * element` to `2 * end` are within; each of `H` heads has a weight for each position,
-                    // `stride` apart, and `p` moves on by the four positions; the loads need no alignment.
+                    // SAFETY: `four` holds `2 * size` values for each of two pairs of positions, of
+                    // which those from `2 * element` to `2 * end` are within; each of `H` heads has
+                    // a weight for each position, `stride` apart, and `p` moves on by the four
+                    // positions; the loads need no alignment.
                     unsafe {
                         let row = four.as_ptr().add(pair * 2 * size + 2 * element);
                         let mut vectors = [_mm512_setzero_si512(); N];

@@ -1,10 +1,11 @@
-//! Integer products. Each vector of weights, 4 inputs of 16 outputs, is multiplied as it lies with the
-//! inputs of up to six rows; the weights of a panel stay in the first-level cache for all rows.
+//! Integer products. A vector of weights, 4 inputs of 16 outputs, is multiplied in the order in
+//! which it is stored by the inputs of up to six rows; the weights of a panel stay in the
+//! first-level cache for all rows.
 //!
 //! `vpdpbusd` multiplies unsigned by signed bytes and adds four products to a 32-bit sum without
-//! saturation: products of bytes fit 16 bits, and their sum is exact. `quantise` gives the inputs raised by
-//! 128; the sums start at the product's `offset`, -128 times the sum of an output's weights, which takes
-//! that away again. With at most 2,048 inputs, sums stay below 2^27.
+//! saturation: products of bytes fit 16 bits, and their sum is exact. `quantise` gives the inputs
+//! raised by 128. The sums start at the product's `offset`, -128 times the sum of an output's
+//! weights, which takes the 128 away again. With at most 2,048 inputs, sums stay below 2^27.
 
 use std::arch::x86_64::*;
 
@@ -27,7 +28,8 @@ fn panels(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
     for (first, outputs, weights) in product.panels() {
         let mut part = Part { product, act, first, outputs, weights, row: 0, place: 0 };
         while part.row < rows {
-            // Evenly: a tile of one or two rows is no faster than one of more.
+            // The rows left are split evenly: a tile of one or two rows is no faster than one of
+            // more.
             let left = rows - part.row;
             match left.div_ceil(left.div_ceil(ROWS)) {
                 1 => part.rows::<1>(out),
@@ -111,8 +113,8 @@ impl Part<'_> {
         assert!(self.weights.len() == outputs * stride && place + N * BLOCK <= outputs);
         let mut sums = [start; R];
         for quad in 0..stride / QUAD {
-            // SAFETY: a panel has `outputs` times 4 bytes for each quad of inputs, of which `N` vectors of 64 are
-            // left; each of `R` rows has `stride` inputs.
+            // SAFETY: a panel has `outputs` times 4 bytes for each quad of inputs, of which `N`
+            // vectors of 64 are left; each of `R` rows has `stride` inputs.
             unsafe {
                 let row = self.weights.as_ptr().add((quad * outputs + place) * QUAD);
                 let mut weights = [_mm512_setzero_si512(); N];
@@ -130,8 +132,8 @@ impl Part<'_> {
         sums
     }
 
-    /// `products` of one row, with twice as many sums, one half of them for every other quad: enough that
-    /// no instruction waits for the one before.
+    /// `products` of one row, with twice as many sums, one half of them for every other quad:
+    /// enough that no instruction waits for the one before.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
     fn products_of_one<const R: usize, const N: usize>(&self, start: [__m512i; N]) -> [[__m512i; N]; R] {

@@ -1,5 +1,5 @@
-//! AVX-512 kernels with the dot products of VNNI. Exactly the results of `scalar`, for all inputs within
-//! the bounds of the spec.
+//! AVX-512 kernels with the dot products of VNNI. Exactly the results of `scalar`, for all inputs
+//! within the bounds of the spec.
 //!
 //! Vectors hold sixteen 32-bit values, as many as `PAD`, so that rows are whole vectors.
 

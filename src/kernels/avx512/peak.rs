@@ -1,4 +1,4 @@
-//! The instruction of the product on its own: what the CPU can do at most.
+//! The instruction of the product on its own: the most that the CPU can do.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;

@@ -1,5 +1,5 @@
-//! Quantisation, many rows at once: the chain of one row, two reductions, two divisions and a root, runs
-//! beside those of the others.
+//! Quantization of many rows at once: the chain of operations of one row (two reductions, two
+//! divisions and a root) runs beside the chains of the others.
 
 use std::arch::x86_64::*;
 
@@ -65,14 +65,14 @@ fn largest(x: &[[i32; 16]]) -> i32 {
     _mm512_reduce_max_epi32(amax)
 }
 
-/// How a row's values become bytes.
+/// What turns a row's values into bytes.
 #[derive(Clone, Copy)]
 struct Quantiser {
     round: __m512i,
     right: __m128i,
     left: __m128i,
     inv: __m512i,
-    /// All, if the multiplier is negative as a 16-bit value.
+    /// All lanes, if the multiplier is negative as a 16-bit value.
     wraps: __mmask32,
 }
 
@@ -90,10 +90,10 @@ impl Quantiser {
         }
     }
 
-    /// 32 values, still of 16 bits, in the order of a pack. What is scaled has a magnitude of 2^15 at most:
-    /// the pack makes a positive 2^15 one less, which comes to 127 all the same. The rounding 2^22 is a
-    /// multiple of 2^16, so that upper halves of the products are enough; a multiplier that wraps counts
-    /// 2^16 less, once the value too little.
+    /// 32 values, still of 16 bits, in the order of a pack. What is scaled has a magnitude of 2^15
+    /// at most: the pack makes a positive 2^15 one less, which comes to 127 all the same. The
+    /// rounding 2^22 is a multiple of 2^16, so that upper halves of the products are enough; a
+    /// multiplier that wraps counts 2^16 less, once the value too little.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
     fn pair(self, first: &[i32; 16], second: &[i32; 16]) -> __m512i {
@@ -105,7 +105,7 @@ impl Quantiser {
     }
 }
 
-/// Quantises a row, and gives the sum of squares if they count.
+/// Quantizes a row, and gives the sum of squares if they count.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn row<const SQUARES: bool>(x: &[[i32; 16]], scale: Scale, narrow: &mut [i8], raised: &mut [i8]) -> u32 {

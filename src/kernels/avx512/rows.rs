@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::vector::{Avx512, load, put};
 use crate::kernels::scalar::H_MAX;
 
-/// Rows are padded, so they consist of whole vectors.
+/// The vectors of a row; a row is padded, so it consists of whole vectors.
 fn vectors(x: &[i32]) -> &[[i32; 16]] {
     let (vectors, rest) = x.as_chunks();
     assert!(rest.is_empty());
@@ -73,8 +73,8 @@ fn add_residual_row(h: &mut [i32], y: &[i32]) {
     }
 }
 
-/// Four rows at a time: a quad of their bytes, times the bytes of their scales. The scales' upper bytes
-/// make sums of their own, which count 256 times.
+/// Four rows at a time: a quad of their bytes, times the bytes of their scales. The scales' upper
+/// bytes make sums of their own, which count 256 times.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn embed_row(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]) {
     let round = _mm512_set1_epi32(if shift > 0 { 1 << (shift - 1) } else { 0 });
@@ -86,7 +86,8 @@ fn embed_row(rows: &[(&[i8], u16)], shift: u32, h: &mut [i32]) {
             let (mut bytes, mut scales) = ([_mm512_setzero_si512(); 4], [0; 2]);
             for (n, (row, scale)) in rows.iter().enumerate() {
                 let row = &row[64 * chunk..64 * chunk + h.len()];
-                // SAFETY: the mask names as many bytes as there are, and the load needs no alignment.
+                // SAFETY: the mask names as many bytes as there are, and the load needs no
+                // alignment.
                 bytes[n] = unsafe { _mm512_maskz_loadu_epi8(mask, row.as_ptr()) };
                 scales[0] |= i32::from(scale & 255) << (8 * n);
                 scales[1] |= i32::from(scale >> 8) << (8 * n);

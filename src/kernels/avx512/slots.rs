@@ -69,8 +69,8 @@ fn all(z: &[i32], out: &mut Slots) {
         max = _mm512_max_epi32(max, load(z));
     }
     let max = tail.iter().copied().fold(_mm512_reduce_max_epi32(max), i32::max);
-    // A slot is `m << 7 >> i`: here `m` is shifted left by 16, and what is added to the difference makes the
-    // shift to the right larger by 9. It does not touch the fraction.
+    // A slot is `m << 7 >> i`: here `m` is shifted left by 16, and what is added to the difference
+    // makes the shift to the right larger by 9. It does not touch the fraction.
     let top = _mm512_set1_epi32(max + (9 << 10));
     let (spans, tail) = z.as_chunks::<SUM_SPAN>();
     let (slots, last) = out.slots.split_at_mut(spans.as_flattened().len());
@@ -130,8 +130,8 @@ fn sums_of_16(vectors: [__m512i; 16]) -> __m512i {
     halves(halves(quads[0], quads[1]), halves(quads[2], quads[3]))
 }
 
-/// Slots for 32 differences. Differences that 16 bits cannot hold have a shift of 63 or more, which leaves
-/// nothing, as the scalar shift by 31 does.
+/// Slots for 32 differences. Differences that 16 bits cannot hold have a shift of 63 or more, which
+/// leaves nothing, as the scalar shift by 31 does.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn pair(first: __m512i, second: __m512i) -> [__m512i; 2] {

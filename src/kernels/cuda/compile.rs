@@ -1,8 +1,9 @@
-//! Compiling the kernel for a device and the sizes of a model, once: what NVRTC makes is kept in the folder
-//! `s3a` of the user's cache folder (`$XDG_CACHE_HOME`, or `~/.cache`).
+//! Compiles the kernel for a device and the sizes of a model, once: what NVRTC makes is cached in
+//! the directory `s3a` of the user's cache directory (`$XDG_CACHE_HOME`, or `~/.cache`).
 //!
-//! A kept file is named by the hash of all that determines it and begins with the hash of its contents, so
-//! that one that is broken or cut short is made anew. Nothing depends on the cache being there.
+//! A cached file is named by the hash of everything that determines it and begins with the hash of
+//! its contents, so that a broken or truncated file is noticed and made anew. Nothing depends on
+//! the cache.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -15,12 +16,13 @@ use super::library::{Nvrtc, nvrtc};
 /// A compiled kernel.
 #[derive(Clone, Debug)]
 pub struct Image {
+    /// The binary, as the driver loads it.
     pub bytes: Vec<u8>,
     /// Whether it came out of the cache.
     pub kept: bool,
 }
 
-/// Version of the compiler at hand.
+/// The version of the compiler that was found: major and minor.
 ///
 /// # Errors
 /// `Failed` if there is none.
@@ -33,10 +35,11 @@ pub fn compiler() -> Result<(u32, u32), Fault> {
     }
 }
 
-/// The kernel for instruction set `arch`, with macros such as `("S3A_WIDTH", "128")`. `fresh` looks for no kept one.
+/// The kernel compiled for instruction set `arch` (such as 90), with macros such as
+/// `("S3A_WIDTH", "128")`. With `fresh`, a cached kernel is ignored.
 ///
 /// # Errors
-/// `Failed` if there is no compiler, with what it says if the source is wrong.
+/// `Failed` if there is no compiler; also, with the compiler's message, if the source is wrong.
 pub fn compile(arch: u32, macros: &[(String, String)], fresh: bool) -> Result<Image, Fault> {
     let mut options = vec![format!("--gpu-architecture=sm_{arch}"), "--std=c++17".into()];
     options.extend(macros.iter().map(|(name, value)| format!("-D{name}={value}")));
@@ -52,7 +55,7 @@ pub fn compile(arch: u32, macros: &[(String, String)], fresh: bool) -> Result<Im
     Ok(Image { bytes, kept: false })
 }
 
-/// Where the result of compiling this is kept.
+/// The path at which the result of this compilation is cached.
 fn cache_file(source: &str, options: &[String]) -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
@@ -64,17 +67,17 @@ fn cache_file(source: &str, options: &[String]) -> Option<PathBuf> {
     Some(folder.join("s3a").join(format!("{}.cubin", &hasher.finalize().to_hex()[..32])))
 }
 
-/// The contents of a kept file that is whole.
+/// The contents of a cached file, if it is whole.
 fn read(path: &Path) -> Option<Vec<u8>> {
     let file = std::fs::read(path).ok()?;
     let (hash, bytes) = file.split_at_checked(blake3::OUT_LEN)?;
     (blake3::hash(bytes).as_bytes() == hash).then(|| bytes.to_vec())
 }
 
-/// Keeps what was compiled, if that is possible.
+/// Caches what was compiled, if that is possible.
 fn keep(path: &Path, bytes: &[u8]) {
     let Some(folder) = path.parent() else { return };
-    // Threads of this process may be at it, too.
+    // Other threads of this process may do the same.
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let new = path.with_extension(format!("{}.{number}.new", std::process::id()));
@@ -84,7 +87,7 @@ fn keep(path: &Path, bytes: &[u8]) {
         std::fs::rename(&new, path)
     };
     if write().is_err() {
-        // A cache that cannot be written is no cache.
+        // A cache that cannot be written is simply not used.
         let _ = std::fs::remove_file(&new);
     }
 }

@@ -15,7 +15,7 @@ const SHARED: c_int = 97;
 /// The attribute of a function that lets it have more shared memory than 48 KiB.
 const DYNAMIC_SHARED: c_int = 8;
 const OUT_OF_MEMORY: c_int = 2;
-/// The oldest that has tensor cores for bytes.
+/// The oldest instruction set that has tensor cores for bytes.
 const LEAST_ARCH: u32 = 75;
 
 /// One device with its context, which all threads share.
@@ -31,8 +31,8 @@ pub struct Device {
     driver: &'static Driver,
 }
 
-// SAFETY: contexts, modules and functions may be used by any thread that has made the context current, which
-// every method does; the driver locks what it must.
+// SAFETY: contexts, modules and functions may be used by any thread that has made the context
+// current, which every method does; the driver locks what it must.
 unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Driver {
     }
 }
 
-/// A code that the driver returned, as a result.
+/// Turns a code that the driver returned into a result.
 fn check(driver: &Driver, code: c_int, what: &str) -> Result<(), Fault> {
     match code {
         0 => Ok(()),
@@ -53,10 +53,10 @@ fn check(driver: &Driver, code: c_int, what: &str) -> Result<(), Fault> {
 }
 
 impl Device {
-    /// How many devices there are, whatever they can do.
+    /// How many devices there are, whether they can be used or not.
     ///
     /// # Errors
-    /// `Failed` if there is no driver or it finds none.
+    /// `Failed` if there is no driver or it finds no device.
     pub fn count() -> Result<u32, Fault> {
         let driver = driver()?;
         let mut count = 0;
@@ -68,7 +68,7 @@ impl Device {
         }
     }
 
-    /// The version of CUDA that the driver knows, as `major * 1000 + minor * 10`.
+    /// The version of CUDA that the driver supports, as `major * 1000 + minor * 10`.
     pub fn driver_version() -> Result<u32, Fault> {
         let driver = driver()?;
         let mut version = 0;
@@ -77,10 +77,10 @@ impl Device {
         Ok(version.unsigned_abs())
     }
 
-    /// Takes a device into use.
+    /// Opens the device with this number.
     ///
     /// # Errors
-    /// `Failed` if there is none of this number, or it is too old.
+    /// `Failed` if there is no such device, or it is too old.
     pub fn open(ordinal: u32) -> Result<Arc<Self>, Fault> {
         let (driver, count) = (driver()?, Self::count()?);
         if ordinal >= count {
@@ -112,22 +112,22 @@ impl Device {
         Ok(Arc::new(Self { ordinal: device, context, name, arch, processors, shared, memory: bytes, driver }))
     }
 
-    /// What people call it.
+    /// The device's name for people.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its instruction set, such as 90.
+    /// The device's instruction set, such as 90 for compute capability 9.0.
     pub fn arch(&self) -> u32 {
         self.arch
     }
 
-    /// Multiprocessors.
+    /// Number of multiprocessors.
     pub fn processors(&self) -> u32 {
         self.processors
     }
 
-    /// Most bytes of shared memory of a block.
+    /// The most bytes of shared memory that a block can have.
     pub fn shared(&self) -> usize {
         self.shared
     }
@@ -137,7 +137,7 @@ impl Device {
         self.memory
     }
 
-    /// Makes it the one that this thread's calls mean.
+    /// Makes this device the one that calls of this thread refer to.
     fn current(&self) -> Result<(), Fault> {
         // SAFETY: the context is retained as long as `self` lives.
         self.check(unsafe { (self.driver.set_current)(self.context) }, "switching to the device")
@@ -147,7 +147,7 @@ impl Device {
         check(self.driver, code, what)
     }
 
-    /// Bytes of memory that nobody has taken.
+    /// Bytes of memory that are not allocated.
     pub fn free_memory(&self) -> Result<usize, Fault> {
         self.current()?;
         let (mut free, mut total) = (0, 0);
@@ -156,7 +156,7 @@ impl Device {
         self.check(code, "asking for free memory").map(|()| free)
     }
 
-    /// Takes memory with anything in it.
+    /// Allocates `len` bytes of memory, whose contents are undefined.
     ///
     /// # Errors
     /// `Memory` if there is not enough.
@@ -168,7 +168,7 @@ impl Device {
         Ok(Memory { device: self.clone(), place, len })
     }
 
-    /// Loads what was compiled and finds its kernel.
+    /// Loads a compiled image and finds the kernel `name` in it.
     pub fn load(self: &Arc<Self>, image: &[u8], name: &str) -> Result<Kernel, Fault> {
         self.current()?;
         let name = CString::new(name).map_err(|_| Fault::failed("a kernel's name holds a zero byte"))?;
@@ -187,12 +187,13 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: it was retained once; nothing that belongs to it lives on, since all hold an `Arc` of it.
+        // SAFETY: it was retained once; nothing that belongs to it lives on, since all hold an
+        // `Arc` of it.
         unsafe { (self.driver.release)(self.ordinal) };
     }
 }
 
-/// Memory of a device.
+/// Memory of a device, freed on drop.
 #[derive(Debug)]
 pub struct Memory {
     device: Arc<Device>,
@@ -201,20 +202,22 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Its address on the device.
+    /// The address of the memory on the device.
     pub fn place(&self) -> u64 {
         self.place
     }
 
+    /// Length in bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// Whether the length is zero.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Writes bytes at `at`.
+    /// Writes `bytes` to the device, at offset `at`.
     pub fn write(&self, at: usize, bytes: &[u8]) -> Result<(), Fault> {
         self.bounds(at, bytes.len())?;
         if bytes.is_empty() {
@@ -222,12 +225,13 @@ impl Memory {
         }
         self.device.current()?;
         let driver = self.device.driver;
-        // SAFETY: the range lies within this memory; the call returns when `bytes` are no longer needed.
+        // SAFETY: the range lies within this memory; the call returns when `bytes` are no longer
+        // needed.
         let code = unsafe { (driver.write)(self.place + at as u64, bytes.as_ptr().cast(), bytes.len()) };
         self.device.check(code, "writing to the device")
     }
 
-    /// Reads bytes from `at` on.
+    /// Reads from the device, from offset `at` on, into all of `bytes`.
     pub fn read(&self, at: usize, bytes: &mut [u8]) -> Result<(), Fault> {
         self.bounds(at, bytes.len())?;
         if bytes.is_empty() {
@@ -242,7 +246,7 @@ impl Memory {
         self.device.check(code, "reading from the device")
     }
 
-    /// Sets `len` bytes from `at` on.
+    /// Sets `len` bytes from offset `at` on to `value`.
     pub fn fill(&self, at: usize, len: usize, value: u8) -> Result<(), Fault> {
         self.bounds(at, len)?;
         if len == 0 {
@@ -262,7 +266,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // Where the device is lost, so is its memory.
+        // If the device is lost, its memory is lost with it.
         if self.device.current().is_ok() {
             // SAFETY: it was taken and is given back once.
             unsafe { (self.device.driver.free)(self.place) };
@@ -284,8 +288,9 @@ unsafe impl Send for Kernel {}
 unsafe impl Sync for Kernel {}
 
 impl Kernel {
-    /// Runs `grid` blocks of `threads` threads with `shared` bytes of shared memory, and waits for their end.
-    /// What the kernel is given are addresses and numbers; it can reach the device's memory alone.
+    /// Runs `grid` blocks of `threads` threads with `shared` bytes of shared memory each, and waits
+    /// for their end. The arguments are addresses and numbers; the kernel can reach the device's
+    /// memory only.
     pub fn run(&self, grid: u32, threads: u32, shared: usize, arguments: [u64; 5]) -> Result<(), Fault> {
         let (device, driver) = (&self.device, self.device.driver);
         device.current()?;
@@ -293,8 +298,8 @@ impl Kernel {
         let bytes = c_int::try_from(shared).map_err(too_much)?;
         let mut arguments = arguments;
         let mut places = arguments.each_mut().map(|argument| std::ptr::from_mut(argument).cast::<c_void>());
-        // SAFETY: the function belongs to the module, which lives as long as `self`; it takes five arguments of
-        // eight bytes, which the driver copies before the call returns.
+        // SAFETY: the function belongs to the module, which lives as long as `self`; it takes five
+        // arguments of eight bytes, which the driver copies before the call returns.
         unsafe {
             device.check(
                 (driver.set_attribute)(self.function, DYNAMIC_SHARED, bytes),

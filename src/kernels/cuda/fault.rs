@@ -1,12 +1,12 @@
 //! Why a GPU did not do what it was asked.
 
-/// Why the device did not do what it was asked.
+/// Why a device did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// Less would fit.
+    /// The device has not enough memory; a smaller batch would fit.
     #[error("the device has not enough memory")]
     Memory,
-    /// Nothing more can be expected of it.
+    /// The device failed and is not used any more; the text says why.
     #[error("{0}")]
     Failed(String),
 }

@@ -1,7 +1,8 @@
 //! The libraries of the driver and of NVRTC, looked for when they are first needed.
 //!
-//! The folders of `S3A_CUDA_PATH` come first, then where the system looks, then where toolkits lie. Only the
-//! functions named here are needed; all of them are in every driver since CUDA 11.
+//! The directories of `S3A_CUDA_PATH` come first, then where the system's loader looks, then where
+//! toolkits are usually installed. Only the functions named here are needed; all of them are in
+//! every driver since CUDA 11.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use super::fault::Fault;
 
 const DRIVER_NAMES: &[&str] = &["libcuda.so.1", "libcuda.so"];
 const NVRTC_NAMES: &[&str] = &["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2"];
-/// Where libraries lie that the system's loader does not find: toolkits, and the driver under WSL.
+/// Directories that the system's loader does not search: of toolkits, and of the driver under WSL.
 const FOLDERS: &[&str] = &["/usr/local/cuda/lib64", "/opt/cuda/lib64", "/usr/lib/wsl/lib"];
 
 /// A table of functions, each loaded by its name.
@@ -29,8 +30,8 @@ macro_rules! functions {
         impl $table {
             fn load(library: Library) -> Result<Self, String> {
                 Ok(Self {
-                    // SAFETY: the symbol is a function of this type: its name is that of one version of
-                    // the interface, which never changes.
+                    // SAFETY: the symbol is a function of this type: its name is that of one
+                    // version of the interface, which never changes.
                     $($name: unsafe {
                         *library
                             .get::<unsafe extern "C" fn($($argument),*) -> $result>($symbol)
@@ -44,7 +45,8 @@ macro_rules! functions {
 }
 
 functions! {
-    /// The driver. Devices are small numbers; contexts, modules and functions are pointers; memory is an address.
+    /// The driver. Devices are small numbers; contexts, modules and functions are pointers; memory
+    /// is an address.
     Driver {
         init = b"cuInit" (c_uint) -> c_int;
         version = b"cuDriverGetVersion" (*mut c_int) -> c_int;
@@ -89,7 +91,10 @@ functions! {
     }
 }
 
-/// The driver, initialised.
+/// The driver, initialized.
+///
+/// # Errors
+/// `Failed` if there is no driver.
 pub fn driver() -> Result<&'static Driver, Fault> {
     static DRIVER: OnceLock<Result<Driver, String>> = OnceLock::new();
     let load = || {
@@ -106,6 +111,9 @@ pub fn driver() -> Result<&'static Driver, Fault> {
 }
 
 /// The compiler.
+///
+/// # Errors
+/// `Failed` if there is none.
 pub fn nvrtc() -> Result<&'static Nvrtc, Fault> {
     static NVRTC: OnceLock<Result<Nvrtc, String>> = OnceLock::new();
     let load = || {
@@ -118,7 +126,7 @@ pub fn nvrtc() -> Result<&'static Nvrtc, Fault> {
     NVRTC.get_or_init(load).as_ref().map_err(|why| Fault::failed(why.clone()))
 }
 
-/// What the driver says of an error.
+/// The driver's description of an error.
 pub fn error_text(driver: &Driver, error: c_int) -> String {
     let mut text: *const c_char = std::ptr::null();
     // SAFETY: the driver sets `text` to a string that it keeps for ever, or leaves it.
@@ -141,7 +149,7 @@ fn find(names: &[&str]) -> Option<Library> {
         .into_iter()
         .chain(names.iter().map(PathBuf::from))
         .chain(in_folders(&last).into_iter().filter(|path| path.exists()));
-    // SAFETY: these libraries may be opened by anybody; what they do on being opened is theirs. The folders
-    // that come first are the user's own choice.
+    // SAFETY: these libraries may be opened by any program, and what they do on being opened is
+    // their responsibility. The directories that come first are the user's own choice.
     candidates.into_iter().find_map(|path| unsafe { Library::new(path) }.ok())
 }

@@ -1,4 +1,5 @@
-//! Attention at one position, head by head: scores of 16 positions at a time, values 8 elements at a time.
+//! Attention at one position, head by head: scores of 16 positions at a time, values 8 elements at
+//! a time.
 
 use std::arch::aarch64::*;
 
@@ -42,7 +43,7 @@ pub fn attend(
             sum += *z;
         }
         let (g, r) = softmax_scale(sum);
-        // What is out of reach has no weight.
+        // Positions out of reach have no weight.
         p.fill(0);
         for (p, &w) in p[within.clone()].iter_mut().zip(&*reached) {
             *p = ((w * r) >> (15 + g)) as i16;

@@ -1,8 +1,8 @@
-//! Integer products: four inputs of four outputs are one vector, multiplied as it lies with the inputs of
-//! up to four rows.
+//! Integer products: four inputs of four outputs are one vector, which is multiplied in the order
+//! in which it is stored by the inputs of up to four rows.
 //!
-//! `sdot` adds four products of bytes to a 32-bit sum. Without it, `smull` makes 16-bit products, of which
-//! `sadalp` adds pairs to 32-bit sums, two for each output: nothing saturates.
+//! `sdot` adds four products of bytes to a 32-bit sum. On CPUs without it, `smull` makes 16-bit
+//! products, of which `sadalp` adds pairs to 32-bit sums, two for each output. Nothing saturates.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -36,12 +36,12 @@ pub fn linear(proof: Neon, product: &Product, act: &Activations, rows: usize, ou
     }
 }
 
-/// Rows and outputs of a panel that are computed next.
+/// The rows and outputs of a panel that are computed next.
 struct Part<'a> {
     product: &'a Product,
     act: &'a Activations,
     row: usize,
-    /// The panel's first output, their number and their weights.
+    /// The first output of the panel.
     first: usize,
     outputs: usize,
     weights: &'a [i8],
@@ -50,7 +50,7 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// One row at a time.
+    /// Computes the remaining rows, one at a time.
     ///
     /// # Safety
     /// If `DOT`, the CPU has dot products.
@@ -62,6 +62,8 @@ impl Part<'_> {
         }
     }
 
+    /// Computes the outputs of the part for `R` rows.
+    ///
     /// # Safety
     /// If `DOT`, the CPU has dot products.
     #[target_feature(enable = "neon")]
@@ -83,6 +85,8 @@ impl Part<'_> {
         }
     }
 
+    /// The sums of the part's outputs for `R` rows.
+    ///
     /// # Safety
     /// If `DOT`, the CPU has dot products.
     #[inline]
@@ -95,8 +99,9 @@ impl Part<'_> {
         let mut sums = [[[vdupq_n_s32(0); 2]; PART / 4]; R];
         for quad in 0..stride / QUAD {
             for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: each of `R` rows has `stride` bytes, and the panel 4 bytes of each output for each quad
-                // of inputs; the reads need no alignment. The caller promises the instruction.
+                // SAFETY: each of `R` rows has `stride` bytes, and the panel 4 bytes of each output
+                // for each quad of inputs; the reads need no alignment. The caller promises the
+                // instruction.
                 unsafe {
                     let q = q.as_ptr().add(r * stride + quad * QUAD).cast::<i32>().read_unaligned();
                     let q = vreinterpretq_s8_s32(vdupq_n_s32(q));
@@ -132,7 +137,8 @@ impl Part<'_> {
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn dot(mut sum: int32x4_t, w: int8x16_t, q: int8x16_t) -> int32x4_t {
-    // The intrinsic is not stable yet. SAFETY: registers alone; the caller promises the instruction.
+    // The intrinsic is not stable yet. SAFETY: registers alone; the caller promises the
+    // instruction.
     unsafe {
         asm!(
             ".arch_extension dotprod",

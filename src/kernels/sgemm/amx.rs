@@ -1,8 +1,8 @@
 //! Products of bfloat16 with sums in single precision, by the tile unit (AMX) of newer Intel CPUs.
 //!
-//! Both operands are rounded to bfloat16 while they are packed into tiles of 16 lines and 32 elements; a
-//! line is a row of the left or a column of the right operand. Results differ from single precision in the
-//! third digit, as is usual in training.
+//! Both operands are rounded to bfloat16 while they are packed into tiles of 16 lines and 32
+//! elements; a line is a row of the left or a column of the right operand. Results differ from
+//! single precision in the third digit, as is usual in training.
 
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -23,7 +23,7 @@ const SQUARE: usize = 2 * SIDE;
 pub struct Amx(());
 
 impl Amx {
-    /// The proof, if it can be given; asked for once.
+    /// The proof, if it can be given. The kernel is asked once per process.
     pub fn detect() -> Option<Self> {
         static FOUND: OnceLock<bool> = OnceLock::new();
         let found = FOUND.get_or_init(|| {
@@ -35,12 +35,12 @@ impl Amx {
     }
 }
 
-/// Whether the feature bits tell of tiles and of their products of bfloat16.
+/// Whether the feature bits name tiles and products of bfloat16 on them.
 fn tiles(edx: u32) -> bool {
     edx >> 24 & 1 == 1 && edx >> 22 & 1 == 1
 }
 
-/// Asks the kernel for the state of tiles (`arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)`).
+/// Asks the kernel for permission to use tiles (`arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)`).
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
     let mut result: i64 = 158;
@@ -72,7 +72,7 @@ thread_local! {
     static PACKED: RefCell<Packed> = RefCell::default();
 }
 
-/// What the tile unit is set to: all eight tiles of 16 rows with 64 bytes.
+/// The configuration of the tile unit: all eight tiles have 16 rows of 64 bytes.
 #[repr(align(64))]
 struct TileConfig([u8; 64]);
 
@@ -88,7 +88,7 @@ static CONFIG: TileConfig = {
     TileConfig(bytes)
 };
 
-/// `dst = keep * dst + scale * (lhs x rhs)`, as `sgemm::matmul` has it, whose checks have been made.
+/// `dst = keep * dst + scale * (lhs x rhs)`, as `sgemm::matmul` defines it and after its checks.
 pub(crate) fn matmul(
     amx: Amx,
     dst: &mut [f32],
@@ -109,8 +109,9 @@ pub(crate) fn matmul(
     });
 }
 
-/// The lines of `lines` (its rows) in tiles: tile by tile along a group of 16 lines. Each tile holds lines
-/// one after the other, or, if `paired`, the pairs of all lines, which is how the right operand is wanted.
+/// Appends the rows of `lines` as tiles, a group of 16 lines after the other, and within a group
+/// tile by tile. A tile holds its lines one after the other, or, if `paired`, the first pairs of
+/// all lines, then the second pairs and so on, as the right operand needs them.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack(out: &mut Vec<Line>, lines: Mat<'_>, paired: bool) {
     let groups = lines.rows.div_ceil(SQUARE) * 2;
@@ -137,12 +138,12 @@ fn pack(out: &mut Vec<Line>, lines: Mat<'_>, paired: bool) {
     }
 }
 
-/// A mask of the first `count` of 16.
+/// A mask of the first `count` of 16 elements.
 fn first(count: usize) -> u16 {
     if count >= SIDE { u16::MAX } else { (1 << count) - 1 }
 }
 
-/// The elements of each line, whose elements stand side by side.
+/// The elements of 16 lines whose own elements stand side by side in memory.
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn by_line(lines: Mat<'_>, line: usize, count: usize, from: usize, elements: usize) -> [__m512i; SIDE] {
     let mut tile = [_mm512_setzero_si512(); SIDE];
@@ -161,7 +162,8 @@ fn by_line(lines: Mat<'_>, line: usize, count: usize, from: usize, elements: usi
     tile
 }
 
-/// The pairs of 16 lines that stand side by side, each pair of elements in a row of its own.
+/// The elements of 16 lines that stand side by side in memory, each pair of elements in a row of
+/// its own.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn by_pair(lines: Mat<'_>, line: usize, count: usize, from: usize, elements: usize) -> [__m512i; SIDE] {
     let mut tile = [_mm512_setzero_si512(); SIDE];
@@ -222,7 +224,7 @@ fn transposed(r: [__m512i; SIDE]) -> [__m512i; SIDE] {
     out
 }
 
-/// The product of what is packed, square by square.
+/// The product of the packed operands, square by square.
 #[target_feature(enable = "avx512f")]
 fn multiply(packed: &Packed, dst: &mut [f32], stride: usize, [m, n, k]: [usize; 3], keep: f32, scale: f32) {
     let depths = k.div_ceil(DEPTH);
@@ -232,8 +234,8 @@ fn multiply(packed: &Packed, dst: &mut [f32], stride: usize, [m, n, k]: [usize; 
     unsafe { asm!("ldtilecfg [{}]", in(reg) CONFIG.0.as_ptr(), options(nostack, readonly)) };
     for (rows, lhs) in packed.lhs.chunks_exact(2 * group).enumerate() {
         for (cols, rhs) in packed.rhs.chunks_exact(2 * group).enumerate() {
-            // SAFETY: each operand has two groups of `depths` tiles of 1,024 bytes, and the square room for
-            // four tiles.
+            // SAFETY: each operand has two groups of `depths` tiles of 1,024 bytes, and the square
+            // room for four tiles.
             unsafe {
                 asm!(
                     "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
@@ -269,7 +271,7 @@ fn multiply(packed: &Packed, dst: &mut [f32], stride: usize, [m, n, k]: [usize; 
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
-/// Puts the part of a square that lies in `dst` there.
+/// Adds a square of results to the part of it that lies in `dst`.
 #[target_feature(enable = "avx512f")]
 #[allow(clippy::too_many_arguments)]
 fn add(

@@ -20,7 +20,7 @@ impl<'a> Mat<'a> {
         Self { data, rows, cols, row_stride: stride, col_stride: 1 }
     }
 
-    /// The transpose, without moving anything.
+    /// The transpose, without moving data.
     pub fn t(self) -> Self {
         Self {
             rows: self.cols,

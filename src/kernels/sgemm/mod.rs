@@ -1,8 +1,10 @@
-//! Matrix products of floats for training: a safe face on the `gemm` crate, and on tiles of bfloat16.
+//! Matrix products of floats for training: a safe interface to the `gemm` crate and to tiles of
+//! bfloat16.
 //!
-//! Decoding never comes here. Matrices are slices with a row and a column stride, checked against the
-//! slice before the product runs; products run on the calling thread. Operands are single precision unless
-//! `allow_bfloat16` was called and the CPU has tiles for them (`amx`).
+//! Decoding never uses this module. Matrices are slices with a row stride and a column stride,
+//! checked against the slice before the product runs. Products run on the calling thread. Operands
+//! are single precision unless `allow_bfloat16` was called and the CPU has tiles for bfloat16
+//! (`amx`).
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
@@ -14,7 +16,8 @@ use mat::{Mat, spans};
 
 static BFLOAT16: AtomicBool = AtomicBool::new(false);
 
-/// Allows products of this process to round their operands to bfloat16, or forbids it; tells whether they will.
+/// Allows products of this process to round their operands to bfloat16, or forbids it. Returns
+/// whether they will.
 pub fn allow_bfloat16(allow: bool) -> bool {
     #[cfg(target_arch = "x86_64")]
     let allow = allow && amx::Amx::detect().is_some();
@@ -28,8 +31,8 @@ pub fn allow_bfloat16(allow: bool) -> bool {
 #[cfg(target_arch = "x86_64")]
 const LEAST: usize = 8;
 
-/// `dst = keep * dst + scale * (lhs x rhs)`; `dst` is row-major with rows `stride` elements apart.
-/// With `keep == 0` the old values, NaN or not, play no part.
+/// `dst = keep * dst + scale * (lhs x rhs)`, where `dst` is row-major with rows `stride` elements
+/// apart. With `keep == 0` the old values have no effect, even if they are NaN.
 ///
 /// # Panics
 /// If the sizes do not fit each other or `dst`.
@@ -44,8 +47,8 @@ pub fn matmul(dst: &mut [f32], stride: usize, keep: f32, lhs: Mat<'_>, rhs: Mat<
     {
         return amx::matmul(amx, dst, stride, keep, lhs, rhs, scale);
     }
-    // SAFETY: `Mat::new` and the assertion above prove that every element named by sizes and strides
-    // lies in its slice; `dst` is borrowed mutably, so it overlaps neither operand.
+    // SAFETY: `Mat::new` and the assertion above prove that every element named by sizes and
+    // strides lies in its slice; `dst` is borrowed mutably, so it overlaps neither operand.
     unsafe {
         gemm::gemm(
             m,

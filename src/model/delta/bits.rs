@@ -1,17 +1,18 @@
-//! Adaptive bits under the range coder: what the differences of a delta are written in.
+//! Adaptive bits under the range coder, with which the differences of a delta are written.
 //!
-//! A bit has a probability of 16 bits, the mean of a fast and a slow average of the bits that came
-//! before under the same context (as in lpaq and its kind). Both sides compute it in integers.
+//! A bit has a probability of 16 bits: the mean of a fast and a slow average of the bits that came
+//! before under the same context, as in lpaq and similar compressors. Both sides compute it in
+//! integers.
 
 use crate::coder::{Damaged, Decoder, Encoder, Share};
 
 const TOTAL: u64 = 1 << 16;
 const FAST: u32 = 4;
 const SLOW: u32 = 7;
-/// Magnitudes up to this are written bit by bit, larger ones with an Elias gamma code behind.
+/// Magnitudes up to this are written bit by bit; the excess of larger ones is an Elias gamma code.
 pub(super) const UNARY: usize = 14;
 
-/// The averages of one context: the probability of a one, in 65,536ths.
+/// The two averages of one context, each a probability of a one in 65,536ths.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bit {
     fast: u16,
@@ -19,12 +20,12 @@ pub(super) struct Bit {
 }
 
 impl Bit {
-    /// A bit that is a one with this probability at first, in 65,536ths.
+    /// A context whose bit is at first a one with this probability, in 65,536ths.
     pub const fn new(probability: u16) -> Self {
         Self { fast: probability, slow: probability }
     }
 
-    /// The part of `TOTAL` that a one takes: never nothing, never all.
+    /// The part of `TOTAL` that a one takes: never 0 and never `TOTAL`.
     fn one(self) -> u64 {
         ((u64::from(self.fast) + u64::from(self.slow)) / 2).clamp(16, TOTAL - 16)
     }
@@ -45,12 +46,13 @@ impl Bit {
     }
 }
 
-/// Writes or reads bits; the same walk over the contexts serves both sides.
+/// Writes or reads bits. The same walk over the contexts serves both sides.
 pub(super) trait Coder {
-    /// Codes a bit under `context`: writes `bit`, or reads one and ignores `bit`.
+    /// Codes a bit under `context`: an encoder writes `bit`; a decoder ignores `bit` and returns
+    /// the one that it read.
     fn bit(&mut self, context: &mut Bit, bit: bool) -> Result<bool, Damaged>;
 
-    /// A number below `2^bits` without a context.
+    /// Codes a number below `2^bits` without a context.
     fn raw(&mut self, bits: u32, value: u32) -> Result<u32, Damaged> {
         let mut got = 0;
         for place in (0..bits).rev() {
@@ -60,7 +62,7 @@ pub(super) trait Coder {
         Ok(got)
     }
 
-    /// A number of 1 and more: unary under its contexts, then Elias gamma.
+    /// Codes a number of at least 1: unary under its contexts, then Elias gamma.
     fn magnitude(&mut self, contexts: &mut [Bit; UNARY], value: u32) -> Result<u32, Damaged> {
         for (below, context) in (1..).zip(contexts.iter_mut()) {
             if !self.bit(context, value > below)? {

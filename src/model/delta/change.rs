@@ -7,10 +7,10 @@ use crate::model::config::Config;
 use crate::model::file::BIAS_MAX;
 
 impl Delta {
-    /// Makes the changes to the header of the base.
+    /// Applies the changes to the header of the base.
     ///
     /// # Errors
-    /// `BadModel` if the name or the record is not what a header may have.
+    /// `BadModel` if the name or the training record is not one that a header may have.
     pub fn change_header(&self, config: &mut Config) -> Result<()> {
         let record =
             serde_json::from_str(&self.training).map_err(|e| config.bad(format!("its record: {e}")))?;
@@ -30,12 +30,12 @@ impl Delta {
         config.check()
     }
 
-    /// What the names of the set of weights begin with that takes the place of the first.
+    /// The beginning of the names of the set of weights that replaces the first one.
     fn set(&self) -> String {
         format!("expert.{}.", self.first)
     }
 
-    /// Where in the base a tensor stands.
+    /// The name in the base of the tensor that becomes `name`.
     pub fn source(&self, name: &str) -> String {
         let of_set = ["decoder", "head", "copy"].contains(&name.split('.').next().unwrap_or(name));
         if of_set && self.first > 0 { format!("{}{name}", self.set()) } else { name.to_owned() }
@@ -48,8 +48,8 @@ impl Delta {
 }
 
 impl Change {
-    /// Makes the changes to weights and scales of rows of `cols` columns; `pre` is that of a product. Tells whether
-    /// all rows keep their bounds.
+    /// Applies the changes to weights and scales of rows of `cols` columns; `pre` is the shift of a
+    /// product. Returns whether all rows keep their bounds.
     pub fn rows(&self, (weights, scales): (&mut [i8], &mut [u16]), cols: usize, pre: Option<u32>) -> bool {
         let rows = weights.chunks_exact_mut(cols).zip(scales).zip(self.differences.chunks_exact(cols));
         for ((row, scale), differences) in rows.filter(|(_, own)| own.iter().any(|&d| d != 0)) {
@@ -62,7 +62,7 @@ impl Change {
         true
     }
 
-    /// Makes the changes to biases.
+    /// Applies the changes to biases.
     pub fn biases(&self, values: &mut [i32]) {
         for (value, &difference) in values.iter_mut().zip(&self.differences) {
             let sum = i64::from(*value) + i64::from(difference) * i64::from(self.step);

@@ -1,4 +1,4 @@
-//! The bytes of a delta.
+//! The bytes of a delta: writing and reading.
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -11,11 +11,11 @@ use crate::model::config::Config;
 
 const MAGIC: &[u8; 8] = b"s3adelta";
 const VERSION: u8 = 1;
-/// Magic, version, fingerprint of the base, and two lengths.
+/// Bytes of magic, version, fingerprint of the base, and two lengths.
 const HEAD: usize = 8 + 1 + 32 + 1 + 2;
 /// Bits of a step.
 const STEP_BITS: u32 = 24;
-/// What a difference of one may be worth at most.
+/// The largest step.
 pub const LARGEST_STEP: u32 = (1 << STEP_BITS) - 1;
 
 /// Differences of one matrix, row-major, in steps.
@@ -23,20 +23,23 @@ pub const LARGEST_STEP: u32 = (1 << STEP_BITS) - 1;
 pub struct Change {
     /// The matrix's name, one of `parts`.
     pub name: String,
-    /// What a difference of one is worth: in the unit of weights times scale, or of a bias. 1 to 2^24 - 1.
+    /// What a difference of 1 is worth, in the unit of weights times scale, or of a bias: 1 to 2^24
+    /// - 1.
     pub step: u32,
+    /// The difference of each element.
     pub differences: Vec<i32>,
 }
 
 /// What a delta says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delta {
-    /// The name of the model that comes of it.
+    /// The name of the resulting model.
     pub name: String,
-    /// A JSON value: how it was learned.
+    /// A JSON value that says how the delta was learned.
     pub training: String,
-    /// The set of weights that takes the place of the first before the changes; 0 for none.
+    /// Number of the set of weights that replaces the first one before the changes; 0 for none.
     pub first: u8,
+    /// The matrices that change.
     pub changes: Vec<Change>,
 }
 
@@ -54,10 +57,11 @@ fn bad(rule: &str) -> Error {
     Error::BadModel { name: "of a difference".into(), rule: rule.into() }
 }
 
-/// The bytes of a delta to the model with this header and fingerprint.
+/// The bytes of a delta to the model that has this header and fingerprint.
 ///
 /// # Errors
-/// `BadModel` if it names a matrix that the base has not, or says something that the format cannot.
+/// `BadModel` if the delta names a matrix that the base does not have, or holds a value that the
+/// format cannot express.
 pub fn write(delta: &Delta, base: &Config, fingerprint: &[u8; 32]) -> Result<Vec<u8>> {
     let mut file = MAGIC.to_vec();
     file.push(VERSION);
@@ -80,7 +84,7 @@ pub fn write(delta: &Delta, base: &Config, fingerprint: &[u8; 32]) -> Result<Vec
 }
 
 impl Delta {
-    /// Reads a delta to the model with this header.
+    /// Reads a delta to the model that has this header.
     ///
     /// # Errors
     /// `BadModel` with the rule that the file breaks.
@@ -104,7 +108,8 @@ impl Delta {
     }
 }
 
-/// Codes what stands behind the texts: writes it, or reads it into `delta`, whose changes are empty then.
+/// Codes what follows the texts: writes it, or reads it into `delta`, whose list of changes is then
+/// empty before the call.
 fn body(
     coder: &mut impl Coder,
     delta: &mut Delta,

@@ -1,10 +1,10 @@
-//! One matrix of a delta: differences of rows, and the rows that come of them.
+//! One matrix of a delta: the differences of its rows, and the rows that result from them.
 
 use super::bits::{Bit, Coder, UNARY};
 use crate::coder::Damaged;
 use crate::model::file::row_bound_holds;
 
-/// What kind of matrix it is: each has statistics of its own.
+/// What kind of matrix it is; each kind has statistics of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Table,
@@ -13,13 +13,13 @@ pub(super) enum Kind {
     Bias,
 }
 
-/// Contexts of one matrix.
+/// The contexts of one matrix.
 pub(super) struct Contexts {
-    /// Whether a row changes, by whether the two before did.
+    /// Whether a row changes, given whether the two rows before changed.
     row: [Bit; 4],
-    /// Whether an element changes, by changes near it in the row and in its column.
+    /// Whether an element changes, given the changes near it in its row and in its column.
     element: [[Bit; 4]; 5],
-    /// Whether it falls, by what the column did last.
+    /// Whether an element falls, given the last change in its column.
     falls: [Bit; 3],
     magnitude: [[Bit; UNARY]; 2],
 }
@@ -39,8 +39,8 @@ impl Contexts {
         }
     }
 
-    /// Codes the differences of a matrix of `cols` columns, row by row: writes them, or reads them over what is
-    /// there.
+    /// Codes the differences of a matrix of `cols` columns, row by row: an encoder writes them, a
+    /// decoder reads them over the values passed.
     pub fn code(
         &mut self,
         coder: &mut impl Coder,
@@ -101,9 +101,10 @@ impl Contexts {
     }
 }
 
-/// A row of weights with its scale, changed by `differences` times `step` in the unit of weights times scale: the
-/// least scale that keeps all bounds, and the nearest weights. `pre` is that of a product, whose rows have a bound
-/// on the sum of their magnitudes. Nothing if no scale of 16 bits will do.
+/// A row of weights with its scale, changed by `differences` times `step` in the unit of weights
+/// times scale. The scale is the least one that keeps all bounds, and the weights are the nearest
+/// ones. `pre` is the shift of a product, whose rows have a bound on the sum of their magnitudes.
+/// `None` if no scale of 16 bits keeps the bounds.
 pub(super) fn changed(
     weights: &[i8],
     scale: u16,

@@ -1,9 +1,9 @@
-//! A model as the difference to another, its base: what an archive carries that has learned its own data
-//! (spec/numerics.md section 12).
+//! A model as the difference to another model, its base: an archive whose model has learned the
+//! archive's own data carries such a delta (spec/numerics.md, section 12).
 //!
-//! Rows of tables and products change by whole steps, most of them not at all, and the differences are
-//! written by the product's range coder under adaptive bits, so that no change costs next to nothing.
-//! With the base they make a model file like any other; its fingerprint is that of the delta.
+//! Rows of tables and products change by whole steps, most of them not at all. The differences are
+//! written with the range coder under adaptive bits, so that what does not change costs almost
+//! nothing. With the base they make an ordinary model file; its fingerprint is that of the delta.
 
 mod bits;
 mod change;

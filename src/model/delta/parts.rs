@@ -4,13 +4,16 @@ use super::matrix::Kind;
 use crate::model::config::Config;
 use crate::model::matcher::CLASSES;
 
-/// A matrix by the name of its tensor: a table or a product without `.weight`, or a bias.
+/// A matrix by the name of its tensor: a table or a product, named without `.weight`, or a bias.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
+    /// The name.
     pub name: String,
+    /// Rows of the matrix.
     pub rows: usize,
+    /// Columns of the matrix.
     pub cols: usize,
-    /// Whether its elements are biases of 32 bits rather than weights with a scale for each row.
+    /// Whether the elements are biases of 32 bits, rather than weights with a scale for each row.
     pub bias: bool,
 }
 
@@ -25,7 +28,7 @@ impl Part {
     }
 }
 
-/// All matrices that a delta of a model with this header may change.
+/// All matrices that a delta may change in a model with this header.
 pub fn parts(config: &Config) -> Vec<Part> {
     let tables = config.tables().into_iter().filter(|(name, _)| name.starts_with("embed."));
     let mut all: Vec<Part> =

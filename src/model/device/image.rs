@@ -1,4 +1,4 @@
-//! The weights as one run of bytes, places in it counted from its start.
+//! The weights of a model as one sequence of bytes. A place is an offset in it.
 
 use super::shape::reach;
 use crate::kernels::buffer::padded;
@@ -9,16 +9,17 @@ use crate::model::config::{Config, MAX_WINDOW};
 use crate::model::matcher::MAX_SLOTS;
 use crate::model::weights::{Layer, Model, Set};
 
-/// Numbers of the structure `Model`: four, the token's table, slots and classes, n-grams.
+/// Numbers of the structure `Model`: four of its own, then places and sizes of the tables of
+/// tokens, candidates, classes and n-grams.
 const HEAD: usize = 4 + 2 * (1 + 2 * MAX_SLOTS + 16);
 
-/// Bytes under construction.
+/// A sequence of bytes under construction.
 struct Writer {
     bytes: Vec<u8>,
 }
 
 impl Writer {
-    /// Puts bytes at the next place that is a multiple of 16.
+    /// Puts bytes at the next place that is a multiple of 16, and returns that place.
     fn put(&mut self, bytes: impl IntoIterator<Item = u8>) -> Option<u32> {
         self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
         let at = u32::try_from(self.bytes.len()).ok()?;
@@ -36,8 +37,9 @@ impl Writer {
         Some([weights, self.put(rows.flat_map(|row| table.row(row).1.to_le_bytes()))?])
     }
 
-    /// Weights as the threads of a warp take them: for 16 rows and 32 columns, thread `t` has four words of four
-    /// columns from `t % 4 * 4` on: of row `t / 4` and of the eighth after it, then the same 16 columns further.
+    /// Weights as the threads of a warp read them: for 16 rows and 32 columns, thread `t` has four
+    /// words of four columns, from column `t % 4 * 4` on: of row `t / 4`, of the eighth row after
+    /// it, and of the same two rows 16 columns further.
     fn product(&mut self, product: &Product) -> Option<[u32; 4]> {
         let (rows, cols) = (product.rows(), product.cols());
         let weight = |row: usize, col: usize| {
@@ -63,7 +65,7 @@ impl Writer {
     fn bias(&mut self, bias: &Bias, config: &Config) -> Option<u32> {
         let own = if config.window == 0 { MAX_WINDOW } else { config.window };
         let reach = reach(config);
-        // What lies beyond the window is never read.
+        // Entries beyond the window are never read.
         let entry = |head, distance| if distance < own { bias.before(head, distance) } else { 0 };
         let all = (0..config.heads).flat_map(|head| (0..reach).map(move |distance| (head, distance)));
         self.put(all.flat_map(|(head, distance)| entry(head, distance).to_le_bytes()))
@@ -100,7 +102,7 @@ impl Writer {
     }
 }
 
-/// The bytes of a model; `None` if they are beyond the 4 GiB that places reach.
+/// The bytes of a model; `None` if they exceed the 4 GiB that places can address.
 pub fn image(model: &Model) -> Option<Vec<u8>> {
     let config = model.config();
     let mut writer = Writer { bytes: vec![0; HEAD * 4] };
@@ -130,7 +132,7 @@ pub fn image(model: &Model) -> Option<Vec<u8>> {
     for (at, number) in head.into_iter().enumerate() {
         writer.bytes[4 * at..4 * at + 4].copy_from_slice(&number.to_le_bytes());
     }
-    // A row's place is that of its table and its number times this.
+    // The place of a row is that of its table plus its number times this.
     debug_assert_eq!(model.token.row(0).0.len(), padded(config.width));
     writer.put([]).map(|_| writer.bytes)
 }

@@ -1,5 +1,5 @@
-//! One chunk on the device: what the host knows of it, where its parts lie, and the record that the kernel
-//! takes it further by.
+//! One chunk on the device: what the host knows of it, where its parts lie in memory, and the
+//! record with which the kernel works on it.
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -12,22 +12,25 @@ use crate::model::matcher::CLASSES;
 use crate::model::steer::Steering;
 use crate::model::weights::Model;
 
-/// In place of a number of known tokens: they are to be decoded.
+/// Stands for the number of known tokens where the tokens have to be decoded.
 pub const UNKNOWN: u32 = u32::MAX;
 /// Parts of a chunk's memory begin at multiples of this.
 const ALIGN: usize = 16;
 
-/// A chunk to be decoded, or encoded if its tokens are known.
+/// A chunk to be decoded, or to be encoded if its tokens are known.
 #[derive(Clone, Debug, Default)]
 pub struct Request<'a> {
     /// The learned sequence.
     pub c: Vec<u16>,
-    /// The coder after c: its two numbers, and the bytes that it has not taken.
+    /// State of the range decoder after c: `code`.
     pub code: u64,
+    /// State of the range decoder after c: `range`.
     pub range: u64,
+    /// The bytes that the range decoder has not read yet.
     pub payload: &'a [u8],
+    /// Raw bytes of the chunk.
     pub raw_len: usize,
-    /// Plain bytes of the chunk and of those that it refers to.
+    /// Raw bytes of the chunk and of the chunks that it refers to.
     pub capacity: usize,
     /// The history array up to and with the separator before the chunk's own tokens.
     pub history: Vec<u16>,
@@ -35,24 +38,27 @@ pub struct Request<'a> {
     pub known: Option<Vec<u16>>,
 }
 
-/// How a chunk ended, or did not yet.
+/// How far a chunk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
+    /// Tokens are missing yet.
     Running,
+    /// All tokens are coded.
     Done,
+    /// The payload is not one that an encoder writes.
     Damaged,
 }
 
-/// Bytes of a chunk in each region of a batch's memory.
+/// Bytes that a chunk takes in each region of a batch's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// Written by the host: payload, history, known tokens, what c changes.
     pub input: usize,
-    /// Match tables, and the complement of what a bias has learned: they begin as ones.
+    /// Match tables, and the complement of what a bias has learned. All bits are ones at first.
     pub tables: usize,
-    /// Second followers, the history array, keys and values: anything at first.
+    /// Second followers, the history array, keys and values. The contents are arbitrary at first.
     pub scratch: usize,
-    /// Read by the host: tokens, or shares of known ones.
+    /// Read by the host: tokens, or the intervals of known ones.
     pub output: usize,
 }
 
@@ -73,12 +79,12 @@ struct Parts {
 }
 
 impl Memory {
-    /// Of all regions together.
+    /// Bytes of all regions together.
     pub fn total(&self) -> usize {
         self.input + self.tables + self.scratch + self.output
     }
 
-    /// With another chunk's behind it.
+    /// Adds the memory of another chunk.
     pub fn add(&mut self, other: Self) {
         self.input += other.input;
         self.tables += other.tables;
@@ -137,22 +143,22 @@ impl Request<'_> {
     }
 }
 
-/// Numbers that c changes: input, gains, scores, copy gates.
+/// How many numbers c changes: input, gains, scores, biases of copy gates.
 fn steer_len(config: &Config) -> usize {
     let copy = if config.copy { CLASSES * config.slots() } else { 0 };
     config.width + config.layers * config.ff + config.vocab + copy
 }
 
-/// The record of a chunk.
+/// The record of a chunk, as the kernel reads and writes it.
 #[derive(Clone, Debug)]
 pub struct Job([u8; Self::LEN]);
 
 impl Job {
-    /// Its bytes on the device.
+    /// Bytes of a record.
     pub const LEN: usize = 160;
 
-    /// The record of `request`, whose parts lie in the regions at `at`; what the host writes is appended to
-    /// `input`.
+    /// The record of `request`, whose parts lie in the regions at `at`. What the host writes is
+    /// appended to `input`.
     pub fn new(
         model: &Model,
         backend: Backend,
@@ -223,10 +229,12 @@ impl Job {
         job
     }
 
+    /// A record that was read from the device.
     pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
         Self(bytes)
     }
 
+    /// The bytes of the record.
     pub fn bytes(&self) -> &[u8; Self::LEN] {
         &self.0
     }
@@ -236,7 +244,7 @@ impl Job {
         LittleEndian::read_u32(&self.0[148..]) as usize
     }
 
-    /// `None` for what no kernel writes.
+    /// How far the chunk is; `None` for a value that no kernel writes.
     pub fn status(&self) -> Option<Status> {
         match LittleEndian::read_u32(&self.0[152..]) {
             0 => Some(Status::Running),
@@ -263,7 +271,8 @@ fn steer_bytes(model: &Model, request: &Request<'_>, steered: bool) -> Vec<u8> {
     all.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-/// Keys and values of c by layer, as the kernel has those of a chunk: keys of all heads, then values.
+/// Keys and values of c, layer by layer, in the layout that the kernel has for those of a chunk:
+/// the keys of all heads, then the values.
 fn cross_bytes(model: &Model, backend: Backend, request: &Request<'_>) -> Vec<u8> {
     let config = model.config();
     if !config.crosses() || request.c.is_empty() {
@@ -292,7 +301,8 @@ fn cross_bytes(model: &Model, backend: Backend, request: &Request<'_>) -> Vec<u8
     all
 }
 
-/// Sets both bytes of a number: in its block, those that 16 rows and 32 columns have high, then the low ones.
+/// Sets the two bytes of a number in a block of 16 rows and 32 columns: the high bytes of all
+/// numbers stand first, then the low ones.
 fn put(bytes: &mut [u8], block: usize, row: usize, col: usize, x: i32) {
     let (thread, word) = (row % 8 * 4 + col % 16 / 4, row / 8 % 2 + col / 16 % 2 * 2);
     let at = block * 1024 + thread * 16 + word * 4 + col % 4;

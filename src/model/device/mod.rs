@@ -1,5 +1,6 @@
-//! A model as the GPU's kernel takes it (docs/research/gpu.md): sizes for the compiler, weights as one run
-//! of bytes, and the record of a chunk. `src/kernels/cuda/source/layout.cuh` has the same structures.
+//! A model in the form that the kernel of the GPU needs (docs/research/gpu.md): sizes for the
+//! compiler, weights as one sequence of bytes, and the record of a chunk.
+//! `src/kernels/cuda/source/layout.cuh` declares the same structures.
 
 pub mod image;
 pub mod job;

@@ -1,33 +1,37 @@
-//! Sizes of the kernel for a model and a tile: what the compiler is told, and where a block keeps its rows.
+//! Sizes of the kernel for a model and a tile: the macros that the compiler gets, and where a block
+//! keeps its rows.
 
 use crate::model::config::{Activation, Config, MAX_WINDOW};
 
 /// Bytes that each lane has in a block besides its rows.
 const FIXED_BYTES: usize = 656;
-/// Shared memory of a block that the device keeps for itself.
+/// Shared memory of each block that the device keeps for itself.
 const RESERVED: usize = 1 << 10;
-/// Threads of a multiprocessor with which each has 64 registers.
+/// Threads on a multiprocessor at which each thread has 64 registers.
 const THREADS: usize = 1024;
 
-/// The kernel for one model and tile.
+/// The kernel for one model and one size of tiles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Chunks of a block, 8, 16 or 32; each has a warp.
+    /// Chunks of a block: 8, 16 or 32; each has a warp.
     pub tile: usize,
-    /// Shared memory of a block, and memory of the device for what does not fit there.
+    /// Bytes of shared memory of a block.
     pub shared: usize,
+    /// Bytes of device memory of a block, for what does not fit into shared memory.
     pub workspace: usize,
     macros: Vec<(String, String)>,
 }
 
 impl Shape {
-    /// For blocks of `tile` chunks on a device that lets them have `limit` bytes of shared memory.
+    /// The shape for blocks of `tile` chunks on a device that gives a block up to `limit` bytes of
+    /// shared memory.
     pub fn new(config: &Config, tile: usize, limit: usize) -> Self {
         let (width, inner) = (config.width, config.heads * config.head_size);
         let qkv = inner + 2 * config.kv_heads * config.head_size;
         let reach = reach(config);
         let group = group(config, reach);
-        // Threads of a warp that read the same place of eight rows meet eight different banks.
+        // Eight rows are this far apart, so that threads of a warp that read the same place of them
+        // use eight different memory banks.
         let q_stride = width.max(config.ff).max(inner).next_multiple_of(32) + 16;
         let h_stride = width.next_multiple_of(16) + 4;
         let attention = qkv.next_multiple_of(4) + inner + group * reach;
@@ -111,39 +115,42 @@ impl Shape {
     }
 }
 
-/// Whether the kernel can run models of this architecture: those whose weights lie within the reach of its
-/// places. Everything else that a model file may say it can.
+/// Whether the kernel can run models of this architecture: it can, unless the weights exceed the 4
+/// GiB that places can address.
 ///
 /// # Errors
-/// Why not.
+/// Why it cannot.
 pub fn supports(config: &Config) -> Result<(), &'static str> {
     let products =
         config.products().into_iter().map(|p| (p.rows.next_multiple_of(16), p.cols.next_multiple_of(32)));
     let tables = config.tables().into_iter().map(|(_, rows)| (rows, config.width.next_multiple_of(16)));
-    // Scales take two bytes a row, and what is between the parts 16 at most; biases of all heads come on top.
+    // Scales take two bytes a row, and what is between the parts 16 at most; biases of all heads
+    // come on top.
     let biases = (config.sets().len() * config.layers, 4 * config.heads * reach(config) + 4096);
     let parts = products.chain(tables).chain(std::iter::once(biases));
     let bytes: u64 = parts.map(|(rows, cols)| rows as u64 * (cols as u64 + 2) + 32).sum();
     if bytes < u64::from(u32::MAX) { Ok(()) } else { Err("its weights take more than 4 GiB on a device") }
 }
 
-/// Positions of the ring of keys and values that reaches `positions`: whole blocks of the tensor cores.
+/// Positions of a ring of keys and values that reaches `positions`, rounded up to whole blocks of
+/// the tensor cores.
 pub(crate) fn ring(positions: usize) -> usize {
     positions.max(1).next_multiple_of(32)
 }
 
-/// Bytes of a head's keys and values in such a ring: each number in two bytes, elements padded to blocks.
+/// Bytes of a head's keys and of its values in such a ring: two bytes for each number, elements
+/// padded to whole blocks.
 pub(crate) fn key_values(ring: usize, head_size: usize) -> (usize, usize) {
     (2 * ring * head_size.next_multiple_of(32), 2 * ring * head_size.next_multiple_of(16))
 }
 
-/// Most positions that attention reaches, in the chunk or in c, as a ring has them.
+/// Most positions that attention reaches, in the chunk or in c, as positions of a ring.
 pub(crate) fn reach(config: &Config) -> usize {
     let own = if config.window == 0 { MAX_WINDOW } else { config.window };
     ring(own.max(config.latent.as_ref().filter(|_| config.crosses()).map_or(0, |latent| latent.max)))
 }
 
-/// Heads of a shared key that are computed together: their scores lie beside each other.
+/// Heads of a shared key that are computed together: their scores lie side by side.
 fn group(config: &Config, reach: usize) -> usize {
     let share = config.heads / config.kv_heads;
     let most = if reach <= 512 { 4 } else { 1 };

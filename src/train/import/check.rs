@@ -1,7 +1,7 @@
-//! How closely an imported model follows the T5 that it was made of: `s3a model import --check`.
+//! How closely an imported model follows the T5 that it was made from: `s3a model import --check`.
 //!
-//! Three things are compared on a text: this crate's float T5, the integer engine, and the T5 of
-//! candle-transformers as far as that one computes the original.
+//! Three implementations are compared on a text: this crate's T5 in floats, the integer engine, and
+//! the T5 of candle-transformers as far as that one computes the original.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -15,42 +15,45 @@ use crate::model::matcher::Matcher;
 use crate::model::weights::Model;
 use crate::train::t5::network::T5;
 
-/// Tokens that are compared, and those whose ids serve as c.
+/// Tokens that are compared.
 const TOKENS: usize = 1024;
 const C: usize = 32;
-/// Positions at which candle-transformers' decoder agrees with the original: beyond this distance its
-/// buckets are others.
+/// Positions at which candle-transformers' decoder agrees with the original; at larger distances it
+/// has other buckets.
 const NEAR: usize = 9;
 
-/// Float and integer logits of the same tokens compared.
+/// A comparison of float and integer logits of the same tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Agreement {
+    /// Tokens that were compared.
     pub tokens: usize,
-    /// Of all logits, each row less its mean.
+    /// Correlation of all logits, each row less its mean.
     pub correlation: f64,
-    /// Bits per token over the engine's vocabulary.
+    /// Bits per token of the T5 in floats, over the engine's vocabulary.
     pub float_bits: f64,
+    /// Bits per token of the integer engine.
     pub integer_bits: f64,
 }
 
-/// What `check` finds.
+/// The result of `check`.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
-    /// With an empty c, and with one.
+    /// With an empty c.
     pub alone: Agreement,
+    /// With a c.
     pub with_c: Agreement,
-    /// Largest difference to candle-transformers' logits, as a share of the largest logit.
+    /// Largest difference to the logits of candle-transformers, as a share of the largest logit.
     pub oracle: f64,
 }
 
-/// Compares on a text.
+/// Compares the implementations on a text.
 pub fn check(folder: &Folder, model: &Model, text: &[u8]) -> Result<Report> {
     let mut tokens = model.vocabulary().tokenise(&text[..text.len().min(32 * TOKENS)]);
     tokens.truncate(TOKENS);
     if tokens.is_empty() {
         return Err(Error::Usage("there is nothing to check on: the text is empty".into()));
     }
-    // Ids are below 65,535, as the configuration's limits have it.
+    // Ids are below 65,535, by the limits of the configuration.
     let c: Vec<u16> = tokens.iter().take(C).map(|&t| folder.pieces.ids[usize::from(t)] as u16).collect();
     Ok(Report {
         alone: agreement(folder, model, &tokens, &[])?,
@@ -126,8 +129,8 @@ pub fn correlation(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
     ab / (aa * bb).sqrt().max(f64::MIN_POSITIVE)
 }
 
-/// Largest difference of logits between `t5` and candle-transformers' T5 with the same weights, as a
-/// share of the largest logit. `source` is decoded over itself.
+/// Largest difference of logits between `t5` and candle-transformers' T5 with the same weights, as
+/// a share of the largest logit. `source` is decoded over itself.
 fn distance(t5: &T5, source: &[u16]) -> candle_core::Result<f64> {
     let mut json = serde_json::to_value(&t5.config).map_err(candle_core::Error::wrap)?;
     let more = serde_json::json!({ "dropout_rate": 0.0, "is_encoder_decoder": true, "use_cache": false });
@@ -138,7 +141,8 @@ fn distance(t5: &T5, source: &[u16]) -> candle_core::Result<f64> {
     let tensors = t5.vars().into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
     let builder = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
     let mut oracle = oracle::T5ForConditionalGeneration::load(builder, &config)?;
-    // It multiplies the states before a tied head by the root that the original divides by.
+    // candle-transformers multiplies the states before a tied head by the root that the original
+    // divides by.
     let root = (t5.config.d_model as f64).sqrt();
     let factor = if t5.config.scaled() { 1.0 / root } else { 1.0 }
         / if t5.config.tie_word_embeddings { root } else { 1.0 };

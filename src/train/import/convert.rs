@@ -1,9 +1,10 @@
-//! `s3a model import`: a Hugging Face T5 folder as a model file for the integer engine.
+//! `s3a model import`: the directory of a Hugging Face T5 as a model file for the integer engine.
 //!
-//! The decoder becomes the engine's decoder, the encoder its encoder of c, whose symbols are the T5's
-//! ids. Gains of norms go into the products that follow, relative biases are laid out by distance, the
-//! start token's row becomes the separator's, and the scale of a tied head goes into the head.
-//! `docs/research/import.md` tells what is kept and what is not.
+//! The decoder becomes the engine's decoder, and the encoder becomes its encoder of c, whose
+//! symbols are the T5's ids. Gains of norms are multiplied into the products that follow, relative
+//! biases are laid out by distance, the row of the start token becomes the separator's, and the
+//! scale of a tied head is multiplied into the head. `docs/research/import.md` says what is
+//! preserved and what is not.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,7 +21,7 @@ use crate::train::t5::config::{FeedForward, T5Config};
 
 /// Longest c of an imported model.
 const MAX_C: usize = 512;
-/// Text whose magnitudes the units are chosen from.
+/// Text whose magnitudes determine the units.
 const SAMPLE: &str = include_str!("../../../LICENSE-APACHE");
 /// Sequences of the sample, and the lengths of source and target.
 const SAMPLE_SHAPE: (usize, usize, usize) = (4, 64, 256);
@@ -53,14 +54,14 @@ pub fn import(folder: &Folder, name: &str) -> Result<Vec<u8>> {
         import.layer("encoder", layer)?;
     }
     let mut out = import.out;
-    // The end is likely and all symbols are alike: an empty c costs about half a bit.
+    // The end is likely and all symbols are equally so: an empty c costs about half a bit.
     let mut prior = vec![1; folder.t5.config.vocab_size];
     prior.push(1 << 16);
     out.parts.push(Part::u32("latent.prior", &[1, prior.len()], prior));
     write_model(&out.config, &vocabulary, &out.parts)
 }
 
-/// The header of the model file, shifts still missing.
+/// The header of the model file, without shifts.
 fn header(folder: &Folder, name: &str) -> Config {
     let c = &folder.t5.config;
     let mut config = Config::new(name, c.d_model, c.decoder_layers(), folder.pieces.tokens.len());
@@ -75,7 +76,8 @@ fn header(folder: &Folder, name: &str) -> Config {
     };
     let (symbols, layers, ff) = (c.vocab_size, c.num_layers, c.d_ff);
     config.latent = Some(Latent { symbols, max: MAX_C, layers, ff, steer: false, experts: 1 });
-    // T5's ids of the vocabulary: runs of consecutive ids, each its first and their number.
+    // The T5's ids of the vocabulary as runs of consecutive ids, each with its first id and its
+    // length.
     config.training = serde_json::json!({ "imported": "t5", "ids": folder.pieces.runs() });
     config
 }
@@ -102,7 +104,7 @@ fn sample_extents(folder: &Folder, vocabulary: &Vocabulary) -> candle_core::Resu
     Ok(extents)
 }
 
-/// What is read, and what is gathered for the file.
+/// What is read, and what is collected for the file.
 struct Import<'a> {
     config: &'a T5Config,
     values: HashMap<String, Vec<f32>>,
@@ -116,7 +118,7 @@ impl Import<'_> {
         weight.map(Vec::as_slice).ok_or(Error::Internal("a tensor of a T5 is missing"))
     }
 
-    /// A matrix behind a norm: its columns times the norm's gains.
+    /// A matrix that follows a norm: its columns times the norm's gains.
     fn folded(&self, name: &str, norm: &str) -> Result<Vec<f32>> {
         let (weight, gains) = (self.weight(name)?, self.weight(norm)?);
         Ok(weight
@@ -141,7 +143,7 @@ impl Import<'_> {
         residual_unit(tops.fold(0.0, |top, (_, &this)| top.max(this)))
     }
 
-    /// Embeddings, the encoder's embeddings, and the head.
+    /// Adds the embeddings, the encoder's embeddings, and the head.
     fn tables(&mut self, pieces: &Pieces) -> Result<()> {
         let d = self.config.d_model;
         let rows = |all: &[f32], ids: &mut dyn Iterator<Item = u32>| -> Vec<f32> {
@@ -164,7 +166,7 @@ impl Import<'_> {
         self.out.product("head", &head, d, NORMALISED, |_| LOGIT_UNIT)
     }
 
-    /// A layer of the decoder, or of the encoder as a layer of the encoder of c.
+    /// Adds a layer of the decoder, or a layer of the encoder as one of the encoder of c.
     fn layer(&mut self, stack: &str, layer: usize) -> Result<()> {
         let (d, inner) = (self.config.d_model, self.config.inner());
         let (decoder, residual) = (stack == "decoder", self.residual(stack));
@@ -209,7 +211,7 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// `from` is the sublayer's name with a dot at its end.
+    /// Adds a feed-forward layer; `from` is the name of the T5's sublayer, with a dot at its end.
     fn feed_forward(
         &mut self,
         stack: &str,
@@ -239,8 +241,8 @@ impl Import<'_> {
         self.out.product(&to("down"), &down, ff, 1.0 / (127.0 * unit * gate), |_| residual)
     }
 
-    /// The relative bias of a stack by distance: `[H][B]` backwards for the decoder, `[H][2B+1]` for the
-    /// encoder. Beyond the last distance with a bucket of its own the last column holds.
+    /// The relative bias of a stack by distance: `[H][B]` backward for the decoder, `[H][2B+1]` for
+    /// the encoder. The last column is that of all larger distances.
     fn bias(&self, stack: &str) -> Result<Vec<f32>> {
         let (decoder, heads) = (stack == "decoder", self.config.num_heads);
         let table = self.weight(&format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"))?;

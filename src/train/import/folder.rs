@@ -1,4 +1,4 @@
-//! A Hugging Face T5 folder: its configuration, weights and vocabulary.
+//! A directory with a Hugging Face T5: its configuration, weights and vocabulary.
 
 use std::path::Path;
 
@@ -11,9 +11,11 @@ use crate::model::tokens::{MAX_TOKENS, Vocabulary};
 use crate::train::t5::config::T5Config;
 use crate::train::t5::network::T5;
 
-/// A T5 folder that was read.
+/// A T5 that was read from a directory.
 pub struct Folder {
+    /// The network.
     pub t5: T5,
+    /// The pieces of its tokenizer.
     pub pieces: Pieces,
 }
 
@@ -26,7 +28,8 @@ pub(crate) fn bad(path: &Path, rule: impl ToString) -> Error {
     Error::BadModel { name: path.display().to_string(), rule: rule.to_string() }
 }
 
-/// What the engine cannot hold, in the words of the configuration.
+/// Checks that the engine can hold a model of these sizes; an error says what it cannot hold, in
+/// the words of the configuration.
 fn check_sizes(c: &T5Config) -> Result<(), String> {
     let sizes = [("d_model", c.d_model), ("d_ff", c.d_ff), ("num_heads x d_kv", c.inner())];
     if let Some((name, size)) = sizes.iter().find(|(_, size)| *size > MAX_SIZE) {
@@ -39,7 +42,7 @@ fn check_sizes(c: &T5Config) -> Result<(), String> {
 }
 
 impl Folder {
-    /// Reads `config.json`, `model.safetensors` and `tokenizer.json`.
+    /// Reads `config.json`, `model.safetensors` and `tokenizer.json` of a directory.
     pub fn open(folder: &Path) -> Result<Self> {
         let read = |name: &str| {
             let path = folder.join(name);
@@ -65,12 +68,12 @@ impl Folder {
         Ok(Self { t5, pieces })
     }
 
-    /// The vocabulary of the engine.
+    /// The vocabulary for the engine.
     pub(crate) fn vocabulary(&self) -> Result<Vocabulary> {
         Vocabulary::new(&self.pieces.tokens)
     }
 
-    /// T5's ids of a text, as the engine cuts it.
+    /// The T5's ids of a text, tokenized as the engine does it.
     pub(crate) fn ids(&self, vocabulary: &Vocabulary, text: &[u8]) -> Vec<u32> {
         let tokens = vocabulary.tokenise(text);
         tokens.into_iter().map(|token| self.pieces.ids[usize::from(token)]).collect()

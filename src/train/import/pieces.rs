@@ -1,9 +1,9 @@
-//! The pieces of a `tokenizer.json` as byte strings: the vocabulary of an imported model.
+//! The pieces of a `tokenizer.json` as byte strings, which are the vocabulary of an imported model.
 //!
-//! Unigram and BPE, with the sentencepiece mark for a space, with byte pieces `<0x0A>`, or with GPT-2's
-//! characters for bytes. Special tokens have no bytes and are left out, and so is what the engine's
-//! vocabulary cannot hold (spec/numerics.md section 2); every single byte that is missing is added, with
-//! the rows of the unknown token.
+//! Unigram and BPE are read, with the sentencepiece mark for a space, with byte pieces `<0x0A>`, or
+//! with GPT-2's characters for bytes. Special tokens have no bytes and are left out, as are pieces
+//! that the engine's vocabulary cannot hold (spec/numerics.md, section 2). Every single byte that
+//! is missing is added, with the rows of the unknown token.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -11,17 +11,19 @@ use serde_json::Value;
 
 use crate::model::tokens::MAX_TOKEN_LEN;
 
-/// Token strings, and which of the tokenizer's ids each stands for.
+/// Token strings, and the tokenizer's id of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pieces {
+    /// The token strings.
     pub tokens: Vec<Vec<u8>>,
+    /// For each token the tokenizer's id.
     pub ids: Vec<u32>,
-    /// Single bytes that no piece stands for.
+    /// How many single bytes no piece stands for.
     pub added: usize,
 }
 
 impl Pieces {
-    /// The ids as runs of consecutive ones: first and count.
+    /// The ids as runs of consecutive ids: the first and the number of each run.
     pub fn runs(&self) -> Vec<(u32, u32)> {
         let mut runs: Vec<(u32, u32)> = vec![];
         for &id in &self.ids {
@@ -44,7 +46,8 @@ enum Style {
     Plain,
 }
 
-/// Reads the pieces of ids below `limit`; `special` are ids that are no text.
+/// Reads the pieces of ids below `limit`; `special` are ids that stand for no text, `unknown` is
+/// that of bytes without a piece.
 ///
 /// # Errors
 /// What is wrong with the tokenizer, or cannot be used.
@@ -88,7 +91,7 @@ pub fn read(json: &Value, limit: u32, special: &[u32], unknown: u32) -> Result<P
             pieces.ids.push(id);
         }
     }
-    // A byte's own piece is for text without a better one.
+    // The piece of a single byte is used only where no better one exists.
     for byte in (0..=255u8).filter(|&byte| !seen.contains(&[byte][..])) {
         pieces.tokens.push(vec![byte]);
         pieces.ids.push(bytes.get(&byte).copied().unwrap_or(unknown));
@@ -172,8 +175,8 @@ impl Style {
     }
 }
 
-/// GPT-2's map: printable characters of Latin-1 stand for themselves, the other 68 bytes follow from
-/// U+0100 on.
+/// GPT-2's map: printable characters of Latin-1 stand for themselves, the other 68 bytes follow
+/// from U+0100 on.
 fn character_byte(c: char) -> Option<u8> {
     let printable = |byte: u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     match u32::from(c) {

@@ -1,8 +1,9 @@
-//! Parameters that every token has a part in, and their price: Adam, then back towards the base.
+//! Parameters that every token uses, and the price of changing them: a step of Adam, then a step
+//! back toward the base.
 
 use super::rows::{choose, shrink};
 
-/// One run of parameters with a price of its own.
+/// A range of parameters with the same rate and price.
 #[derive(Clone, Debug)]
 pub(super) struct Span {
     pub range: std::ops::Range<usize>,
@@ -21,7 +22,7 @@ pub(super) struct Dense {
     first: Vec<f32>,
     second: Vec<f32>,
     step: i32,
-    /// The parameters that may still change, once that is settled.
+    /// The parameters that may still change, once they are chosen.
     free: Option<Vec<bool>>,
 }
 
@@ -56,7 +57,8 @@ impl Dense {
         }
     }
 
-    /// Settles which parameters change, as `Rows::choose`; `least` gives the least change of each span.
+    /// Chooses which parameters change, as `Rows::choose` does; `least` gives the least change of
+    /// each span.
     pub fn choose(&mut self, least: impl Fn(&Span) -> f32) {
         let mut free = vec![false; self.values.len()];
         for span in &mut self.spans {

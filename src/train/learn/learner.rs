@@ -16,7 +16,7 @@ pub(super) struct Rates {
     pub rows: f64,
     pub head: f64,
     pub bias: f64,
-    /// The price of a unit of a row's element, of the head and the gates, and of a bias, in nats of mean loss.
+    /// The price of a unit of a row's element, in nats of mean loss; likewise for the other parts.
     pub row_price: f64,
     pub head_price: f64,
     pub gate_price: f64,
@@ -24,7 +24,7 @@ pub(super) struct Rates {
     pub units: [f64; 4],
 }
 
-/// The learning network: the body stands still, the first set of weights is the one that learns.
+/// The learning network. The layers do not change; the first set of weights is the one that learns.
 pub(super) struct Learner {
     net: Net,
     pub rows: Rows,
@@ -54,7 +54,7 @@ impl Learner {
         &self.net
     }
 
-    /// One step; gives the mean loss before it, in nats a token.
+    /// One step; returns the mean loss before it, in nats a token.
     pub fn step(&mut self, batch: &Batch, factor: f64) -> Result<f64> {
         let x = Var::from_tensor(&self.input(batch)?)?;
         let head = Var::from_tensor(&self.head_tensor()?)?;

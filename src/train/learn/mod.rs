@@ -1,8 +1,8 @@
-//! Learning the data at hand: what changes in a base, at what price, as a delta.
+//! Learning the data of an archive: what changes in a base model, at what price, as a delta.
 //!
-//! Tables, head and copy gates learn; the body stands still, since what it gains is not worth its bytes
-//! (docs/research/learning.md). Every change has a price, the bits that it takes in the delta shared by
-//! all tokens of the archive, so that what does not pay stays what it was.
+//! Tables, head and copy gates learn. The layers do not change, because what they would gain is not
+//! worth its bytes (docs/research/learning.md). Every change has a price, the bits that it takes in
+//! the delta divided by all tokens of the archive, so that what does not pay stays as it was.
 
 mod dense;
 mod learner;
@@ -30,51 +30,64 @@ use crate::model::weights::Model;
 /// How long to learn, and for how much data.
 #[derive(Clone, Debug)]
 pub struct LearnOptions {
+    /// Steps of the run.
     pub steps: usize,
-    /// Windows of a step, and positions of a window.
+    /// Windows of a step.
     pub sequences: usize,
+    /// Positions of a window.
     pub len: usize,
+    /// Seed of all random choices.
     pub seed: u64,
-    /// Bytes of the data that the delta is for: the more, the more changes pay.
+    /// Bytes of the data that the delta is for: the more there are, the more changes pay.
     pub bytes: u64,
+    /// Name of the resulting model.
     pub name: String,
 }
 
-/// What a run tells its caller after each step.
+/// What a run reports after each step.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
+    /// Steps done so far.
     pub step: usize,
+    /// Smoothed bits per byte of the training windows.
     pub bits_per_byte: f64,
+    /// Tokens trained on per second since the run began.
     pub tokens_per_second: f64,
 }
 
-/// Rate of table rows, of the head, and of biases; gates take a twentieth of the last.
+/// Rate of table rows.
 const ROW_RATE: f64 = 0.06;
+/// Rate of the head.
 const HEAD_RATE: f64 = 0.012;
+/// Rate of biases; gates have a twentieth of it.
 const BIAS_RATE: f64 = 0.002;
-/// Bits that a step of a change is taken to cost: of rows, where the place costs most, and of the rest.
+/// Bits that a changed element of a row is assumed to cost; most of them tell its place.
 const ROW_BITS: f64 = 8.0;
+/// Bits that any other change is assumed to cost.
 const BITS: f64 = 6.0;
-/// How fast the bits that are told follow those of the steps.
+/// Weight of each step in the smoothed bits per byte.
 const SMOOTHING: f64 = 0.05;
 /// Steps until the rates are whole.
 const WARM_UP: f64 = 8.0;
 /// Share of the steps over which the rates fall to zero.
 const DECAY: f64 = 0.6;
-/// Share of the steps after which it is settled what changes.
+/// Share of the steps after which it is chosen what changes.
 const CHOSEN: f64 = 0.75;
-/// The least change that stays then, in steps.
+/// The least change, in steps of the format, that is then chosen.
 const LEAST: f64 = 0.4;
-/// The least sum of a row's differences: with less, its place costs more than it gains.
+/// The least sum of the differences of a row: with less, telling the row's place costs more than
+/// the row gains.
 const LEAST_OF_ROW: i32 = 3;
-/// A difference of one in the head and the gates, in weights of a typical row; in tables it is one.
+/// What a difference of 1 is worth in the head and the gates, in weights of a typical row; in
+/// tables it is one weight.
 const COARSE: f64 = 9.0;
-/// The same of a bias, in units of the format: 0.05 nats.
+/// What a difference of 1 is worth in a bias, in units of the format: 0.05 nats.
 const BIAS_STEP: u32 = 74;
 /// Batches that are measured to choose a set of weights.
 const CHOICE: usize = 3;
 
-/// Learns `sample` on top of `base`, the file of a model; gives the file of the delta, nothing if no change pays.
+/// Learns `sample` on top of `base`, the file of a model. Returns the file of the delta, or `None`
+/// if no change pays.
 ///
 /// # Errors
 /// `BadModel` if the base cannot learn, `Training` if learning diverges, `Interrupted`.
@@ -181,7 +194,7 @@ fn best_set(initial: &Initial, batches: &[Batch]) -> Result<usize> {
     Ok(best.1)
 }
 
-/// A network of one set of weights: the one of this number.
+/// A network with a single set of weights, the one with this number.
 fn network(initial: &Initial, set: usize) -> Result<Net> {
     let mut own = Initial {
         config: initial.config.clone(),
@@ -205,7 +218,8 @@ fn network(initial: &Initial, set: usize) -> Result<Net> {
     Ok(net)
 }
 
-/// What one step of each matrix is worth: in the format's integers and in the network's floats.
+/// What one step of each matrix is worth: in the integers of the format and in the floats of the
+/// network.
 struct Steps {
     all: Vec<(Part, u32, f64)>,
 }
@@ -214,13 +228,13 @@ impl Steps {
     fn new(base: &[u8], model: &Model, initial: &Initial, set: &str) -> Result<Self> {
         let mut all = Vec::new();
         let typical = |name: &str| -> Result<f64> { init::typical_scale(base, name) };
-        // One step for all tables, since their rows are added up.
+        // All tables have the same step, since their rows are added up.
         let table_step = match model.config().ngrams.is_empty() {
             true => COARSE * typical("embed.token")?,
             false => typical("embed.ngram.0")?,
         };
         for part in parts(model.config()) {
-            // The first set takes the place of the one that learns, with its shifts.
+            // The first set takes the place of the set that learns, and keeps that set's shifts.
             let own = if part.name.starts_with("embed.") {
                 part.name.clone()
             } else {
@@ -245,7 +259,8 @@ impl Steps {
         self.all.iter().find(|(part, ..)| part.name == name).map_or(1.0, |(.., unit)| *unit)
     }
 
-    /// The changes of what learned, rounded; the learner goes on with what they stand for.
+    /// The changes of what has learned, rounded to steps; the learner continues with the rounded
+    /// values.
     fn changes(&self, learner: &mut Learner) -> Vec<Change> {
         let mut changes = Vec::new();
         let segments: Vec<_> = learner

@@ -1,9 +1,10 @@
 //! Rows of tables that learn with a price on every change.
 //!
-//! A step touches the rows that its positions look up, a few hundred of some sixty thousand, and only
-//! these move: by Adagrad with one sum for a row (as in tables of recommenders, Naumov et al. 2019),
-//! then each element back towards its base by what its bits cost. The price of steps in which a row was
-//! not touched is paid when it is touched again (Langford, Li, Zhang 2009, truncated gradient).
+//! A step uses the rows that its positions look up, a few hundred of some sixty thousand, and only
+//! these change: first by Adagrad with one sum per row (as in the tables of recommender systems,
+//! Naumov et al. 2019), then each element moves back toward its base by the price of its bits. A
+//! row pays the price of steps that did not use it when it is used again (truncated gradient,
+//! Langford, Li and Zhang 2009).
 
 use std::collections::HashMap;
 
@@ -11,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::train::ops::embed::NONE;
 
-/// What a row remembers.
+/// The state of a row.
 #[derive(Clone, Copy, Default)]
 struct State {
     /// Sum of the mean squares of its gradients.
@@ -20,7 +21,7 @@ struct State {
     step: u32,
 }
 
-/// All tables of a network in one, and what is remembered of the rows that were touched.
+/// The rows of all tables of a network, and the state of those that were used.
 pub(super) struct Rows {
     pub values: Vec<f32>,
     pub base: Vec<f32>,
@@ -28,13 +29,13 @@ pub(super) struct Rows {
     states: HashMap<u32, State>,
     step: u32,
     rate: f32,
-    /// A row's sum begins with this, so that a first gradient does not count for more than it says.
+    /// The sum with which each row begins, so that the first gradient is not overrated.
     begin: f32,
     /// The price of one unit of an element, in nats of mean loss.
     price: f32,
-    /// Sum of the rates of the steps so far.
+    /// Sums of the rates of the steps so far.
     rates: Vec<f32>,
-    /// The elements that may still change, once that is settled.
+    /// The elements that may still change, once they are chosen.
     free: Option<Vec<bool>>,
 }
 
@@ -55,7 +56,7 @@ impl Rows {
         }
     }
 
-    /// The sums of the rows of each position, `per` to a position.
+    /// The sums of the rows of each position; each position has `per` rows.
     pub fn look_up(&self, rows: &[u32], per: usize) -> Vec<f32> {
         let d = self.d;
         let mut out = vec![0.0f32; rows.len() / per * d];
@@ -70,7 +71,7 @@ impl Rows {
         out
     }
 
-    /// One step: `dx` is the gradient of the sums that `look_up` gave for `rows`.
+    /// One step: `dx` is the gradient of the sums that `look_up` returned for `rows`.
     pub fn learn(&mut self, rows: &[u32], per: usize, dx: &[f32], factor: f32) {
         let d = self.d;
         let mut uses: Vec<(u32, u32)> = rows
@@ -126,7 +127,7 @@ impl Rows {
         }
     }
 
-    /// Lets all rows pay what they owe.
+    /// Makes all rows pay what they owe.
     pub fn settle(&mut self) {
         let d = self.d;
         let now = self.rates[self.step as usize];
@@ -139,8 +140,8 @@ impl Rows {
         }
     }
 
-    /// Settles which elements change: those that are at least `least` away from their base. The others go back, and
-    /// from now on no change has a price.
+    /// Chooses which elements change: those that differ from their base by at least `least`. The
+    /// others return to their base, and from now on no change has a price.
     pub fn choose(&mut self, least: f32) {
         self.settle();
         self.price = 0.0;
@@ -148,7 +149,7 @@ impl Rows {
     }
 }
 
-/// Brings each value nearer to its base by `by`, at most to it.
+/// Moves each value toward its base by `by`, at most onto it.
 pub(super) fn shrink(values: &mut [f32], base: &[f32], by: f32) {
     for (value, base) in values.iter_mut().zip(base) {
         let difference = *value - base;
@@ -156,7 +157,7 @@ pub(super) fn shrink(values: &mut [f32], base: &[f32], by: f32) {
     }
 }
 
-/// Sets values back that are nearer to their base than `least`; tells which are not.
+/// Sets values back that differ from their base by less than `least`; returns which do not.
 pub(super) fn choose(values: &mut [f32], base: &[f32], least: f32) -> Vec<bool> {
     let pairs = values.iter_mut().zip(base);
     pairs

@@ -1,4 +1,5 @@
-//! What is learned from: chunks as the archive will have them, with the references that it will choose.
+//! What is learned from: chunks as the archive will have them, with the references that it will
+//! choose.
 
 use std::sync::Arc;
 
@@ -17,15 +18,15 @@ const AT_ONCE: usize = 32;
 /// Chunks among which references are chosen.
 const GROUP: usize = 2048;
 
-/// Stretches of data, cut into chunks.
+/// Parts of the data of an archive, cut into chunks.
 pub struct Sample {
     chunks: Vec<Arc<[u8]>>,
-    /// For each chunk, the numbers of those that it refers to.
+    /// For each chunk the numbers of the chunks that it refers to.
     references: Vec<Vec<u32>>,
 }
 
 impl Sample {
-    /// Cuts stretches into chunks of `size` and chooses their references.
+    /// Cuts parts of the data into chunks of `size` bytes and chooses their references.
     pub fn new(stretches: &[Vec<u8>], size: u32, references: Option<&dyn References>) -> Self {
         let cut = |stretch: &Vec<u8>| -> Vec<Arc<[u8]>> {
             stretch.chunks(size.max(1) as usize).map(Arc::from).collect()
@@ -77,7 +78,7 @@ impl Sample {
     }
 }
 
-/// An endless stream of batches in a random order that the seed decides.
+/// An endless stream of batches in a random order, which depends on the seed only.
 pub(super) struct Draws<'a> {
     sample: &'a Sample,
     featuriser: Featuriser<'a>,
@@ -91,7 +92,7 @@ impl<'a> Draws<'a> {
         Self { sample, featuriser, random: Random::new(seed), order: Vec::new(), pool: Vec::new() }
     }
 
-    /// The next batch of `sequences` windows; none if no chunk is long enough for one.
+    /// The next batch of `sequences` windows; `None` if no chunk is long enough for a window.
     pub fn next(&mut self, sequences: usize) -> Result<Option<Batch>> {
         let mut rounds = 0;
         while self.pool.len() < POOL.max(sequences) {

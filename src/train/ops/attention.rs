@@ -2,8 +2,9 @@
 //! grouped keys and values, as one operation.
 //!
 //! Packed parameters: `qkv [(H + 2G) D][d]`, `out [d][H D]`, `bias [H][W]` (by distance, in nats).
-//! Scores are formed for blocks of queries against the keys in their window; nothing of the size of
-//! the sequence squared exists. The backward pass forms them again from the kept normaliser.
+//! Scores are computed for blocks of queries against the keys in their window; no array has the
+//! size of the sequence squared. The backward pass computes the scores again, from the saved
+//! normalizer.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use pulp::Arch;
@@ -23,10 +24,13 @@ pub struct Dims {
     pub len: usize,
     /// Width of the residual stream.
     pub d: usize,
+    /// Heads with queries of their own (`H`).
     pub heads: usize,
+    /// Heads with keys and values of their own (`G`).
     pub kv_heads: usize,
+    /// Elements of a head (`D`).
     pub head_size: usize,
-    /// Positions that a query sees, itself included.
+    /// Positions that a query attends to, its own included (`W`).
     pub window: usize,
 }
 
@@ -60,7 +64,7 @@ impl Dims {
         1.0 / (self.head_size as f32).sqrt()
     }
 
-    /// Columns of query head, key head and value head of head `h` in a row of qkv.
+    /// First columns of the query head, key head and value head of head `h` in a row of qkv.
     fn columns(&self, h: usize) -> (usize, usize, usize) {
         let g = h * self.kv_heads / self.heads;
         let (d, k0) = (self.head_size, self.inner());
@@ -72,30 +76,32 @@ struct Saved {
     qkv: Vec<f32>,
     /// Attention output before the projection, `[n][H D]`.
     mixed: Vec<f32>,
-    /// Logarithm of the softmax normaliser, `[n][H]`.
+    /// Logarithm of the softmax normalizer, `[n][H]`.
     log_sum: Vec<f32>,
 }
 
 /// The operation; `x` is `[n][d]` with `n` a multiple of `dims.len`.
 pub struct SelfAttention {
+    /// The sizes.
     pub dims: Dims,
-    /// Whether the parameters stay as they are: no gradients of theirs are formed then.
+    /// Whether the parameters do not learn, so that no gradients of them are computed.
     frozen: bool,
     kept: Kept<Saved>,
 }
 
 impl SelfAttention {
+    /// The operation with these sizes.
     pub fn new(dims: Dims) -> Self {
         Self { dims, frozen: false, kept: Kept::default() }
     }
 
-    /// The operation with parameters that stay as they are.
+    /// The operation with parameters that do not learn.
     pub fn frozen(self) -> Self {
         Self { frozen: true, ..self }
     }
 }
 
-/// Queries `start..end` and the first key that they see.
+/// For each block of queries its first query, the end, and the first key that it attends to.
 fn blocks(dims: Dims) -> impl Iterator<Item = (usize, usize, usize)> {
     (0..dims.len)
         .step_by(BLOCK)
@@ -170,7 +176,7 @@ fn forward(
     matmul(y, d, 1.0, Mat::new(mixed, n, inner, inner), Mat::new(w_out, d, inner, inner).t(), 1.0);
 }
 
-/// Everything that the backward pass of one sequence reads.
+/// What the backward pass of one sequence reads.
 struct Sequence<'a> {
     x: &'a [f32],
     dy: &'a [f32],
@@ -179,7 +185,7 @@ struct Sequence<'a> {
     log_sum: &'a [f32],
 }
 
-/// Adds the gradient of `x` to `dx`, and those of the parameters to `sums` if there are any.
+/// Adds the gradient of `x` to `dx`, and those of the parameters to `sums` if that is given.
 fn backward(dims: Dims, packed: &[f32], seq: &Sequence<'_>, dx: &mut [f32], sums: Option<&mut [f32]>) {
     let (d, n, inner, stride, size) = (dims.d, dims.len, dims.inner(), dims.qkv(), dims.head_size);
     let (w_qkv, w_out, bias) = dims.split(packed);

@@ -1,6 +1,6 @@
 //! The sublayers composed of candle's differentiable operations, for devices without fused ones.
 //!
-//! Slower on a CPU, but the definition that the fused operations are tested against.
+//! They are slower on a CPU; the fused operations are tested against them.
 
 use candle_core::{D, DType, Result, Tensor};
 
@@ -8,7 +8,7 @@ use super::attention::Dims;
 use super::embed::NONE;
 use super::loss::{CLASSES, Targets};
 
-/// Root-mean-square normalisation of rows, without a gain.
+/// Root-mean-square normalization of rows, without a gain.
 pub fn normalise(x: &Tensor) -> Result<Tensor> {
     x.broadcast_div(&(x.sqr()?.mean_keepdim(D::Minus1)? + 1e-6)?.sqrt()?)
 }
@@ -76,7 +76,7 @@ pub fn attention(x: &Tensor, packed: &Tensor, dims: Dims) -> Result<Tensor> {
     x + mixed.matmul(&w_out.t()?)?
 }
 
-/// A value of each sequence `[s][w]` at each of its positions, `[n][w]`.
+/// The value of each sequence `[s][w]` at each of its positions, `[n][w]`.
 pub fn spread(of_sequence: &Tensor, n: usize) -> Result<Tensor> {
     let (sequences, width) = of_sequence.dims2()?;
     of_sequence.unsqueeze(1)?.expand((sequences, n / sequences.max(1), width))?.reshape((n, width))
@@ -99,8 +99,8 @@ pub fn feed_forward(
     x + hidden.sqr()?.matmul(&down.t()?)?
 }
 
-/// Logits of each position with the copy gates added, `[n][V]`, in nats. `steering` are the
-/// sequences' own biases.
+/// Logits of each position with the copy gates added, `[n][V]`, in nats. `steering` holds the
+/// biases of each sequence.
 pub fn logits(
     x: &Tensor,
     packed: &Tensor,
@@ -138,7 +138,7 @@ pub fn logits(
     let index = Tensor::from_vec(index, (n, slots), device)?;
     let used = Tensor::from_vec(used, (n, slots), device)?;
     let bonus = (z.narrow(1, vocab, slots)? + bias)?;
-    // A slot at a time, as candidates may coincide.
+    // One slot at a time, since candidates may coincide.
     (0..slots).try_fold(logits, |logits, slot| {
         let place = Tensor::zeros((n, vocab), DType::F32, device)?.scatter_add(
             &index.narrow(1, slot, 1)?.contiguous()?,

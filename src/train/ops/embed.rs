@@ -1,6 +1,7 @@
-//! Sums of embedding rows: `x[i] = sum over r of table[rows[i][r]]`, rows of `NONE` left out.
+//! Sums of embedding rows: `x[i] = sum over r of table[rows[i][r]]`, where rows `NONE` add nothing.
 //!
-//! All embedding tables of a network stand in one tensor, so one operation makes the decoder's input.
+//! All embedding tables of a network stand in one tensor, so that a single operation makes the
+//! decoder's input.
 
 use std::sync::Arc;
 
@@ -9,15 +10,16 @@ use rayon::prelude::*;
 
 use super::floats;
 
-/// A place in the row list that adds nothing.
+/// The row number that adds nothing.
 pub const NONE: u32 = u32::MAX;
 
-/// The operation on a table `[rows][d]`; gives `[n][d]`.
+/// The operation on a table `[rows][d]`; the result is `[n][d]`.
 pub struct EmbedSum {
+    /// Width of a row.
     pub d: usize,
-    /// Rows to add per position.
+    /// Rows to add for each position.
     pub per: usize,
-    /// `n * per` row numbers.
+    /// The `n * per` row numbers.
     pub rows: Arc<Vec<u32>>,
 }
 
@@ -49,7 +51,7 @@ impl CustomOp1 for EmbedSum {
         let d = self.d;
         let dx = super::values(grad)?;
         let mut sums = vec![0.0f32; table.elem_count()];
-        // Each thread owns a range of rows and walks the whole list: no sums are shared.
+        // Each thread owns a range of rows and reads the whole list, so that no sum is shared.
         let rows_each = (sums.len() / d).div_ceil(super::GROUPS);
         sums.par_chunks_mut(rows_each * d).enumerate().for_each(|(part, sums)| {
             let first = part * rows_each;

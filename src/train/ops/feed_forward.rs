@@ -1,7 +1,7 @@
 //! `x + down((gain * relu(up(norm(x))))^2)` as one operation.
 //!
-//! Packed parameters: `up [ff][d]`, `down [d][ff]`. Gains are those of a sequence, `[sequences][ff]`;
-//! without them all are 1.
+//! Packed parameters: `up [ff][d]`, `down [d][ff]`. The gains are those of a sequence,
+//! `[sequences][ff]`; without them all are 1.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use pulp::Arch;
@@ -11,20 +11,23 @@ use super::{GROUPS, Kept, floats, keep, take, values, vector};
 use crate::kernels::sgemm::mat::Mat;
 use crate::kernels::sgemm::matmul;
 
-/// Rows that a thread works on at once: their hidden values stay in the cache.
+/// Rows that a thread computes at once: their hidden values stay in the cache.
 const ROWS: usize = 256;
 
-/// The operation; `x` is `[n][d]`, sequences of `len` positions.
+/// The operation; `x` is `[n][d]`, in sequences of `len` positions.
 pub struct FeedForward {
+    /// Width of the residual stream.
     pub d: usize,
+    /// Width of the hidden values.
     pub ff: usize,
+    /// Positions of a sequence.
     pub len: usize,
-    /// Whether the parameters stay as they are: no gradients of theirs are formed then.
+    /// Whether the parameters do not learn, so that no gradients of them are computed.
     frozen: bool,
     kept: Kept<Vec<f32>>,
 }
 
-/// Gains by row, if there are any.
+/// The gains of the rows, if there are any.
 #[derive(Clone, Copy)]
 struct Gains<'a> {
     values: Option<&'a [f32]>,
@@ -33,7 +36,7 @@ struct Gains<'a> {
 }
 
 impl<'a> Gains<'a> {
-    /// Where the gains of row `row` stand among all.
+    /// Where the gains of row `row` stand among all gains.
     fn at(&self, row: usize) -> std::ops::Range<usize> {
         let first = row / self.len * self.ff;
         first..first + self.ff
@@ -63,7 +66,7 @@ fn square_relu(u: &[f32], f: &mut [f32], gains: Gains<'_>, first: usize) {
     );
 }
 
-/// `df` becomes the gradient of `u`, and `dgains` gets that of the gains.
+/// Turns `df` into the gradient of `u`, and adds the gradient of the gains to `dgains`.
 fn square_relu_backward(u: &[f32], df: &mut [f32], gains: Gains<'_>, first: usize, dgains: &mut [f32]) {
     vector::dispatch(
         Arch::new(),
@@ -90,11 +93,12 @@ fn square_relu_backward(u: &[f32], df: &mut [f32], gains: Gains<'_>, first: usiz
 }
 
 impl FeedForward {
+    /// The operation with these sizes.
     pub fn new(d: usize, ff: usize, len: usize) -> Self {
         Self { d, ff, len, frozen: false, kept: Kept::default() }
     }
 
-    /// The operation with parameters that stay as they are.
+    /// The operation with parameters that do not learn.
     pub fn frozen(self) -> Self {
         Self { frozen: true, ..self }
     }

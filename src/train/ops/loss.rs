@@ -1,13 +1,14 @@
-//! Final normalisation, output head, copy gates, softmax and cross-entropy as one operation.
+//! Final normalization, output head, copy gates, softmax and cross-entropy as one operation.
 //!
-//! Packed parameters: `head [V][d]`, `gates [K][d]`, `bias [K][17]`. The gate of a slot, with the bias
-//! of its class, is added to the logit of the slot's candidate. A sequence may have biases of its own,
-//! `[V]` for the logits and `[K][17]` for the gates. The gradients are formed while the logits are at
-//! hand, so no tensor of the vocabulary's size outlives a block of rows.
+//! Packed parameters: `head [V][d]`, `gates [K][d]`, `bias [K][17]`. The gate of a slot, with the
+//! bias of its class, is added to the logit of the slot's candidate. A sequence may have biases of
+//! its own, `[V]` for the logits and `[K][17]` for the gates. The gradients are computed in the
+//! forward pass, while the logits exist, so that no tensor of the vocabulary's size outlives a
+//! block of rows.
 //!
-//! With `adapt` above zero every sequence has one more bias of the logits, which starts at zero and learns
-//! from position to position: after a token with probabilities `p` it loses `adapt * p` and gains `adapt`
-//! at the token. Gradients treat it as a constant.
+//! With `adapt` above zero, every sequence has one more bias of the logits, which starts at zero
+//! and learns from position to position: after a token with probabilities `p` it loses `adapt * p`
+//! and gains `adapt` at the token. Gradients treat it as a constant.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,7 +25,7 @@ pub const CLASSES: usize = 17;
 
 const ROWS: usize = 128;
 
-/// What is to be predicted, and the candidates at hand.
+/// The tokens to predict, and the match candidates.
 #[derive(Clone, Debug, Default)]
 pub struct Targets {
     /// `n` token ids.
@@ -35,27 +36,32 @@ pub struct Targets {
     pub classes: Vec<u8>,
 }
 
-/// Losses of single sequences in nats, left by a forward pass.
+/// Losses of the single sequences in nats, which a forward pass writes.
 pub type SequenceNats = Arc<Mutex<Vec<f64>>>;
 
 /// The operation; `x` is `[n][d]`, the result the mean loss in nats, `[1]`.
 pub struct HeadLoss {
+    /// Width of the residual stream.
     pub d: usize,
+    /// Tokens of the vocabulary (`V`).
     pub vocab: usize,
+    /// Match slots (`K`).
     pub slots: usize,
     /// Positions of a sequence.
     pub len: usize,
     /// Rate of the bias that learns within a sequence, in nats; 0 for none.
     pub adapt: f32,
+    /// What is predicted.
     pub targets: Arc<Targets>,
     /// Whether a backward pass will follow.
     pub learns: bool,
+    /// The loss of each sequence, after the forward pass.
     pub nats: SequenceNats,
-    /// Gradients of `x`, of the parameters and of the sequences' biases.
+    /// Gradients of `x`, of the parameters and of the sequences' biases, for the backward pass.
     kept: Kept<[Vec<f32>; 3]>,
 }
 
-/// What one group of rows gives.
+/// The results of one group of rows.
 struct Sums {
     packed: Vec<f32>,
     steering: Vec<f32>,
@@ -64,29 +70,30 @@ struct Sums {
 }
 
 impl HeadLoss {
+    /// The operation without an adapting bias.
     pub fn new(d: usize, vocab: usize, slots: usize, len: usize, targets: Arc<Targets>) -> Self {
         let nats = SequenceNats::default();
         Self { d, vocab, slots, len, adapt: 0.0, targets, learns: true, nats, kept: Kept::default() }
     }
 
-    /// A loss whose logits have a bias that learns at this rate.
+    /// The operation whose logits have a bias that learns at this rate.
     pub fn adapting(mut self, rate: f32) -> Self {
         self.adapt = rate;
         self
     }
 
-    /// A loss without gradients.
+    /// The operation without gradients.
     pub fn without_gradients(mut self) -> Self {
         self.learns = false;
         self
     }
 
-    /// Biases of a sequence.
+    /// How many biases a sequence has.
     fn steering_len(&self) -> usize {
         self.vocab + self.slots * CLASSES
     }
 
-    /// Loss of one group of rows from `first` on; `dx` and `sums` get the gradients.
+    /// Loss of one group of rows from `first` on; the gradients are added to `dx` and `sums`.
     fn group(
         &self,
         first: usize,
@@ -197,7 +204,7 @@ impl HeadLoss {
     }
 }
 
-/// Biases of a row: those of all sequences and those of its own, with their gradients.
+/// Biases of a row: those of all sequences and those of its own sequence, with their gradients.
 struct Biases<'a> {
     shared: &'a [f32],
     d_shared: &'a mut [f32],

@@ -1,10 +1,11 @@
 //! Fused operations of the training graph with backward passes of their own.
 //!
 //! candle's generic graph spends most of its time moving intermediate tensors. Each operation here
-//! takes a whole sublayer: the residual stream and one packed parameter tensor in, the new residual
-//! stream out. Threads take sequences; weight gradients are summed over a fixed number of groups, so
-//! that results do not depend on the number of threads. On other devices the same sublayers are
-//! composed of candle's differentiable operations (`compose`), and tests hold both equal.
+//! computes a whole sublayer: its inputs are the residual stream and one packed parameter tensor,
+//! its output is the new residual stream. Threads take sequences; weight gradients are summed over
+//! a fixed number of groups, so that results do not depend on the number of threads. On other
+//! devices the same sublayers are composed of candle's differentiable operations (`compose`), and
+//! tests compare the two.
 
 pub mod attention;
 pub mod compose;
@@ -20,7 +21,7 @@ use std::sync::Mutex;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 
-/// Groups over which weight gradients are summed apart.
+/// Groups over which weight gradients are summed separately.
 pub const GROUPS: usize = 4;
 
 /// The contiguous floats of a storage.
@@ -36,10 +37,10 @@ pub fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1::<f32>()
 }
 
-/// What a forward pass keeps for its backward pass.
+/// What a forward pass saves for its backward pass.
 pub type Kept<T> = Mutex<Option<T>>;
 
-/// Takes what the forward pass kept.
+/// Takes what the forward pass saved.
 pub fn take<T>(kept: &Kept<T>) -> Result<T> {
     match kept.lock().map(|mut slot| slot.take()) {
         Ok(Some(value)) => Ok(value),
@@ -47,7 +48,7 @@ pub fn take<T>(kept: &Kept<T>) -> Result<T> {
     }
 }
 
-/// Keeps a value for the backward pass.
+/// Saves a value for the backward pass.
 pub fn keep<T>(kept: &Kept<T>, value: T) {
     if let Ok(mut slot) = kept.lock() {
         *slot = Some(value);

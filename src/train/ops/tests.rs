@@ -1,4 +1,5 @@
-//! Fused operations against the same sublayers composed of candle's own, values and gradients.
+//! Fused operations are compared with the same sublayers composed of candle's own: values and
+//! gradients.
 
 use std::sync::Arc;
 
@@ -106,7 +107,8 @@ fn each_sequence_is_computed_by_the_expert_that_its_c_names() {
         let alone = net.nats(&batch.select(&[place]), &cs[place..=place]).unwrap()[0];
         assert!((alone - together[place]).abs() < 1e-3, "{c:?}: {alone} and {}", together[place]);
     }
-    // Expert 0 has one sequence, 1 and 2 have two each: one of the latter learns, no other.
+    // Expert 0 has one sequence, experts 1 and 2 have two each: one of the latter learns, and no
+    // other.
     let grads = loss.backward().unwrap();
     let learns = |expert: usize| grads.get(net.set(expert)[0].var.as_tensor()).is_some();
     assert_eq!((0..3).filter(|&expert| learns(expert)).count(), 1);

@@ -1,13 +1,13 @@
-//! Loops over rows of floats that the fused operations share, compiled for the CPU at hand.
+//! Loops over rows of floats that the fused operations share, compiled for the CPU that runs them.
 //!
-//! `pulp` picks the instruction set at run time; the loops keep sixteen partial results so that the
-//! compiler can turn them into vector code.
+//! `pulp` chooses the instruction set at run time. The loops have sixteen partial results, so that
+//! the compiler can turn them into vector code.
 
 use pulp::Arch;
 
 const LANES: usize = 16;
 
-/// `exp(x)` for `x <= 88`, relative error below 2e-6, zero-ish below -87.
+/// `exp(x)` for `x <= 88`, with a relative error below 2e-6; close to zero below -87.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
@@ -25,7 +25,7 @@ pub fn exp(x: f32) -> f32 {
 }
 
 /// Runs `body` compiled for the best instruction set of this CPU. The body must be an
-/// `#[inline(always)]` closure, or it is compiled apart, for the oldest CPU.
+/// `#[inline(always)]` closure; otherwise it is compiled separately, for the oldest CPU.
 #[inline(always)]
 pub fn dispatch<R>(arch: Arch, body: impl FnOnce() -> R) -> R {
     struct Body<F>(F);
@@ -90,13 +90,13 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     rest + lanes.iter().sum::<f32>()
 }
 
-/// Reciprocal of the root mean square of a row, as every normalisation here uses it.
+/// Reciprocal of the root mean square of a row, as every normalization here uses it.
 #[inline(always)]
 pub fn inverse_rms(row: &[f32]) -> f32 {
     1.0 / (dot(row, row) / row.len() as f32 + 1e-6).sqrt()
 }
 
-/// Normalises each row of `x` (rows of `d`) into `out` and notes the factors in `inverse`.
+/// Normalizes each row of `x` (rows of `d`) into `out` and notes the factors in `inverse`.
 pub fn normalise(x: &[f32], d: usize, out: &mut [f32], inverse: &mut [f32]) {
     dispatch(
         Arch::new(),

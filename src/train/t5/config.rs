@@ -1,47 +1,62 @@
-//! Sizes of a T5, as the `config.json` of a Hugging Face model folder has them.
+//! Sizes of a T5, in the form of the `config.json` of a Hugging Face model directory.
 
 use serde::{Deserialize, Serialize};
 
-/// The keys that shape the computation; others are ignored.
+/// The keys of `config.json` that shape the computation; others are ignored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct T5Config {
+    /// Tokens of the vocabulary.
     pub vocab_size: usize,
+    /// Width of the residual streams.
     pub d_model: usize,
-    /// Size of a head.
+    /// Elements of a head.
     pub d_kv: usize,
+    /// Width of the feed-forward layers.
     pub d_ff: usize,
     /// Layers of the encoder, and of the decoder unless `num_decoder_layers` says otherwise.
     pub num_layers: usize,
+    /// Layers of the decoder, if not those of the encoder.
     #[serde(default)]
     pub num_decoder_layers: Option<usize>,
+    /// Heads of every attention.
     pub num_heads: usize,
+    /// Buckets of distances in the relative bias.
     #[serde(default = "buckets")]
     pub relative_attention_num_buckets: usize,
+    /// Distances from this on are in the last bucket.
     #[serde(default = "max_distance")]
     pub relative_attention_max_distance: usize,
+    /// What is added to the mean square in normalization.
     #[serde(default = "epsilon")]
     pub layer_norm_epsilon: f64,
+    /// Factor of all initial values.
     #[serde(default = "one")]
     pub initializer_factor: f64,
+    /// The nonlinearity of the feed-forward layers.
     #[serde(default)]
     pub feed_forward_proj: FeedForward,
+    /// Whether the output head is the table of embeddings.
     #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
-    /// Whether the head sees hidden states times `d_model^-0.5`; as `tie_word_embeddings` if absent.
+    /// Whether the head is applied to hidden states times `d_model^-0.5`; by default, if the head
+    /// is tied.
     #[serde(default)]
     pub scale_decoder_outputs: Option<bool>,
+    /// Id of the token that fills up sequences.
     #[serde(default)]
     pub pad_token_id: u32,
+    /// Id of the token that ends a sequence.
     #[serde(default = "eos")]
     pub eos_token_id: u32,
-    /// `pad_token_id` if absent.
+    /// Id of the token before the first one; `pad_token_id` if absent.
     #[serde(default)]
     pub decoder_start_token_id: Option<u32>,
 }
 
-/// The feed-forward's nonlinearity.
+/// The nonlinearity of a feed-forward layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FeedForward {
+    /// ReLU.
     #[default]
     #[serde(rename = "relu")]
     Relu,
@@ -80,12 +95,12 @@ impl T5Config {
         self.num_decoder_layers.unwrap_or(self.num_layers)
     }
 
-    /// The token that the decoder sees before the first.
+    /// Id of the token that the decoder reads before the first one.
     pub fn start(&self) -> u32 {
         self.decoder_start_token_id.unwrap_or(self.pad_token_id)
     }
 
-    /// Whether the head sees hidden states times `d_model^-0.5`.
+    /// Whether the head is applied to hidden states times `d_model^-0.5`.
     pub fn scaled(&self) -> bool {
         self.scale_decoder_outputs.unwrap_or(self.tie_word_embeddings)
     }
@@ -95,7 +110,7 @@ impl T5Config {
         self.num_heads * self.d_kv
     }
 
-    /// Says what is wrong with the sizes, if anything.
+    /// Checks the sizes; an error says what is wrong with them.
     pub fn check(&self) -> Result<(), String> {
         let sizes = [
             ("vocab_size", self.vocab_size),
@@ -126,8 +141,8 @@ impl T5Config {
         Ok(())
     }
 
-    /// The relative-bias bucket of a key at `distance = key - query`, in the bidirectional form of the
-    /// encoder or the causal one of the decoder.
+    /// The relative-bias bucket of a key at `distance = key - query`, in the bidirectional form of
+    /// the encoder or the causal one of the decoder.
     pub fn bucket(&self, distance: isize, bidirectional: bool) -> u32 {
         let mut count = self.relative_attention_num_buckets;
         let (mut base, back) = (0, distance.min(0).unsigned_abs());
@@ -141,7 +156,8 @@ impl T5Config {
         if far < exact {
             return (base + far) as u32;
         }
-        // In single precision and in this order, as the original computes it: the floor depends on it.
+        // Single precision and this order of operations are those of the original: the floor
+        // depends on them.
         let span = (self.relative_attention_max_distance as f64 / exact as f64).ln() as f32;
         let log = (far as f32 / exact as f32).ln() / span * (count - exact) as f32;
         (base + (exact + log as usize).min(count - 1)) as u32

@@ -1,9 +1,10 @@
 //! T5 (Raffel et al. 2020) as a network that can be trained: an encoder-decoder in candle's
 //! differentiable operations, on any device.
 //!
-//! Parameters have the names of Hugging Face's T5, so checkpoints go both ways. Where candle's own T5
-//! departs from the original (buckets of the decoder's relative bias, scale of tied logits) this one
-//! follows the original. All sequences of a batch have the same length; there is no padding.
+//! Parameters have the names of Hugging Face's T5, so that checkpoints can be exchanged. Where
+//! candle's own T5 differs from the original (buckets of the decoder's relative bias, scale of tied
+//! logits), this one follows the original. All sequences of a batch have the same length; there is
+//! no padding.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -13,12 +14,14 @@ use candle_core::{D, DType, Device, Result, Tensor, Var, bail};
 pub use super::config::{FeedForward, T5Config};
 use crate::train::random::Random;
 
-/// What stands for minus infinity in a mask: far below any score, but harmless in differences.
+/// Stands for minus infinity in a mask: far below any score, and harmless in differences.
 const MASKED: f32 = -1e30;
 
 /// The network.
 pub struct T5 {
+    /// Its sizes.
     pub config: T5Config,
+    /// The device that its tensors are on.
     pub device: Device,
     names: Vec<(String, Var)>,
     shared: Var,
@@ -29,7 +32,7 @@ pub struct T5 {
     tables: Mutex<HashMap<(usize, usize, bool), Table>>,
 }
 
-/// Of one stack: layers, the relative bias that they share, the last norm.
+/// One stack: its layers, the relative bias that they share, and the last norm.
 struct Stack {
     layers: Vec<Layer>,
     bias: Option<Var>,
@@ -54,7 +57,7 @@ struct Attention {
     o: Var,
 }
 
-/// Sees values as they are computed, with the names that `T5::extents` gives.
+/// Is called with values as they are computed, under the names that `T5::extents` uses.
 type Tap<'a> = &'a mut dyn FnMut(&str, &Tensor) -> Result<()>;
 
 /// What the relative bias of given lengths needs: the bucket of every pair, and the causal mask.
@@ -73,7 +76,7 @@ enum Init {
 /// Gives a parameter's first values from its name and shape.
 type Find<'a> = &'a mut dyn FnMut(&str, &[usize], Init) -> Result<Tensor>;
 
-/// Makes or finds parameters by name, and keeps them in order.
+/// Makes or finds parameters by name, and collects them in order.
 struct Source<'a> {
     find: Find<'a>,
     names: Vec<(String, Var)>,
@@ -95,7 +98,7 @@ impl Source<'_> {
         self.var(&format!("{prefix}.weight"), &[out, input], Init::Normal(deviation))
     }
 
-    /// Attention under `prefix`, its norm beside it; with the relative bias if it has one.
+    /// Attention under `prefix` with its norm, and with the relative bias if it has one.
     fn attention(
         &mut self,
         layer: &str,
@@ -163,11 +166,11 @@ impl T5 {
         })
     }
 
-    /// A network with the values of `tensors`, on their device. Tensors that it has no use for are
+    /// A network with the values of `tensors`, on their device. Tensors that it does not need are
     /// ignored.
     ///
-    /// A head of its own is used whatever `tie_word_embeddings` says: newer writers always say that it
-    /// is tied.
+    /// If there is a separate head it is used, whatever `tie_word_embeddings` says: newer programs
+    /// always write that the head is tied.
     pub fn load(mut config: T5Config, tensors: &HashMap<String, Tensor>) -> Result<Self> {
         let Some(any) = tensors.values().next() else { bail!("there are no tensors") };
         let device = any.device().clone();
@@ -175,7 +178,7 @@ impl T5 {
         config.tie_word_embeddings &= !tensors.contains_key("lm_head.weight");
         Self::build(config, &device, &mut |name, shape, _| {
             let found = tensors.get(name).or_else(|| {
-                // Some writers name the tied embedding after one of its users alone.
+                // Some programs store the tied embedding under the name of one of its users only.
                 let users = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
                 users.iter().filter(|_| name == "shared.weight").find_map(|user| tensors.get(*user))
             });
@@ -206,7 +209,7 @@ impl T5 {
         Ok(Self { config, device, names, shared, encoder, decoder, head, tables })
     }
 
-    /// All parameters with Hugging Face's names, always in the same order.
+    /// All parameters under Hugging Face's names, always in the same order.
     pub fn vars(&self) -> Vec<(String, Var)> {
         self.names.clone()
     }
@@ -216,15 +219,16 @@ impl T5 {
         self.stack(&self.encoder, ids, None, &mut |_, _| Ok(()))
     }
 
-    /// The decoder's hidden states `[B, T, d]` for input ids `[B, T]` (the start token first) over the
-    /// encoder's output `[B, S, d]`. With `S = 0` there is no cross-attention.
+    /// The decoder's hidden states `[B, T, d]` for input ids `[B, T]`, the start token first, given
+    /// the encoder's output `[B, S, d]`. With `S = 0` there is no cross-attention.
     pub fn decode(&self, ids: &Tensor, memory: &Tensor) -> Result<Tensor> {
         self.stack(&self.decoder, ids, Some(memory), &mut |_, _| Ok(()))
     }
 
-    /// Largest magnitudes while `target` is decoded over `source`: of the residual stream,
-    /// `encoder.residual`, `encoder.0.residual` and so on, and of `encoder.0.q`, `.k`, `.v`, `.up` (before
-    /// the nonlinearity), `.gate`, the decoder's, and `decoder.0.cross_q` and so on.
+    /// Largest magnitudes while `target` is decoded over `source`: of the residual streams,
+    /// `encoder.residual`, `encoder.0.residual` and so on; of `encoder.0.q`, `.k`, `.v`, `.up`
+    /// (before the nonlinearity) and `.gate`; the same of the decoder; and of `decoder.0.cross_q`
+    /// and so on.
     pub fn extents(&self, source: &Tensor, target: &Tensor) -> Result<BTreeMap<String, f64>> {
         let mut extents = BTreeMap::new();
         let mut tap = |name: &str, t: &Tensor| -> Result<()> {
@@ -240,7 +244,7 @@ impl T5 {
         Ok(extents)
     }
 
-    /// Logits `[B, T, V]` of hidden states.
+    /// Logits `[B, T, V]` of hidden states `[B, T, d]`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let head = self.head.as_ref().unwrap_or(&self.shared);
         if self.config.scaled() {
@@ -294,7 +298,7 @@ impl T5 {
         linear(&hidden, &layer.down)
     }
 
-    /// Root-mean-square normalisation with a gain.
+    /// Root-mean-square normalization with a gain.
     fn norm(&self, x: &Tensor, gain: &Tensor) -> Result<Tensor> {
         let mean = (x.sqr()?.mean_keepdim(D::Minus1)? + self.config.layer_norm_epsilon)?;
         x.broadcast_mul(&mean.sqrt()?.recip()?)?.broadcast_mul(gain)
@@ -355,7 +359,7 @@ impl T5 {
             Some(Tensor::from_vec(mask.collect::<Vec<_>>(), (1, 1, len, len), &self.device)?)
         };
         let table = Table { buckets, mask };
-        // Training uses few lengths; sampling many.
+        // Training uses few lengths, and sampling many.
         if tables.len() >= 16 {
             tables.clear();
         }
@@ -370,8 +374,8 @@ fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     x.reshape((batch * len, width))?.matmul(&w.t()?)?.reshape((batch, len, w.dim(0)?))
 }
 
-/// Softmax over the last dimension, of operations with a derivative. The maximum is a constant: it
-/// cancels.
+/// Softmax over the last dimension, composed of operations with a derivative. The maximum is
+/// treated as a constant, because it cancels.
 fn softmax(x: &Tensor) -> Result<Tensor> {
     let e = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?.exp()?;
     e.broadcast_mul(&e.sum_keepdim(D::Minus1)?.recip()?)

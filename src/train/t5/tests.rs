@@ -1,4 +1,4 @@
-//! T5 beside candle-transformers' T5, and its derivatives beside differences.
+//! The T5 is compared with that of candle-transformers, and its derivatives with differences.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::train::random::Random;
 
 const D: usize = 32;
 
-/// Sizes of which no two that could be mistaken for each other are equal.
+/// Sizes that are all different, so that none can be taken for another.
 fn config(proj: &str, tied: bool) -> serde_json::Value {
     serde_json::json!({
         "vocab_size": 50, "d_model": D, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3,
@@ -62,7 +62,8 @@ fn largest(t: &Tensor) -> f32 {
 fn agree(t5: &T5, json: &serde_json::Value, from: usize, to: usize) {
     let builder = VarBuilder::from_tensors(tensors(t5), DType::F32, &Device::Cpu);
     let config: oracle::Config = serde_json::from_value(json.clone()).unwrap();
-    // It multiplies the states before a tied head by the root that the original divides by.
+    // candle-transformers multiplies the states before a tied head by the root that the original
+    // divides by.
     let factor = if config.tie_word_embeddings { 1.0 / D as f64 } else { 1.0 };
     let mut oracle = oracle::T5ForConditionalGeneration::load(builder, &config).unwrap();
     let (source, target) = (ids((2, from), 1), ids((2, to), 2));
@@ -71,7 +72,7 @@ fn agree(t5: &T5, json: &serde_json::Value, from: usize, to: usize) {
     assert!(largest(&(&memory - &ours).unwrap()) < 1e-4 * largest(&memory), "encoder of {json}");
     let logits = t5.logits(&t5.decode(&target, &ours).unwrap()).unwrap();
     assert_eq!(logits.dims(), [2, to, 50]);
-    // It gives logits of the last position alone.
+    // It returns logits of the last position only.
     for t in 1..=to {
         let last = oracle.decode(&target.narrow(1, 0, t).unwrap(), &memory).unwrap();
         let last = (last * factor).unwrap();
@@ -181,7 +182,7 @@ fn derivatives_are_those_of_differences() {
                 var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
                 f64::from(loss().unwrap().to_scalar::<f32>().unwrap())
             };
-            // Of two steps one is clear of kinks and of rounding.
+            // Of two step sizes, one is free of kinks and of rounding.
             let slopes = [3e-3, 1e-3].map(|step| (moved(step) - moved(-step)) / f64::from(2.0 * step));
             moved(0.0);
             let exact = f64::from(gradient[at]);

@@ -1,8 +1,9 @@
-//! The mount's cache of decoded chunks, `src/mount/cache.rs` as it is, under schedules that shuttle makes up:
-//! at each lock another thread may go on, as chance or a bound on preemptions will have it. A schedule that
-//! fails is printed, to be replayed.
+//! The mount's cache of decoded chunks, `src/mount/cache.rs` without changes, under schedules that
+//! shuttle generates: at each lock another thread may run, chosen at random or within a limit of
+//! preemptions. A schedule that fails is printed, so that it can be replayed.
 //!
-//! A crate of its own, so that nobody needs shuttle for the rest: `cargo test --release` in this folder.
+//! This is a crate of its own, so that nothing else needs shuttle. Run `cargo test --release` in
+//! this directory.
 #![cfg(test)]
 
 use std::sync::{Arc, Mutex as StdMutex};
@@ -31,20 +32,20 @@ mod archive {
 
 mod wire {
     pub mod entry {
-        /// As the format has it.
+        /// The number of a chunk, as in the archive format.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub struct ChunkId(pub u32);
     }
 }
 
-/// What the cache takes for its locks.
+/// The locks that the cache uses.
 mod sync {
     pub use shuttle::sync::atomic::{AtomicU64, Ordering};
     pub use shuttle::sync::{Mutex, MutexGuard};
     pub use std::sync::PoisonError;
 }
 
-/// What it takes for an archive.
+/// The archive that the cache uses.
 mod source {
     use super::{Arc, ChunkCache, ChunkId, Error};
 
@@ -60,11 +61,12 @@ mod cache;
 const CHUNKS: u32 = 4;
 const LEN: usize = 50;
 
-/// Chunks of which the odd ones look back on the one before, which is taken from what is known or decoded.
+/// Chunks of which the odd ones refer to the chunk before, which is taken from the cache or
+/// decoded.
 struct Chained {
-    /// How often each was decoded.
+    /// How often each chunk was decoded.
     decodes: StdMutex<Vec<u32>>,
-    /// One that cannot be decoded.
+    /// A chunk that cannot be decoded.
     damaged: Option<u32>,
 }
 
@@ -98,7 +100,7 @@ fn new(capacity: usize, damaged: Option<u32>) -> (Arc<Chained>, Arc<Cache>) {
     (source, cache)
 }
 
-/// Waits for a slot. A reader that nobody answers makes shuttle run out of steps, which fails.
+/// Waits for a slot. If nothing ever fills it, shuttle runs out of steps, which is a failure.
 fn wait(slot: Slot) -> Outcome {
     match slot {
         Slot::Ready(bytes) => Ok(bytes),
@@ -112,7 +114,7 @@ fn wait(slot: Slot) -> Outcome {
     }
 }
 
-/// Asks for chunks and decodes those that fell to it.
+/// Asks for chunks, and decodes those that the cache assigns to this reader.
 fn read(cache: &Arc<Cache>, ids: &[u32]) {
     let (slots, batch) = cache.request(ids.iter().map(|&id| ChunkId(id)));
     batch.run();
@@ -121,7 +123,8 @@ fn read(cache: &Arc<Cache>, ids: &[u32]) {
     }
 }
 
-/// Below its bound, and nothing in flight any more: whatever is not kept can be claimed.
+/// The cache is below its bound and nothing is in flight: every chunk that is not cached can be
+/// claimed.
 fn assert_at_rest(cache: &Arc<Cache>) {
     assert!(cache.bytes() <= cache.capacity());
     let kept = (0..CHUNKS).filter(|&id| cache.get(ChunkId(id)).is_some()).count();
@@ -135,7 +138,7 @@ fn join(threads: Vec<thread::JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-/// Schedules by chance, and such as switch threads at few places.
+/// Runs a test under random schedules, and under such as switch threads at few places.
 fn under_schedules(test: fn()) {
     shuttle::check_random(test, 1500);
     shuttle::check_pct(test, 500, 3);

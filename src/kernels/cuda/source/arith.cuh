@@ -29,7 +29,7 @@ S3A_DEVICE u32 isqrt(u32 a) {
     return root;
 }
 
-// How a vector is quantised, for its largest magnitude.
+// How a vector is quantized, for its largest magnitude.
 struct Scale {
     int m, e, inv;
 };

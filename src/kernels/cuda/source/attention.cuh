@@ -1,12 +1,14 @@
-// Attention of one lane at one position, by its warp (section 6, steps 2 to 4), on the tensor cores.
+// Attention of one lane at one position, by its warp (section 6, steps 2 to 4), on the tensor
+// cores.
 //
-// A number `x` of 16 bits is `128 * high + low`, both of them bytes: a sum of products is four sums of products of
-// bytes. Of up to four heads that share a key, high and low make the eight columns of `multiply`; its rows are
-// 16 positions for scores, and 16 elements for sums of values. Attention weights are at most 2^14, so their
-// high part is at most 128 and has no sign.
+// A number `x` of 16 bits is `128 * high + low`, both of them bytes: a sum of products is four sums
+// of products of bytes. Of up to four heads that share a key, high and low make the eight columns
+// of `multiply`; its rows are 16 positions for scores, and 16 elements for sums of values.
+// Attention weights are at most 2^14, so their high part is at most 128 and has no sign.
 //
-// Keys and values lie in rings of a multiple of 32 places, as the threads take them: in blocks of 512 bytes,
-// `thread * 16 + word * 4 + byte`. A place may hold an older position, or nothing yet: it counts for nothing.
+// Keys and values lie in rings of a multiple of 32 places, as the threads take them: in blocks of
+// 512 bytes, `thread * 16 + word * 4 + byte`. A place may hold an older position, or nothing yet:
+// it counts for nothing.
 
 #define SHARE (HEADS / KV_HEADS)
 // Blocks of 32 elements of a key, and of 16 elements of a value.
@@ -31,8 +33,8 @@ S3A_DEVICE u32 weight_part_of(int4 x, bool low) {
     return low ? pack(x.x & 127, x.y & 127, x.z & 127, x.w & 127) : pack(x.x >> 7, x.y >> 7, x.z >> 7, x.w >> 7);
 }
 
-// Sums of products of whole numbers, of those of their parts: `a` has the high parts of keys or values, `b` the
-// low ones; even places are the high parts of the other factor.
+// Sums of products of whole numbers, of those of their parts: `a` has the high parts of keys or
+// values, `b` the low ones; even places are the high parts of the other factor.
 S3A_DEVICE int joined(const int (&a)[4], const int (&b)[4], int at) {
     return 16384 * a[at] + 128 * (a[at + 1] + b[at]) + b[at + 1];
 }
@@ -81,8 +83,8 @@ S3A_DEVICE void store(Cache cache, u32 place, const int *keys, const int *values
     }
 }
 
-// What a position attends to: the place of the last position in the ring, how many before it and with it, and
-// how many places may hold one of them.
+// What a position attends to: the place of the last position in the ring, how many before it and
+// with it, and how many places may hold one of them.
 struct Reach {
     u32 last, count, places;
 };
@@ -92,8 +94,8 @@ S3A_DEVICE u32 distance_of(Reach reach, u32 ring, u32 place) {
     return place <= reach.last ? reach.last - place : reach.last + ring - place;
 }
 
-// Attention of up to four heads of one shared key: queries from `query`, scores and then weights in `scores` by
-// head and place, sums of values to `out`.
+// Attention of up to four heads of one shared key: queries from `query`, scores and then weights in
+// `scores` by head and place, sums of values to `out`.
 template <int HEADS_AT_ONCE>
 S3A_DEVICE void attend_group(Cache cache, u32 kv_head, Reach reach, const int *query, const int *bias, int shift,
                              int *scores, int *out) {
@@ -191,8 +193,8 @@ S3A_DEVICE void attend_group(Cache cache, u32 kv_head, Reach reach, const int *q
     __syncwarp();
 }
 
-// Attention of all heads, `HEADS_AT_ONCE` together. Queries lie in the row of results, clamped; the output goes
-// behind keys and values. `bias` is null or a table by head and distance.
+// Attention of all heads, `HEADS_AT_ONCE` together. Queries lie in the row of results, clamped; the
+// output goes behind keys and values. `bias` is null or a table by head and distance.
 template <int KV, int HEADS_AT_ONCE>
 S3A_DEVICE void attend(int *row, Cache cache, Reach reach, const int *bias, int shift) {
     constexpr int PER_KEY = HEADS / KV;

@@ -69,7 +69,8 @@ S3A_DEVICE u64 slots_of(int *z) {
     int top = -0x7fffffff;
     for (u32 v = thread; v < VOCAB; v += 32) top = z[v] > top ? z[v] : top;
     top = warp_max(top);
-    // Every thread begins at another place of its part, so that they meet no bank of memory together.
+    // Every thread begins at another place of its part, so that they meet no bank of memory
+    // together.
     const u32 first = thread * PART_LEN;
     u32 place = thread % PART_LEN;
     u64 sum = 0;

@@ -1,6 +1,7 @@
-// The loop over tokens for a tile of chunks: a block has a tile, a warp has a chunk of it. Blocks never wait
-// for each other, and nobody waits for the host. After so many tokens a launch ends, so that the host can put
-// the chunks that are left into fuller tiles, and a device that also draws a screen gets to do so.
+// The loop over tokens for a tile of chunks: a block has a tile, a warp has a chunk of it. Blocks
+// never wait for each other, and nobody waits for the host. After so many tokens a launch ends, so
+// that the host can put the chunks that are left into fuller tiles, and a device that also draws a
+// screen gets to do so.
 
 S3A_DEVICE void layer_of(const Block &block, const Layer &layer, u32 number) {
     const u32 warp = warp_of_block();

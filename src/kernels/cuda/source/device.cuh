@@ -1,7 +1,8 @@
-// What the decoder needs of a device: names of types, lanes of a warp, and the tensor cores' product.
+// What the decoder needs of a device: names of types, lanes of a warp, and the tensor cores'
+// product.
 //
-// Everything is integers. The host's compiler reads the same files for the tests, after a prelude that
-// supplies the built-in names; `S3A_EMULATED` is set then.
+// Everything is integers. The host's compiler reads the same files for the tests, after a prelude
+// that supplies the built-in names; `S3A_EMULATED` is set then.
 
 typedef signed char i8;
 typedef unsigned char u8;
@@ -19,8 +20,8 @@ extern __shared__ uint4 s3a_shared[];
 
 S3A_DEVICE u8 *shared_memory() { return (u8 *)s3a_shared; }
 
-// acc += A B for 16 rows of A, 32 columns, and 8 columns of B. Fragments lie in the threads as the instruction
-// m16n8k32 has them; before it there was m8n8k16, four of which are the same.
+// acc += A B for 16 rows of A, 32 columns, and 8 columns of B. Fragments lie in the threads as the
+// instruction m16n8k32 has them; before it there was m8n8k16, four of which are the same.
 #if __CUDA_ARCH__ >= 800
 #define S3A_MULTIPLY(NAME, TYPE)                                                                                 \
     S3A_DEVICE void NAME(int (&acc)[4], uint4 a, u32 b0, u32 b1) {                                               \
@@ -46,7 +47,8 @@ S3A_MULTIPLY(multiply, "s8")
 S3A_MULTIPLY(multiply_unsigned, "u8")
 #endif
 
-// The thread's place in its warp, and the warp's in its block, which is the lane that the warp looks after.
+// The thread's place in its warp, and the warp's in its block, which is the lane that the warp
+// looks after.
 S3A_DEVICE u32 thread_of_warp() { return threadIdx.x & 31; }
 S3A_DEVICE u32 warp_of_block() { return threadIdx.x >> 5; }
 

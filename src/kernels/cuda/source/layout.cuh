@@ -1,6 +1,6 @@
-// What the host writes for the device, and where a block keeps what it works on. `src/model/device/` writes the
-// same structures; sizes of the model are macros, `S3A_WIDTH` and others, since the source is compiled for
-// the sizes of a model.
+// What the host writes for the device, and where a block keeps what it works on.
+// `src/model/device/` writes the same structures; sizes of the model are macros, `S3A_WIDTH` and
+// others, since the source is compiled for the sizes of a model.
 
 #define WIDTH S3A_WIDTH
 #define LAYERS S3A_LAYERS
@@ -52,7 +52,8 @@ struct Model {
     Table token, matches[MAX_SLOTS], classes[MAX_SLOTS], ngrams[16];
 };
 
-// One chunk; places are addresses. The host writes all of it; a launch takes it some tokens further.
+// One chunk; places are addresses. The host writes all of it; a launch takes it some tokens
+// further.
 struct Job {
     u64 payload, history, elements, tables, followers, keys, cross, steer;
     // Tokens: read if they are known, written otherwise. Shares are written where tokens are known.
@@ -65,8 +66,8 @@ struct Job {
     u32 ring, latent_len, steered;
     // Tokens that are known, or `UNKNOWN`.
     u32 known;
-    // How far it is: elements of the history array, bytes decoded, bytes taken from the payload, tokens, and
-    // how it stands.
+    // How far it is: elements of the history array, bytes decoded, bytes taken from the payload,
+    // tokens, and how it stands.
     u32 length, bytes, taken, position, status, padding;
 };
 
@@ -104,15 +105,15 @@ struct Lane {
 };
 
 struct Fixed {
-    // Scales of the quantised vectors.
+    // Scales of the quantized vectors.
     int m[TILE], e[TILE];
     Lane lanes[TILE];
 };
 static_assert(sizeof(Job) == 160, "the host writes jobs of 160 bytes");
 static_assert(sizeof(Fixed) <= S3A_FIXED_BYTES, "the host leaves less room than lanes need");
 
-// Strides of a lane's rows: quantised bytes, the residual stream, and results of products, after which attention
-// has its output and its scores.
+// Strides of a lane's rows: quantized bytes, the residual stream, and results of products, after
+// which attention has its output and its scores.
 #define QS S3A_Q_STRIDE
 #define HS S3A_H_STRIDE
 #define YS S3A_Y_STRIDE

@@ -87,7 +87,8 @@ S3A_DEVICE void update(Lane &lane, u16 element) {
     __syncwarp();
 }
 
-// Lays in the referenced chunks and the separator before the lane's own tokens, or `most` elements of them.
+// Lays in the referenced chunks and the separator before the lane's own tokens, or `most` elements
+// of them.
 S3A_DEVICE void lay_history(Lane &lane, u32 most) {
     const u16 *history = (const u16 *)lane.job.history;
     for (u32 i = lane.job.length; i < lane.job.history_len && most > 0; i++, most--) {

@@ -49,8 +49,8 @@ S3A_DEVICE void take(const Block &block, u32 row, u32 lane, int y, u32 gain_at) 
     }
 }
 
-// `linear` of all rows of the tile. Weights lie as the threads of a warp take them: for 16 rows and 32
-// columns, 16 bytes of each thread. A warp takes 16 rows, and all lanes or some.
+// `linear` of all rows of the tile. Weights lie as the threads of a warp take them: for 16 rows and
+// 32 columns, 16 bytes of each thread. A warp takes 16 rows, and all lanes or some.
 template <int ROWS, int COLS, int THEN>
 S3A_DEVICE void linear(const Block &block, const Linear &product, u32 gain_at = 0) {
     constexpr int STRIPS = (ROWS + 15) / 16, STEPS = (COLS + 31) / 32, EIGHTS = TILE / 8;
