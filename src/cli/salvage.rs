@@ -21,6 +21,7 @@ use crate::archive::salvage::repack::repack;
 use crate::archive::write::options::WriterOptions;
 use crate::codec::model::Models;
 use crate::error::{Error, Result};
+use crate::model::delta::base_fingerprint;
 use crate::setup::models;
 use crate::setup::models::open_options;
 
@@ -98,18 +99,24 @@ fn writer_options(
     global: &Global,
     console: &Console,
 ) -> Result<WriterOptions> {
-    let last = found.loaded().last().map(|(number, model)| (number, Arc::clone(model)));
-    let mut embed = Vec::new();
-    if let Some((number, _)) = &last
-        && let Ok(Some(file)) = archive.embedded_model(*number)
-    {
-        embed.push((0, file.into()));
-    }
+    let last = found.loaded().last();
+    let chosen = last.map(|(number, model)| {
+        let file = archive.embedded_model(number).ok().flatten();
+        // A difference needs its base, which the archive may carry too.
+        let base = file.as_deref().and_then(base_fingerprint).and_then(|base| {
+            let named = (0..=u8::MAX).zip(archive.models()).find(|(_, named)| named.fingerprint == base);
+            named.and_then(|(number, _)| archive.embedded_model(number).ok().flatten())
+        });
+        models::carrying_files(Arc::clone(model), file, base)
+    });
+    let (models, embed, bases) =
+        chosen.map_or_else(Default::default, |chosen| (chosen.models, chosen.embed, chosen.bases));
     Ok(WriterOptions {
         chunk_size: archive.largest_chunk().unwrap_or(WriterOptions::default().chunk_size),
         threads: global.threads,
-        models: last.map_or_else(Models::none, |(_, model)| Models::one(model)),
+        models,
         embed,
+        bases,
         observer: Arc::new(console.clone()),
         ..WriterOptions::default()
     })

@@ -77,7 +77,6 @@ fn read(file: &[u8], delta: Option<&[u8]>) -> Result<Model> {
     let latent = config.latent.as_ref().map_or(0, |latent| latent.layers * 2 * latent.max);
     let distances = config.sets().len() * config.layers * reach + latent;
     let biases = distances * config.heads * size_of::<i32>();
-    /// The header, as the delta has changed it.
     config.require(biases <= MAX_BIASES, "its biases would take more than 64 MiB")?;
     let products = config.products().into_iter().map(|p| (p.name, (p.rows, p.cols))).collect();
     Reader { config: &config, delta: delta.as_ref(), tensors, products, used: 0 }.model()

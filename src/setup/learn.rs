@@ -15,6 +15,7 @@ use crate::archive::write::content::Content;
 use crate::archive::write::options::WriterOptions;
 use crate::archive::write::writer::Writer;
 use crate::codec::choice;
+use crate::codec::model::Models;
 use crate::codec::neural::chunk_model::Neural;
 use crate::codec::neural::search::Search;
 use crate::error::{Error, Result};
@@ -88,10 +89,16 @@ pub(crate) fn learn_tree(
     let chosen = with_delta(found, &base, delta, search, embed_base)?;
     let trial = packer.sample(TRIAL, TRIAL_STRETCH);
     observer.phase("comparing", None);
-    let before = packed(&trial, options.clone())?;
+    let before = packed(&trial, WriterOptions { embed: Vec::new(), bases: Vec::new(), ..options.clone() })?;
+    let alone = chosen.models.loaded().next().map(|(_, model)| Models::one(model.clone()));
     let after = packed(
         &trial,
-        WriterOptions { models: chosen.models.clone(), embed: vec![], bases: vec![], ..options.clone() },
+        WriterOptions {
+            models: alone.unwrap_or_default(),
+            embed: Vec::new(),
+            bases: Vec::new(),
+            ..options.clone()
+        },
     )?;
     let of_sample: u64 = trial.iter().map(|stretch| stretch.len() as u64).sum();
     let saved = before.saturating_sub(after) as u128 * u128::from(total) / u128::from(of_sample.max(1));

@@ -75,19 +75,29 @@ pub(crate) fn for_packing(names: &[&str], embed: bool, search: Search) -> Result
     Ok(chosen)
 }
 
-/// What an archive of one model carries: its file, and before it, as a model that no chunk names, that of its base.
+/// What an archive of one model carries: its file, and before it, as a model that no chunk names, that
+/// of its base.
 pub(crate) fn carrying(
     model: Arc<dyn ChunkModel>,
     file: Option<Vec<u8>>,
     base: Option<[u8; 32]>,
 ) -> Result<Chosen> {
     let base = base.map(|base| registry::file_of(&base)).transpose()?;
+    Ok(carrying_files(model, file, base))
+}
+
+/// The same with the file of the base.
+pub(crate) fn carrying_files(
+    model: Arc<dyn ChunkModel>,
+    file: Option<Vec<u8>>,
+    base: Option<Vec<u8>>,
+) -> Chosen {
     let number = u8::from(base.is_some());
     let slots = base.iter().map(|_| None).chain([Some(model)]).collect();
     let bases = base.iter().map(|_| (0, "base".to_owned())).collect();
     let files = base.map(|base| (0, base.into())).into_iter();
     let embed = files.chain(file.map(|file| (number, file.into()))).collect();
-    Ok(Chosen { models: Models::new(slots), embed, bases, missing: None, zstd_alone: false })
+    Chosen { models: Models::new(slots), embed, bases, missing: None, zstd_alone: false }
 }
 
 /// The models that an archive names. `embedded` gives the file of one that the archive carries;
