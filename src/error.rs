@@ -21,68 +21,130 @@ pub enum Error {
     #[error("not an s3a archive (the first bytes are not its magic)")]
     NotAnArchive,
 
-    /// The file ends at byte `offset`; what it declares needs `needed` bytes more.
+    /// The file ends before what it declares.
     #[error("cut short: the file ends at byte {offset}, {needed} bytes early")]
-    Truncated { offset: u64, needed: u64 },
+    Truncated {
+        /// Where the file ends.
+        offset: u64,
+        /// Bytes that are missing.
+        needed: u64,
+    },
 
-    /// Bytes at `offset` of the archive break `rule` of the format.
+    /// Bytes of the archive break a rule of the format.
     #[error("damaged at byte {offset}: {rule}")]
-    Corrupt { offset: u64, rule: &'static str },
+    Corrupt {
+        /// Offset of the broken bytes, or of the frame that holds them.
+        offset: u64,
+        /// The rule that is broken.
+        rule: &'static str,
+    },
 
     /// Parts of an archive contradict each other, so that no single offset can be blamed.
     #[error("the archive is damaged: {rule}")]
-    Inconsistent { rule: &'static str },
+    Inconsistent {
+        /// The rule that is broken.
+        rule: &'static str,
+    },
 
-    /// Chunk number `chunk`, whose frame begins at byte `offset`, does not give the bytes that were
-    /// packed.
+    /// A chunk does not give the bytes that were packed.
     #[error("chunk {chunk} at byte {offset} is damaged: {rule}")]
-    BadChunk { chunk: u32, offset: u64, rule: &'static str },
+    BadChunk {
+        /// The chunk's number in the archive.
+        chunk: u32,
+        /// Offset of the chunk's frame.
+        offset: u64,
+        /// The rule that is broken.
+        rule: &'static str,
+    },
 
-    /// The system cannot read `len` bytes at `offset` of the archive, for example a bad sector of a
-    /// disk.
+    /// The system cannot read bytes of the archive, for example at a bad sector of a disk.
     #[error("the {len} bytes at byte {offset} cannot be read: {source}")]
-    Unreadable { offset: u64, len: u64, source: std::io::Error },
+    Unreadable {
+        /// Offset of the first byte that cannot be read.
+        offset: u64,
+        /// How many bytes cannot be read.
+        len: u64,
+        /// The error of the system.
+        source: std::io::Error,
+    },
 
-    /// The content of the file at `path` is not what was packed, though its chunks pass their
-    /// checks.
+    /// The content of a file is not what was packed, though its chunks pass their checks.
     #[error("{path}: its content has another hash than its entry")]
-    BadContent { path: String },
+    BadContent {
+        /// Path of the file in the archive.
+        path: String,
+    },
 
-    /// The archive has the newer major format version `got`; `max` is the newest that this build
-    /// reads.
+    /// The archive has a newer major format version.
     #[error("format version {got} is not supported, this build reads up to {max}; a newer s3a is needed")]
-    UnsupportedVersion { got: u16, max: u16 },
+    UnsupportedVersion {
+        /// Major version of the archive.
+        got: u16,
+        /// The newest version that this build reads.
+        max: u16,
+    },
 
-    /// The archive needs features that this build does not know; `bits` has one bit for each of
-    /// them.
+    /// The archive needs features that this build does not know.
     #[error("the archive needs features {bits:#x} that this build does not know; a newer s3a is needed")]
-    UnsupportedFeature { bits: u32 },
+    UnsupportedFeature {
+        /// One bit for each unknown feature.
+        bits: u32,
+    },
 
-    /// No model with this fingerprint, in hexadecimal digits, was found; `name` is what the archive
-    /// calls the model.
+    /// No model with the fingerprint that an archive names was found.
     #[error("model {fingerprint} ({name}) is missing")]
-    ModelMissing { fingerprint: String, name: String },
+    ModelMissing {
+        /// The model's fingerprint in hexadecimal digits.
+        fingerprint: String,
+        /// What the archive calls the model.
+        name: String,
+    },
 
-    /// The model file `name` breaks `rule` of its format.
+    /// A model file breaks a rule of its format.
     #[error("model file {name}: {rule}")]
-    BadModel { name: String, rule: String },
+    BadModel {
+        /// Name or path of the file.
+        name: String,
+        /// The rule that is broken.
+        rule: String,
+    },
 
-    /// The entry at `path` would reach outside the directory that is unpacked into, or has a kind
-    /// that is refused.
+    /// An entry would reach outside the directory that is unpacked into, or has a kind that is
+    /// refused.
     #[error("unsafe entry {path}: {rule}")]
-    UnsafeEntry { path: String, rule: &'static str },
+    UnsafeEntry {
+        /// Path of the entry.
+        path: String,
+        /// Why the entry is refused.
+        rule: &'static str,
+    },
 
-    /// The entry at `path` is a device, which is unpacked only for callers who ask for devices.
+    /// An entry is a device, which is unpacked only for callers who ask for devices.
     #[error("unsafe entry {path}: it is a device")]
-    Device { path: String },
+    Device {
+        /// Path of the entry.
+        path: String,
+    },
 
-    /// The files to unpack hold `bytes` bytes together; the caller allows `max`.
+    /// The files to unpack hold more bytes together than the caller allows.
     #[error("the unpacked files would hold {bytes} bytes, more than the {max} that are allowed")]
-    TooLarge { bytes: u64, max: u64 },
+    TooLarge {
+        /// Bytes that the files hold together.
+        bytes: u64,
+        /// Bytes that the caller allows.
+        max: u64,
+    },
 
-    /// The quantity `what` is `got`; this build or the format allows at most `max`.
+    /// A quantity exceeds what this build or the format allows.
     #[error("limit exceeded: {what} is {got}, at most {max} is allowed")]
-    Limit { what: &'static str, got: u64, max: u64 },
+    Limit {
+        /// The quantity.
+        what: &'static str,
+        /// Its value.
+        got: u64,
+        /// The largest value that is allowed.
+        max: u64,
+    },
 
     /// The destination exists already.
     #[error("{} exists", .0.display())]
@@ -103,11 +165,19 @@ pub enum Error {
     /// A path that is to be added is in the archive already, or below something there that is no
     /// directory.
     #[error("{path} is in the archive already, or stands in the way there")]
-    InArchive { path: String },
+    InArchive {
+        /// The path.
+        path: String,
+    },
 
-    /// Input or output on the file at `path` failed.
+    /// Input or output on a file failed.
     #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        /// Path of the file.
+        path: PathBuf,
+        /// The error of the system.
+        source: std::io::Error,
+    },
 
     /// A stream without a path, such as standard output, could not be written.
     #[error("output: {0}")]

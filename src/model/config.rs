@@ -139,8 +139,13 @@ fn one() -> usize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Shift {
-    /// The shifts of a product: `pre` before the sum is scaled, `shift` afterwards.
-    Linear { pre: u8, shift: u8 },
+    /// The shifts of a product.
+    Linear {
+        /// Shift of the sum before it is scaled, 0 to 31.
+        pre: u8,
+        /// Shift of the scaled sum, 0 to 31.
+        shift: u8,
+    },
     /// A single shift of a table, of scores or of a gate.
     Plain(u8),
 }
