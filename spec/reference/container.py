@@ -1,6 +1,7 @@
 """The container (format.md): an archive read from front to back, with every check.
 
-`Archive(data)` parses all records; `load_models`, `decode` and `check_files` then do the rest, in this order.
+`Archive(data)` parses all records; `load_models`, `decode` and `check_files` then do the rest, in
+this order.
 """
 
 import struct
@@ -84,7 +85,7 @@ def check_crc(data, stored, what):
 
 
 class Header:
-    """Section 3."""
+    """The header (section 3)."""
 
     def __init__(self, data):
         require(data[:8] == MAGIC, "not an s3a archive")
@@ -106,7 +107,7 @@ class Header:
 
 
 class Frame:
-    """Section 4: kind, plain content, place, length, CRC."""
+    """A frame (section 4): kind, unpacked content, place, length, CRC."""
 
     def __init__(self, data, at):
         c = Cursor(data, "a frame", at)
@@ -157,7 +158,7 @@ def read_models(c):
 
 
 class Entry:
-    """One file, folder, link or device."""
+    """One file, directory, link or device."""
 
     def __init__(self):
         self.size, self.extents, self.hash = 0, [], None
@@ -190,7 +191,7 @@ class Group:
 
 
 class Chunk:
-    """Section 8: a chunk's frame, with its CRC checked and nothing decoded."""
+    """A chunk's frame (section 8), with its CRC checked and nothing decoded."""
 
     def __init__(self, c, group, number, place, window):
         self.what, self.group = "chunk %d" % place, group
@@ -241,7 +242,7 @@ class Chunk:
         self.length = c.at - start
 
     def decode(self, models, raws):
-        """The raw bytes, checked; `raws` are those of all chunks before."""
+        """The chunk's raw bytes, checked; `raws` holds the raw bytes of all chunks before."""
         named = [raws[place] for place in self.references]
         require(all(len(raw) <= self.group.most_named for raw in named), "%s: refers to a block" % self.what)
         if self.codec == STORED:
@@ -259,7 +260,7 @@ class Chunk:
 
 
 class Archive:
-    """Everything in an archive but the plain bytes."""
+    """Everything in an archive except the raw bytes."""
 
     def __init__(self, data):
         self.data = data
@@ -274,7 +275,7 @@ class Archive:
             generation += 1
 
     def generation(self, at, number):
-        """Records up to and with a trailer; returns where it ends."""
+        """Reads the records of a generation; returns where its trailer ends."""
         known = len(self.entries)
         while True:
             frame = Frame(self.data, at)
@@ -296,7 +297,7 @@ class Archive:
                 require(not frame.known, "%s: out of place" % frame.name)
 
     def read_models(self, frame):
-        """A MODELS frame and the MODEL frames that follow (section 5)."""
+        """Reads a MODELS frame and the MODEL frames that follow (section 5)."""
         c = frame.cursor()
         models = read_models(c)
         c.finish()
@@ -317,7 +318,7 @@ class Archive:
         return at
 
     def read_group(self, frame):
-        """A group (section 6), from its GROUP frame on."""
+        """Reads a group (section 6), from its GROUP frame on."""
         c = frame.cursor()
         group = Group(c, self.header, len(self.models))
         c.finish()
@@ -353,7 +354,7 @@ class Archive:
         return table.end
 
     def read_table(self, table, frame, group, chunks):
-        """Section 9."""
+        """Checks the TABLE frame (section 9)."""
         c = table.cursor()
         require(c.take(len(frame.content)) == frame.content, "%s: differs from its GROUP frame" % table.name)
         least, width = c.varint(), c.u8()
@@ -380,7 +381,7 @@ class Archive:
         c.finish()
 
     def read_index(self, frame, number):
-        """Section 9."""
+        """Checks the INDEX frame (section 9)."""
         c = frame.cursor()
         require(c.varint() == number, "%s: another generation is due" % frame.name)
         require([m.key() for m in read_models(c)] == [m.key() for m in self.models],
@@ -399,7 +400,7 @@ class Archive:
         c.finish()
 
     def read_trailer(self, index, number):
-        """Section 9; returns where the trailer ends."""
+        """Reads a trailer (section 9); returns where it ends."""
         c = Cursor(self.data, "the trailer", index.end)
         record = c.take(TRAILER_LEN)
         require(record[:4] == TRAILER and record[28:] == END, "no trailer follows the INDEX frame")
@@ -411,7 +412,7 @@ class Archive:
         return c.at
 
     def read_entries(self, frame, group):
-        """Section 7."""
+        """Reads the entries of a group (section 7)."""
         c = frame.cursor()
         require(c.u32() == group.salt, "%s: another salt than its group's" % frame.name)
         flags = c.u8()
@@ -469,7 +470,7 @@ class Archive:
             require(entry.nanoseconds < 10**9, "%s: nanoseconds are out of range" % c.what)
 
     def read_paths(self, c, entries):
-        """Section 7.1."""
+        """Reads the paths (section 7.1)."""
         shared = [c.varint() for _ in entries]
         own = [c.varint() for _ in entries]
         before, total = b"", 0
@@ -487,7 +488,7 @@ class Archive:
             entry.path = before = path
 
     def read_files(self, c, files, base, first_raw):
-        """Section 7.2; extents become (place in the file, raw offset from 0, length)."""
+        """Reads the files (section 7.2); extents become (place in the file, raw offset from 0, length)."""
         for entry in files:
             entry.size = c.varint(2**63 - 1)
         forms = [c.varint() for _ in files]
@@ -521,7 +522,7 @@ class Archive:
             entry.device = c.varint(2**32 - 1), c.varint(2**32 - 1)
 
     def read_attributes(self, c, entries):
-        """Section 7.3."""
+        """Reads extended attributes (section 7.3)."""
         place, first = 0, True
         for _ in range(c.varint(len(entries))):
             step = c.varint()
@@ -539,7 +540,8 @@ class Archive:
                 entries[place].attributes.append((name, c.take(c.varint(MIB))))
 
     def load_models(self, given):
-        """Models by number: those in the archive, and those of the files `given`, by fingerprint."""
+        """Loads the models by number: those in the archive, and those of the files `given`, by
+        their fingerprints."""
         used = {chunk.model for chunk in self.chunks if chunk.codec == NEURAL}
         outside = {hash_bytes(data): data for data in given}
         inside = {self.models[number].fingerprint: file[1] for number, file in self.files.items()}

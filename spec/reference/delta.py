@@ -10,7 +10,7 @@ TOTAL = 1 << 16
 
 
 class Bit:
-    """A context."""
+    """A context: its two averages."""
 
     def __init__(self, start):
         self.fast = self.slow = start
@@ -48,7 +48,7 @@ class Reader:
 
 
 def differences(reader, kind, rows, columns):
-    """All rows; None for one that does not change."""
+    """The differences of all rows; None for a row that does not change."""
     row_start = {"ngram": 1 << 11, "table": 1 << 14}.get(kind, 3 << 14)
     start = 1 << 14 if kind in ("ngram", "table") else 1 << 13
     row_bits = [Bit(row_start) for _ in range(4)]
@@ -114,7 +114,7 @@ def parts(model, c):
 
 
 class Delta:
-    """What a delta file says of the base whose header is `c`; changes the header."""
+    """Reads a delta to the base whose header is `c`, and applies its changes to the header."""
 
     def __init__(self, data, c):
         require(data[:9] == MAGIC + b"\x01", "delta: not a delta, or of another version")
@@ -140,12 +140,12 @@ class Delta:
                 c["adapt"][0] = c["adapt"][self.first]
 
     def source(self, name):
-        """Where in the base a tensor stands."""
+        """The name in the base of the tensor that becomes `name`."""
         own = self.first and name.split(".")[0] in ("decoder", "head", "copy")
         return "expert.%d.%s" % (self.first, name) if own else name
 
     def weights(self, name, weight, scale, pre):
-        """The rows and scales that come of those of the base; `pre` is that of a product."""
+        """The changed rows and scales; `pre` is the shift of a product."""
         step, rows = self.changes.get(name, (0, []))
         weight, scale = list(weight), list(scale)
         for at, row in enumerate(rows):

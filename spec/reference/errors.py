@@ -2,7 +2,7 @@
 
 
 class Refused(Exception):
-    """The archive or model breaks a rule of the spec, or is damaged."""
+    """The archive or model breaks a rule of the specification, or is damaged."""
 
 
 def require(condition, rule):

@@ -1,4 +1,7 @@
-"""LZMA2 blocks with filters (format.md section 8.1). LZMA2 itself and the filter for x86 are Python's."""
+"""LZMA2 blocks with filters (format.md section 8.1).
+
+LZMA2 itself and the filter for x86 come from Python's standard library.
+"""
 
 import lzma
 
@@ -35,7 +38,7 @@ def delta(data, distance):
 
 
 def words(data, size):
-    """Planes of bytes to words."""
+    """Turns planes of bytes back into words."""
     count = len(data) // size
     out = bytearray(data)
     for place in range(size):
@@ -44,7 +47,7 @@ def words(data, size):
 
 
 def sums(data, size):
-    """Differences of words to words."""
+    """Turns differences of words back into words."""
     out, total = bytearray(data), 0
     for at in range(0, len(out) - size + 1, size):
         total = total + int.from_bytes(out[at:at + size], "little") & (1 << 8 * size) - 1

@@ -1,4 +1,7 @@
-"""The model file (numerics.md sections 2 and 11): reading and all its checks. A delta is applied on the way."""
+"""The model file (numerics.md sections 2 and 11): reading it, with all checks.
+
+A delta is applied on the way.
+"""
 
 import json
 import struct
@@ -39,7 +42,7 @@ class Table:
 
 
 class Layer:
-    """The products of one layer, of the decoder or of the latent encoder."""
+    """The products of one layer, of the decoder or of the encoder of c."""
 
 
 class Set:
@@ -48,7 +51,7 @@ class Set:
 
 class Model:
     def __init__(self, data, delta=None):
-        """A model of its file, or of that of its base and a delta."""
+        """Reads a model from its file, or from the file of its base and a delta."""
         self.fingerprint = hash_bytes(data if delta is None else delta)
         try:
             config, self.tensors = read_safetensors(data)
@@ -133,7 +136,7 @@ class Model:
                 self.read_steering(ff, count)
 
     def weight_set(self, prefix, layers, ff, crosses, copy):
-        """The decoder's weights: one set, or one of those that c chooses from."""
+        """One set of the decoder's weights; c chooses one if there are several."""
         found = Set()
         found.layers = [self.layer("%sdecoder.%d" % (prefix, i), self.kv_heads, ff, crosses)
                         for i in range(layers)]
@@ -150,7 +153,7 @@ class Model:
         return self.sets[1 + c[0] % (len(self.sets) - 1)]
 
     def read_steering(self, ff, layers):
-        """Section 8.2: tables and their shifts."""
+        """Reads the tables that steer, and their shifts (section 8.2)."""
         self.steer_input = self.steer_table("steer.input", self.width)
         self.steer_gains = [self.steer_table("steer.%d.gain" % i, ff) for i in range(layers)]
         self.steer_head = self.steer_table("steer.head", self.vocab)
@@ -170,7 +173,7 @@ class Model:
             require(len(layer.bias[0]) % 2 == 1, "model: a latent bias has an even number of columns")
 
     def read_vocab(self):
-        """Section 2."""
+        """Reads the vocabulary (section 2)."""
         lengths = self.tensor("vocab.lengths", "U8", (self.vocab,))
         joined = bytes(self.tensor("vocab.bytes", "U8", (sum(lengths),)))
         self.strings, at = [], 0
@@ -184,7 +187,7 @@ class Model:
         self.longest = max(lengths)
 
     def tokens(self, data):
-        """Greedy tokenisation."""
+        """Greedy tokenization."""
         out, at = [], 0
         while at < len(data):
             for length in range(self.longest, 0, -1):
@@ -201,7 +204,7 @@ class Model:
         return _count(self.shifts.pop(name), 0, high, "shift %s" % name)
 
     def tensor(self, name, kind, shape):
-        """A list, or a list of rows; -1 in a shape stands for any size."""
+        """The values of a tensor: a list, or a list of rows; -1 in a shape stands for any size."""
         require(name in self.tensors, "model: tensor %s is missing" % name)
         found, sizes, data = self.tensors[name]
         self.left.discard(name)
@@ -224,7 +227,7 @@ class Model:
         return bias
 
     def weights(self, name, rows, columns, pre=None):
-        """Weights and scales; `pre` is that of a product."""
+        """Weights and scales of a matrix; `pre` is the shift of a product."""
         full = self.source(name) + ".weight"
         if self.tensors[full][0] == "U8":
             require(full.startswith("expert."), "model: %s is a difference to no tensor" % name)

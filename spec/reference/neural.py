@@ -136,7 +136,7 @@ def clamp_keys(y):
 
 
 def project(linear, h):
-    """`linear` of the normalised residual stream."""
+    """`linear` of the normalized residual stream."""
     q = quantise(h)[0]
     return linear(q, *normalise(q))
 
@@ -284,7 +284,7 @@ class Predictor:
 
 
 def read_latent(model, coder):
-    """The learned sequence c."""
+    """Reads the learned sequence c."""
     c = []
     if model.latent is None:
         return c
@@ -298,7 +298,7 @@ def read_latent(model, coder):
 
 
 def decode(model, payload, references, raw_len):
-    """The plain bytes of a chunk, with those of the chunks it names (section 10)."""
+    """The raw bytes of a chunk, decoded with those of the chunks that it names (section 10)."""
     require(not payload.endswith(b"\0"), "a neural payload ends in a zero byte")
     coder = Decoder(payload)
     predictor = Predictor(model, read_latent(model, coder))

@@ -54,7 +54,7 @@ def quantise(x):
 
 
 def normalise(q):
-    """Another m, e for a quantised vector."""
+    """Another m, e for a quantized vector."""
     total = sum(map(mul, q, q))
     if total == 0:
         return 0, 0
@@ -119,7 +119,7 @@ GELU = [
 
 
 def gelu(u, k):
-    """Section 6: of a number in units of 2^-k."""
+    """GELU of a number in units of 2^-k (section 6)."""
     n = max(0, k - 6)
     w = abs(u) << (6 + n - k)
     i = w >> n
@@ -128,7 +128,7 @@ def gelu(u, k):
 
 
 def attend(scores, values):
-    """Section 6, points 3 and 4: the packed output of one head over packed `values`."""
+    """The packed output of one head over packed `values` (section 6, steps 3 and 4)."""
     top = max(scores)
     weights = exp2neg([top - z for z in scores], ATTENTION_EXP)
     total = sum(weights)

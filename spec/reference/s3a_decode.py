@@ -30,7 +30,7 @@ def list_entries(archive):
 
 
 def check_parents(archive):
-    """What stands above an entry is a folder, so nothing is written through a link."""
+    """Every path above an entry is a directory, so nothing is written through a link."""
     kinds = {entry.path: entry.kind for entry in archive.entries}
     for path in kinds:
         while path:
@@ -39,7 +39,7 @@ def check_parents(archive):
 
 
 def set_properties(entry, path):
-    """Owner, mode, attributes and time, as far as the system lets us."""
+    """Sets owner, mode, attributes and time, as far as the system permits."""
     follow = entry.kind != SYMLINK
     if os.geteuid() == 0:
         os.chown(path, entry.user, entry.group, follow_symlinks=False)
@@ -85,7 +85,7 @@ def extract(archive, raw, out):
             print("warning: %r is a socket or device and was left out" % entry.path, file=sys.stderr)
             continue
         made[id(entry)] = path
-    # Folders last and from below, so that their times and modes hold.
+    # Directories come last and from below, so that their times and modes stay as set.
     for entry in sorted(archive.entries, key=lambda e: (e.kind == FOLDER, -e.path.count(b"/"), e.path == b"")):
         if id(entry) in made and entry.kind != HARDLINK:
             set_properties(entry, made[id(entry)])

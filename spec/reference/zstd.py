@@ -11,7 +11,7 @@ BLOCK_MAX = 128 << 10
 # Bit streams (4.1): bits are read from little-endian integers.
 
 class Forward:
-    """Reads bits from the first on, as table descriptions do."""
+    """Reads bits from the first on, as table descriptions need."""
 
     def __init__(self, data):
         self.value = int.from_bytes(data, "little")
@@ -43,7 +43,7 @@ class Backward:
         self.left = self.value.bit_length() - 1
 
     def read(self, count):
-        """The next bits; zeros stand before the first. `left` below zero tells of them."""
+        """The next bits; before the first bit, zeros are read, and `left` is below zero."""
         self.left -= count
         if self.left >= 0:
             return self.value >> self.left & ((1 << count) - 1)
@@ -209,7 +209,7 @@ KINDS = (
 
 
 class Frame:
-    """What lasts from block to block: output, offsets, tables."""
+    """The state that blocks share: output, offsets, tables."""
 
     def __init__(self, prefix, limit):
         self.out = bytearray(prefix)
@@ -352,7 +352,7 @@ DICTIONARY_MAX = 1 << 20
 
 
 class Dictionary:
-    """What a dictionary gives a frame to begin with (5)."""
+    """The state with which a dictionary lets a frame begin (5)."""
 
     def __init__(self, data):
         require(len(data) <= DICTIONARY_MAX, "zstd: a dictionary is too long")
@@ -373,7 +373,7 @@ class Dictionary:
 
 
 def decompress(data, limit, prefix=b"", dictionary=None):
-    """The plain bytes of one frame, at most `limit`; matches may reach into `prefix`, or else into
+    """The unpacked bytes of one frame, at most `limit`; matches may reach into `prefix`, or else into
     the content of `dictionary`."""
     require(len(data) >= 2, "zstd: the frame ends early")
     require(data[0] == 0, "zstd: Frame_Header_Descriptor is not 0")

@@ -1,11 +1,11 @@
-"""Writes the T5 folders that tests import: random weights, real tokenizers, and the logits that
-`transformers` gives for them.
+"""Writes the T5 directories that tests import: random weights, real tokenizers, and the logits that
+`transformers` computes from them.
 
     pip install torch transformers
     python3 make_t5.py TEXT
 
 TEXT trains the tokenizers. Made with torch 2.15, transformers 5.24 and tokenizers 0.23 from the
-README of that day; other versions give other random weights, and other fixtures as good.
+README of that day; other versions give other random weights, so other fixtures that serve as well.
 """
 
 import pathlib
