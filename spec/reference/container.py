@@ -488,7 +488,8 @@ class Archive:
             entry.path = before = path
 
     def read_files(self, c, files, base, first_raw):
-        """Reads the files (section 7.2); extents become (place in the file, raw offset from 0, length)."""
+        """Reads the files (section 7.2); an extent becomes (offset in the file, raw offset from 0,
+        length)."""
         for entry in files:
             entry.size = c.varint(2**63 - 1)
         forms = [c.varint() for _ in files]

@@ -373,8 +373,8 @@ class Dictionary:
 
 
 def decompress(data, limit, prefix=b"", dictionary=None):
-    """The unpacked bytes of one frame, at most `limit`; matches may reach into `prefix`, or else into
-    the content of `dictionary`."""
+    """The unpacked bytes of one frame, at most `limit`; matches may reach into `prefix`, or else
+    into the content of `dictionary`."""
     require(len(data) >= 2, "zstd: the frame ends early")
     require(data[0] == 0, "zstd: Frame_Header_Descriptor is not 0")
     base = 1 << (10 + (data[1] >> 3))

@@ -4,7 +4,7 @@
 
 S3A_DEVICE int clamp(int a, int low, int high) { return a < low ? low : a > high ? high : a; }
 
-// Round half up. The callers' bounds leave room for the rounding.
+// Rounds halves upward. The bounds of the callers leave room for the rounding.
 S3A_DEVICE int rshift(int a, int n) { return n == 0 ? a : (a + (1 << (n - 1))) >> n; }
 
 S3A_DEVICE int bitlen(u32 a) { return 32 - __clz((int)a); }
@@ -18,7 +18,7 @@ S3A_DEVICE u32 exp2neg(int d, int up) {
     return ((u32)m << up) >> i;
 }
 
-// The largest root whose square is at most `a`, which is below 2^30.
+// The largest number whose square is at most `a`, which is below 2^30.
 S3A_DEVICE u32 isqrt(u32 a) {
     u32 root = 0;
 #pragma unroll
@@ -29,7 +29,7 @@ S3A_DEVICE u32 isqrt(u32 a) {
     return root;
 }
 
-// How a vector is quantized, for its largest magnitude.
+// How a vector is quantized, given its largest magnitude.
 struct Scale {
     int m, e, inv;
 };
@@ -62,7 +62,7 @@ S3A_DEVICE void normalise_scale(u32 n, u32 sum, int &m, int &e) {
     e = -k;
 }
 
-// What a product's sum becomes: `pre`, the row's scale times `m`, and `s` of `linear`.
+// Requantizes the sum of a product: `pre`, the row's scale times `m`, and `s` of `linear`.
 S3A_DEVICE int requantised(int acc, int pre, u32 scale, u32 m, int s) {
     int c = (int)((scale * m) >> 15);
     return rshift(rshift(acc, pre) * c, s);

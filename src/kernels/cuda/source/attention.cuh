@@ -1,14 +1,14 @@
-// Attention of one lane at one position, by its warp (section 6, steps 2 to 4), on the tensor
-// cores.
+// Attention of one lane at one position, by the lane's warp (section 6, steps 2 to 4), on the
+// tensor cores.
 //
-// A number `x` of 16 bits is `128 * high + low`, both of them bytes: a sum of products is four sums
-// of products of bytes. Of up to four heads that share a key, high and low make the eight columns
-// of `multiply`; its rows are 16 positions for scores, and 16 elements for sums of values.
-// Attention weights are at most 2^14, so their high part is at most 128 and has no sign.
+// A number `x` of 16 bits is `128 * high + low`, both of which are bytes, so a sum of products is
+// four sums of products of bytes. The high and low bytes of up to four heads that share a key are
+// the eight columns of `multiply`; its rows are 16 positions for scores, and 16 elements for sums
+// of values. Attention weights are at most 2^14, so their high byte is at most 128 and has no sign.
 //
-// Keys and values lie in rings of a multiple of 32 places, as the threads take them: in blocks of
-// 512 bytes, `thread * 16 + word * 4 + byte`. A place may hold an older position, or nothing yet:
-// it counts for nothing.
+// Keys and values lie in rings of a multiple of 32 places, in the order in which the threads read
+// them: in blocks of 512 bytes, at `thread * 16 + word * 4 + byte`. A place may hold an older
+// position or nothing yet; its attention weight is then zero.
 
 #define SHARE (HEADS / KV_HEADS)
 // Blocks of 32 elements of a key, and of 16 elements of a value.
@@ -22,19 +22,20 @@ S3A_DEVICE u32 pack(int a, int b, int c, int d) {
     return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | (u32)(d & 255) << 24;
 }
 
-// The high parts of four numbers, or the low ones.
+// The high bytes of four numbers, or the low ones.
 S3A_DEVICE u32 part_of(int4 x, bool low) {
     return low ? pack(low_part(x.x), low_part(x.y), low_part(x.z), low_part(x.w))
                : pack(high_part(x.x), high_part(x.y), high_part(x.z), high_part(x.w));
 }
 
-// The same for attention weights, whose parts have no sign.
+// The high or low bytes of four attention weights, which have no sign.
 S3A_DEVICE u32 weight_part_of(int4 x, bool low) {
     return low ? pack(x.x & 127, x.y & 127, x.z & 127, x.w & 127) : pack(x.x >> 7, x.y >> 7, x.z >> 7, x.w >> 7);
 }
 
-// Sums of products of whole numbers, of those of their parts: `a` has the high parts of keys or
-// values, `b` the low ones; even places are the high parts of the other factor.
+// Sums of products of whole numbers, from the sums of products of their bytes: `a` is that of the
+// high bytes of keys or values, `b` that of the low ones; even places are those of the other
+// factor's high bytes.
 S3A_DEVICE int joined(const int (&a)[4], const int (&b)[4], int at) {
     return 16384 * a[at] + 128 * (a[at + 1] + b[at]) + b[at + 1];
 }
@@ -45,7 +46,7 @@ struct Cache {
     u32 ring;
 };
 
-// Bytes of a head's keys, and of its values; by block, high parts before low ones.
+// Bytes of a head's keys, and of its values. In each block, high bytes stand before low ones.
 S3A_DEVICE u32 key_bytes(u32 ring) { return ring * KEY_STEPS * 64; }
 S3A_DEVICE u32 value_bytes(u32 ring) { return ring * VALUE_STRIPS * 32; }
 
@@ -56,7 +57,7 @@ S3A_DEVICE Cache cache_of(u64 place, u32 layer, u32 heads, u32 ring) {
     return cache;
 }
 
-// Sets the keys and values of a position in its place of the ring.
+// Stores the keys and values of a position in its place of the ring.
 S3A_DEVICE void store(Cache cache, u32 place, const int *keys, const int *values) {
     for (u32 j = thread_of_warp(); j < KV_INNER / 4; j += 32) {
         const u32 head = j * 4 / HEAD_SIZE, element = j * 4 % HEAD_SIZE;
@@ -83,13 +84,13 @@ S3A_DEVICE void store(Cache cache, u32 place, const int *keys, const int *values
     }
 }
 
-// What a position attends to: the place of the last position in the ring, how many before it and
-// with it, and how many places may hold one of them.
+// What a position attends to: the place of the last position in the ring, how many positions there
+// are up to and with the last one, and how many places may hold one of them.
 struct Reach {
     u32 last, count, places;
 };
 
-// How far a place's position is before the last one; `count` and more is out of reach.
+// How far a place's position is before the last one; `count` or more if it is out of reach.
 S3A_DEVICE u32 distance_of(Reach reach, u32 ring, u32 place) {
     return place <= reach.last ? reach.last - place : reach.last + ring - place;
 }
@@ -114,7 +115,7 @@ S3A_DEVICE void attend_group(Cache cache, u32 kv_head, Reach reach, const int *q
             own[step][half] = part_of(x, low);
         }
     }
-    // Scores: this thread has those of head `quad` at two positions of each block.
+    // Scores: this thread computes those of head `quad` at two positions of each block.
     const u8 *keys = cache.keys + kv_head * key_bytes(cache.ring) + thread * 16;
     const int *of_head = bias ? bias + quad * REACH : bias;
     int top = -0x7fffffff;
@@ -139,7 +140,7 @@ S3A_DEVICE void attend_group(Cache cache, u32 kv_head, Reach reach, const int *q
             }
         }
     }
-    // Weights: every thread goes on with its own scores.
+    // Weights: every thread continues with its own scores.
 #pragma unroll
     for (int step = 4; step < 32; step <<= 1) {
         const int other = __shfl_xor_sync(S3A_ALL, top, step);
@@ -158,7 +159,7 @@ S3A_DEVICE void attend_group(Cache cache, u32 kv_head, Reach reach, const int *q
     if (quad < HEADS_AT_ONCE) {
         const int g = bitlen((u32)sum) - 15;
         const int r = (1 << 29) / (sum >> g);
-        // Places out of reach, up to the end of the last block of values, weigh nothing.
+        // Places out of reach, up to the end of the last block of values, have the weight zero.
         for (u32 place = column; place < (reach.places + 31) / 32 * 32; place += 8) {
             const bool counts = place < reach.places && distance_of(reach, cache.ring, place) < reach.count;
             int *score = scores + quad * REACH + place;
@@ -166,7 +167,7 @@ S3A_DEVICE void attend_group(Cache cache, u32 kv_head, Reach reach, const int *q
         }
     }
     __syncwarp();
-    // Sums of values: strips of 16 elements, this thread having two of each of head `quad`.
+    // Sums of values: strips of 16 elements; this thread has two of each strip for head `quad`.
     const u8 *values = cache.values + kv_head * value_bytes(cache.ring) + thread * 16;
 #pragma unroll 2
     for (int strip = 0; strip < VALUE_STRIPS; strip++) {

@@ -1,16 +1,17 @@
 // From scores to a token (sections 7 and 9), by the warp of a lane.
 
-// A symbol's share of the range.
+// The interval of a symbol.
 struct Share {
     u32 symbol;
     u64 cum;
     u32 slot;
 };
 
-// Adds what copy gates and c say to the scores.
+// Adds to the scores what copy gates and c contribute.
 S3A_DEVICE void adjust(const Block &block, Lane &lane, int *z) {
     const u32 thread = thread_of_warp();
-    // Input, gains of all layers, scores, biases of copy gates.
+    // `steer` has parts for the input, the gains of all layers, the scores, and the biases of copy
+    // gates.
     const int *steer = (const int *)lane.job.steer + WIDTH + LAYERS * FF;
     const bool steered = S3A_STEER && lane.job.steered;
     if (steered) {
@@ -63,14 +64,15 @@ S3A_DEVICE void learn(const Block &block, const Lane &lane, const int *slots, u6
 // Symbols of a thread's part of the alphabet.
 #define PART_LEN ((VOCAB + 31) / 32)
 
-// Slots in place of the scores; the sum of those before the end of each thread's part.
+// Replaces the scores by slots, and returns the sum of the slots up to the end of each thread's
+// part.
 S3A_DEVICE u64 slots_of(int *z) {
     const u32 thread = thread_of_warp();
     int top = -0x7fffffff;
     for (u32 v = thread; v < VOCAB; v += 32) top = z[v] > top ? z[v] : top;
     top = warp_max(top);
-    // Every thread begins at another place of its part, so that they meet no bank of memory
-    // together.
+    // Every thread begins at another place of its part, so that no two threads use the same memory
+    // bank.
     const u32 first = thread * PART_LEN;
     u32 place = thread % PART_LEN;
     u64 sum = 0;
@@ -87,7 +89,8 @@ S3A_DEVICE u64 slots_of(int *z) {
     return warp_sums(sum);
 }
 
-// The share that holds `target`, below the sum of all, or that of `symbol` if it is one.
+// The interval that holds `target`, which is below the sum of all slots; or that of `symbol`, if it
+// is a symbol.
 S3A_DEVICE Share share_of(const int *slots, u64 sums, u64 target, u32 symbol) {
     const u32 thread = thread_of_warp();
     const bool known = symbol < VOCAB;
@@ -120,7 +123,7 @@ S3A_DEVICE u64 next_byte(Lane &lane, u32 &taken) {
     return byte;
 }
 
-// One token of a lane: decoded, or the known one, whose share is written down.
+// Codes one token of a lane: decodes it, or writes the interval of the known token.
 S3A_DEVICE void code_token(const Block &block, Lane &lane, int *z) {
     const u32 thread = thread_of_warp();
     adjust(block, lane, z);

@@ -1,7 +1,7 @@
-// The loop over tokens for a tile of chunks: a block has a tile, a warp has a chunk of it. Blocks
-// never wait for each other, and nobody waits for the host. After so many tokens a launch ends, so
-// that the host can put the chunks that are left into fuller tiles, and a device that also draws a
-// screen gets to do so.
+// The loop over tokens for a tile of chunks: a block has a tile, and a warp has a chunk of it.
+// Blocks never wait for each other or for the host. A launch ends after some number of tokens, so
+// that the host can put the remaining chunks into fuller tiles, and so that a device that also
+// draws a screen can do so.
 
 S3A_DEVICE void layer_of(const Block &block, const Layer &layer, u32 number) {
     const u32 warp = warp_of_block();
@@ -55,7 +55,7 @@ S3A_DEVICE void layer_of(const Block &block, const Layer &layer, u32 number) {
     __syncthreads();
 }
 
-// Elements of history that take about as long as a token.
+// Elements of history that take about as long to lay in as a token takes to decode.
 #define LAID_PER_STEP 16
 
 extern "C" __global__ void __launch_bounds__(32 * TILE, S3A_BLOCKS)

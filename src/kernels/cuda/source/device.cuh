@@ -1,8 +1,8 @@
-// What the decoder needs of a device: names of types, lanes of a warp, and the tensor cores'
-// product.
+// What the decoder needs of a device: names of types, the lanes of a warp, and the product of the
+// tensor cores.
 //
-// Everything is integers. The host's compiler reads the same files for the tests, after a prelude
-// that supplies the built-in names; `S3A_EMULATED` is set then.
+// All numbers are integers. For the tests, the host's compiler reads the same files after a prelude
+// that supplies the built-in names; `S3A_EMULATED` is then set.
 
 typedef signed char i8;
 typedef unsigned char u8;
@@ -21,7 +21,7 @@ extern __shared__ uint4 s3a_shared[];
 S3A_DEVICE u8 *shared_memory() { return (u8 *)s3a_shared; }
 
 // acc += A B for 16 rows of A, 32 columns, and 8 columns of B. Fragments lie in the threads as the
-// instruction m16n8k32 has them; before it there was m8n8k16, four of which are the same.
+// instruction m16n8k32 needs them; older devices have m8n8k16, four of which do the same.
 #if __CUDA_ARCH__ >= 800
 #define S3A_MULTIPLY(NAME, TYPE)                                                                                 \
     S3A_DEVICE void NAME(int (&acc)[4], uint4 a, u32 b0, u32 b1) {                                               \
@@ -42,13 +42,13 @@ S3A_DEVICE u8 *shared_memory() { return (u8 *)s3a_shared; }
         S3A_EIGHTH(TYPE, 2, 3, a.w, b1);                                                                         \
     }
 #endif
-// Bytes with signs; and with those of B without.
+// Products of signed bytes; and products in which the bytes of B are unsigned.
 S3A_MULTIPLY(multiply, "s8")
 S3A_MULTIPLY(multiply_unsigned, "u8")
 #endif
 
-// The thread's place in its warp, and the warp's in its block, which is the lane that the warp
-// looks after.
+// The thread's number in its warp, and the warp's number in its block, which is the number of the
+// lane that the warp works for.
 S3A_DEVICE u32 thread_of_warp() { return threadIdx.x & 31; }
 S3A_DEVICE u32 warp_of_block() { return threadIdx.x >> 5; }
 
@@ -69,7 +69,7 @@ S3A_DEVICE int warp_sum(int x) {
     return x;
 }
 
-// Sums of the threads up to and with each.
+// For each thread, the sum of the values of the threads up to and with it.
 template <typename T>
 S3A_DEVICE T warp_sums(T x) {
 #pragma unroll

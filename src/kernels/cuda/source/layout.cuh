@@ -1,6 +1,6 @@
-// What the host writes for the device, and where a block keeps what it works on.
-// `src/model/device/` writes the same structures; sizes of the model are macros, `S3A_WIDTH` and
-// others, since the source is compiled for the sizes of a model.
+// The structures that the host writes for the device, and the memory that a block works on.
+// `src/model/device/` writes the same structures. Sizes of the model are macros such as
+// `S3A_WIDTH`, since the source is compiled for the sizes of a model.
 
 #define WIDTH S3A_WIDTH
 #define LAYERS S3A_LAYERS
@@ -24,10 +24,10 @@
 #define MAX_ROWS 32
 #define EMPTY 0xffffffffu
 #define KV_MAX 2047
-// Tokens of a chunk of a model without window.
+// Most tokens of a chunk under a model without window.
 #define MAX_TOKENS (S3A_WINDOW ? 0xffffffffu : 4096u)
 
-// Places in the model are bytes from its start.
+// Places in the model are offsets in bytes from its start.
 struct Linear {
     u32 weights, scales, pre, shift;
 };
@@ -52,27 +52,27 @@ struct Model {
     Table token, matches[MAX_SLOTS], classes[MAX_SLOTS], ngrams[16];
 };
 
-// One chunk; places are addresses. The host writes all of it; a launch takes it some tokens
-// further.
+// One chunk; places are addresses. The host writes all of it, and each launch advances it by some
+// tokens.
 struct Job {
     u64 payload, history, elements, tables, followers, keys, cross, steer;
-    // Tokens: read if they are known, written otherwise. Shares are written where tokens are known.
+    // Tokens: read if they are known, written otherwise. Intervals are written if tokens are known.
     u64 tokens, shares;
     u64 code, range;
-    // The complement of what the bias has learned: memory that begins as ones is a bias of zero.
+    // The complement of what the bias has learned, so that memory of ones is a bias of zero.
     u64 learned;
     u32 payload_len, history_len, raw_len, bits;
     // Positions of the ring of keys; symbols of c that the decoder attends to; whether c steers.
     u32 ring, latent_len, steered;
     // Tokens that are known, or `UNKNOWN`.
     u32 known;
-    // How far it is: elements of the history array, bytes decoded, bytes taken from the payload,
-    // tokens, and how it stands.
+    // How far the chunk is: elements of the history array, bytes decoded, bytes read from the
+    // payload, tokens, and its status.
     u32 length, bytes, taken, position, status, padding;
 };
 
 #define UNKNOWN 0xffffffffu
-// How a chunk stands.
+// The status of a chunk.
 #define RUNNING 0u
 #define DONE 1u
 #define DAMAGED 2u
@@ -85,15 +85,15 @@ struct Tile {
 // What a look-up found in the table of one order.
 struct Found {
     u32 index;
-    // 0 and above if the context was verified.
+    // At least 0 if the context was verified.
     int hits;
     u16 follower, second;
 };
 
-// One chunk of the tile, looked after by one warp.
+// One chunk of the tile, for which one warp works.
 struct Lane {
     Job job;
-    // Whether this launch goes on with it.
+    // Whether this launch works on it.
     u32 running;
     Found found[MAX_SLOTS];
     u16 candidate[MAX_SLOTS];

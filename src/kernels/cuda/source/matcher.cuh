@@ -1,4 +1,4 @@
-// The match input (section 3), by the warp of a lane: thread `k` looks after order `k`.
+// The match input (section 3), by the warp of a lane: thread `k` looks up order `k`.
 
 __device__ const u32 order_list[] = S3A_ORDER_LIST;
 __device__ const u32 second_list[] = S3A_SECOND_LIST;
@@ -14,7 +14,7 @@ S3A_DEVICE u32 hash_of(const u16 *a, u32 length, u32 order) {
     return hash;
 }
 
-// What the tables know at the lane's place. With `classes`, also which slots have a candidate.
+// Looks up the tables at the lane's place. With `classes`, also finds which slots have a candidate.
 S3A_DEVICE void look_up(Lane &lane, bool classes) {
     const u32 k = thread_of_warp(), length = lane.job.length;
     const u16 *a = (const u16 *)lane.job.elements;
@@ -66,7 +66,7 @@ S3A_DEVICE void look_up(Lane &lane, bool classes) {
     __syncwarp();
 }
 
-// Appends the element that came, and makes the tables know it; `look_up` was called at this place.
+// Appends an element and enters it into the tables; `look_up` was called at this place before.
 S3A_DEVICE void update(Lane &lane, u16 element) {
     const u32 k = thread_of_warp(), length = lane.job.length;
     if (k < ORDERS && length >= order_list[k]) {
@@ -87,8 +87,8 @@ S3A_DEVICE void update(Lane &lane, u16 element) {
     __syncwarp();
 }
 
-// Lays in the referenced chunks and the separator before the lane's own tokens, or `most` elements
-// of them.
+// Lays in the referenced chunks and the separator before the lane's own tokens, but at most `most`
+// elements of them.
 S3A_DEVICE void lay_history(Lane &lane, u32 most) {
     const u16 *history = (const u16 *)lane.job.history;
     for (u32 i = lane.job.length; i < lane.job.history_len && most > 0; i++, most--) {
@@ -97,7 +97,8 @@ S3A_DEVICE void lay_history(Lane &lane, u32 most) {
     }
 }
 
-// The residual stream at the input (section 7): rows of tables, thread `k` finding the k-th.
+// The residual stream at the input (section 7): the sum of table rows, of which thread `k` finds
+// the k-th.
 S3A_DEVICE void input(const Block &block) {
     Lane &lane = block.fixed->lanes[warp_of_block()];
     const u32 k = thread_of_warp();
