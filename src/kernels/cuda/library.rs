@@ -22,8 +22,11 @@ macro_rules! functions {
     ($(#[$about:meta])* $table:ident { $($name:ident = $symbol:literal ($($argument:ty),*) -> $result:ty;)* }) => {
         $(#[$about])*
         pub struct $table {
-            $(pub $name: unsafe extern "C" fn($($argument),*) -> $result,)*
-            /// Keeps the functions where they are.
+            $(
+                /// The library's function of this purpose.
+                pub $name: unsafe extern "C" fn($($argument),*) -> $result,
+            )*
+            /// Keeps the library loaded, and so the functions valid.
             _library: Library,
         }
 
