@@ -104,7 +104,8 @@ fn fuzz_directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
 }
 
-/// Inputs that libFuzzer found to lead far, in the order of their names: a tar archive that `fuzz/run.sh` packs.
+/// Inputs that libFuzzer found to lead far, in the order of their names: a tar archive that
+/// `fuzz/run.sh` packs.
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let path = fuzz_directory().join(format!("corpus/{name}.tar.xz"));
     let Ok(packed) = std::fs::read(&path) else {
