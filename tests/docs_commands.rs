@@ -368,6 +368,7 @@ documents! {
     the_page_on_mounts "docs/mount.md"
     the_page_on_the_format "docs/format.md"
     the_page_on_clusters "docs/cluster.md"
+    the_page_on_remote_archives "docs/remote.md"
     the_page_on_security "SECURITY.md"
     the_page_for_contributors "CONTRIBUTING.md"
     the_page_on_fuzzing "fuzz/README.md"
