@@ -1,20 +1,20 @@
 //! Every command in the documents is run here, or the document says why not.
 //!
-//! A block of shell (```` ```sh ````) is run by bash as it stands, with `s3a` on PATH, in a directory of its
-//! own with a small tree; the first command that fails ends it. Absolute paths such as `/backup` lie in that
-//! directory too, and `ssh` runs its command beside it. Comments before a block, which a rendered page does not
-//! show, say what else there is to know:
+//! A block of shell (```` ```sh ````) is run by bash as it stands, with `s3a` on PATH, in a
+//! directory of its own with a small tree; the first command that fails ends it. Absolute paths
+//! such as `/backup` lie in that directory too, and `ssh` runs its command beside it. Comments
+//! before a block, which a rendered page does not show, say what else there is to know:
 //!
 //! | comment | meaning |
 //! | --- | --- |
 //! | `<!-- before: COMMANDS -->` | what the text before the block supposes; run first |
 //! | `<!-- each line alone -->` | the lines are alternatives; each begins anew |
 //! | `<!-- ends with: CODE -->` | the exit code, where it is not 0 |
-//! | `<!-- needs: THING -->` | is run where there is `fuse`, a program, or a file of the source with a slash |
+//! | `<!-- needs: THING -->` | is run where there is `fuse`, a program, or a file of the source |
 //! | `<!-- not run: REASON -->` | is not run anywhere |
 //!
-//! A line with a comment "where PROGRAM is installed" is run where it is. What is not run, and every command
-//! in the text, is held against the command's `--help`.
+//! A line with a comment "where PROGRAM is installed" is run where it is. What is not run, and
+//! every command in the text, is held against the command's `--help`.
 #![cfg(feature = "cli")]
 
 mod common;
@@ -280,7 +280,8 @@ impl Help {
         help.as_deref()
     }
 
-    /// Fails unless the first use of s3a in `command` names a command that there is and options that it has.
+    /// Fails unless the first use of s3a in `command` names a command that there is and options
+    /// that it has.
     fn check(&mut self, at: &str, command: &str) {
         let ends = |word: &&str| !["|", "||", "&&", "&", ";", "#", ">"].contains(word);
         let mut words = command.split_whitespace().skip_while(|word| word.trim_matches('\'') != "s3a");
