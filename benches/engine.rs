@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let model = Arc::new(Model::from_bytes(&file)?);
     let chunks: Vec<&[u8]> = text.chunks(CHUNK_LEN).collect();
-    let tokens: usize = chunks.iter().map(|chunk| model.vocabulary().tokenise(chunk).len()).sum();
+    let tokens: usize = chunks.iter().map(|chunk| model.vocabulary().tokenize(chunk).len()).sum();
     let products = model.config().products_per_token();
     println!(
         "{} bytes in {} chunks, {:.2} bytes a token",
@@ -52,8 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         text.len() as f64 / tokens as f64
     );
     println!("{products} multiply-adds a token in products, {} in attention", attention(model.config()));
-    let (_, time) = best(|| (0..20).map(|_| model.vocabulary().tokenise(&text).len()).sum::<usize>());
-    println!("tokenise {:.1} MB/s", 20.0 * text.len() as f64 / time.as_secs_f64() / 1e6);
+    let (_, time) = best(|| (0..20).map(|_| model.vocabulary().tokenize(&text).len()).sum::<usize>());
+    println!("tokenize {:.1} MB/s", 20.0 * text.len() as f64 / time.as_secs_f64() / 1e6);
 
     for backend in Backend::available().into_iter().rev() {
         let rounds = if backend.name() == "scalar" { 1_000_000 } else { 2_000_000 };

@@ -166,7 +166,7 @@ fn measure(asked: &Asked, found: &Found, name: &str, model: Arc<Model>, report: 
     let mut text = vec![];
     read_files(&asked.folder, DISTINCT.min(asked.most) * asked.chunk_len, &mut text)?;
     let chunks: Vec<&[u8]> = text.chunks(asked.chunk_len).collect();
-    let cut: Vec<usize> = chunks.par_iter().map(|chunk| model.vocabulary().tokenise(chunk).len()).collect();
+    let cut: Vec<usize> = chunks.par_iter().map(|chunk| model.vocabulary().tokenize(chunk).len()).collect();
     let per_byte = cut.iter().sum::<usize>() as f64 / text.len() as f64;
     println!(
         "\nmodel {}: {} multiply-adds a token in products",

@@ -85,7 +85,7 @@ impl Bench {
                 .collect();
             let mut act = Activations::new(rows, inputs);
             let x = self.numbers(rows * padded(inputs), 1 << 20);
-            self.backend.quantise(&x, rows, true, &mut act);
+            self.backend.quantize(&x, rows, true, &mut act);
             let mut out = Buffer::zeroed(rows * padded(outputs));
             let backend = self.backend;
             self.report(name, rows, |time| {
@@ -96,12 +96,12 @@ impl Bench {
 
     fn rows(&mut self, rows: usize) {
         let backend = self.backend;
-        for (name, len, normalise) in
-            [("normalise", WIDTH, true), ("quantise width", WIDTH, false), ("quantise ff", FF, false)]
+        for (name, len, normalize) in
+            [("normalize", WIDTH, true), ("quantize width", WIDTH, false), ("quantize ff", FF, false)]
         {
             let x = self.numbers(rows * padded(len), 1 << 20);
             let mut act = Activations::new(rows, len);
-            self.report(name, rows, |_| backend.quantise(black_box(&x), rows, normalise, &mut act));
+            self.report(name, rows, |_| backend.quantize(black_box(&x), rows, normalize, &mut act));
         }
         let mut x = self.numbers(rows * FF, 1 << 20);
         self.report("relu2", rows, |_| backend.relu2(black_box(&mut x)));

@@ -154,10 +154,10 @@ fn misses(neural: &Neural, chunk: &[u8], history: &[Arc<[u8]>]) -> Result<usize,
     let (config, vocabulary) = (neural.model().config(), neural.model().vocabulary());
     let capacity = history.iter().map(|bytes| bytes.len()).sum::<usize>() + chunk.len();
     let mut matcher = Matcher::new(&config.orders, &config.seconds, capacity, vocabulary.separator())?;
-    history.iter().for_each(|bytes| matcher.extend(&vocabulary.tokenise(bytes)));
+    history.iter().for_each(|bytes| matcher.extend(&vocabulary.tokenize(bytes)));
     matcher.extend(&[]);
     let mut missed = 0;
-    for token in vocabulary.tokenise(chunk) {
+    for token in vocabulary.tokenize(chunk) {
         let slots = matcher.look_up();
         missed += usize::from(!slots.iter().any(|slot| slot.class > 0 && slot.candidate == token));
         matcher.update(token);

@@ -14,7 +14,7 @@ use s3a::kernels::sgemm::matmul;
 use s3a::model::tokens::Vocabulary;
 use s3a::train::corpus::{Batches, Corpus, Featuriser};
 use s3a::train::net::{Net, NetConfig};
-use s3a::train::optimiser::Optimiser;
+use s3a::train::optimizer::Optimizer;
 use s3a::train::vocabulary;
 
 const STEPS: usize = 20;
@@ -46,13 +46,13 @@ fn main() {
     let vocabulary = Vocabulary::new(&tokens).expect("a valid vocabulary");
     let macs = config.macs_per_token();
     let net = Net::new(config.clone(), 1, &Device::Cpu).expect("a network");
-    let mut optimiser = Optimiser::new(&net, Default::default()).expect("an optimiser");
+    let mut optimizer = Optimizer::new(&net, Default::default()).expect("an optimizer");
     let featuriser = Featuriser { config: &config, vocabulary: &vocabulary, len: LEN };
     let mut batches = Batches::new(&corpus, featuriser, 1);
     let mut step = || {
         let batch = batches.next(SEQUENCES).expect("a batch");
         let grads = net.loss(&batch).and_then(|loss| loss.backward()).expect("gradients");
-        optimiser.step(&net, &grads, 0.1).expect("a step");
+        optimizer.step(&net, &grads, 0.1).expect("a step");
     };
     step();
     let start = Instant::now();

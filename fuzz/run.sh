@@ -4,11 +4,12 @@
 #
 #   fuzz/run.sh [-n EXECUTIONS] [-t SECONDS] [-s SANITIZER] [-q] [-b] [TARGET...]
 #
-# Each begins with its seeds (tests/bodies) and its corpus (fuzz/corpus/TARGET.tar.xz, unpacked under
-# fuzz/target); afterwards the corpus is reduced to what covers the same, and replaced by that. -b uses the targets that a run before has built. -q is for
-# many executions after runs without it: comparisons are not traced and rare features not preferred, which takes up
-# to two thirds of the time.
-# Needs a nightly toolchain and cargo-fuzz. An input that fails is kept under fuzz/artifacts/TARGET.
+# Each begins with its seeds (tests/bodies) and its corpus (fuzz/corpus/TARGET.tar.xz, unpacked
+# under fuzz/target); afterwards the corpus is reduced to what covers the same, and replaced by
+# that. -b uses the targets that a run before has built. -q is for many executions after runs
+# without it: comparisons are not traced and rare features not preferred, which takes up to two
+# thirds of the time. Needs a nightly toolchain and cargo-fuzz. An input that fails is kept under
+# fuzz/artifacts/TARGET.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 executions=10000000 seconds=600 sanitizer=none build=1 quick=
@@ -43,8 +44,8 @@ unpack() {
   if [[ -e fuzz/corpus/$1.tar.xz ]]; then tar -xJf "fuzz/corpus/$1.tar.xz" -C "$work/kept/$1"; fi
 }
 
-# Packs some of the reduced corpus, which stays whole under fuzz/target: 120 inputs of all sizes, without the
-# largest that would make it more than 90 KB. The same inputs give the same file.
+# Packs some of the reduced corpus, which stays whole under fuzz/target: 120 inputs of all sizes,
+# without the largest that would make it more than 90 KB. The same inputs give the same file.
 keep() {
   rm -rf "$work/kept/$1" && mkdir -p "$work/kept/$1"
   find "$work/$1.merged" -type f -printf '%s %p\n' | sort -n |

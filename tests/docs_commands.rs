@@ -10,7 +10,7 @@
 //! | `<!-- before: COMMANDS -->` | what the text before the block supposes; run first |
 //! | `<!-- each line alone -->` | the lines are alternatives; each begins anew |
 //! | `<!-- ends with: CODE -->` | the exit code, where it is not 0 |
-//! | `<!-- needs: THING -->` | is run where there is `fuse`, a program, or a file of the source with a slash |
+//! | `<!-- needs: THING -->` | is run where there is `fuse`, a program, or a file of the source |
 //! | `<!-- not run: REASON -->` | is not run anywhere |
 //!
 //! A line with a comment "where PROGRAM is installed" is run where it is. What is not run, and
@@ -369,6 +369,7 @@ documents! {
     the_page_on_mounts "docs/mount.md"
     the_page_on_the_format "docs/format.md"
     the_page_on_clusters "docs/cluster.md"
+    the_page_on_remote_archives "docs/remote.md"
     the_page_on_security "SECURITY.md"
     the_page_for_contributors "CONTRIBUTING.md"
     the_page_on_fuzzing "fuzz/README.md"

@@ -136,7 +136,7 @@ fn regressions(name: &str) -> Vec<Vec<u8>> {
 
 /// Writes the seeds of every target out, for libFuzzer to begin with: `fuzz/run.sh` calls it.
 #[test]
-#[ignore = "writes files to the folder in S3A_FUZZ_SEEDS"]
+#[ignore = "writes files to the directory in S3A_FUZZ_SEEDS"]
 fn seeds_are_written_out() {
     let folder = PathBuf::from(std::env::var_os("S3A_FUZZ_SEEDS").unwrap());
     for target in &TARGETS {

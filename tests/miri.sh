@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Runs the parsers, the range coder, the tokeniser and the matcher under Miri, which finds undefined behaviour,
-# for this machine and for others: big-endian, 32 bits, ARM. Prints rows for docs/results/miri.csv.
+# Runs the parsers, the range coder, the tokenizer and the matcher under Miri, which finds undefined
+# behavior, for this machine and for others: big-endian, 32 bits, ARM. Prints rows for
+# docs/results/miri.csv.
 #
 #   tests/miri.sh [-t TESTS] [TARGET...]
 #
-# -t names the tests to run, by parts of their names; all together take an hour or so. A target may end in
-# +avx2, for the vector kernels. Needs a nightly toolchain with the components miri and rust-src. Miri runs no
-# C, so tests that pack or unpack with zstd are left out, and C need not be compiled for other machines: what
-# stands in for the compiler makes empty objects.
+# -t names the tests to run, by parts of their names; all together take an hour or so. A target may
+# end in +avx2, for the vector kernels. Needs a nightly toolchain with the components miri and
+# rust-src. Miri runs no C, so tests that pack or unpack with zstd are left out, and C need not be
+# compiled for other machines: what stands in for the compiler makes empty objects.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 host=$(rustc -vV | sed -n 's/host: //p')

@@ -55,7 +55,7 @@ fn options(folder: &Path, pair: bool) -> TrainOptions {
         output: folder.join("model.safetensors"),
         name: "tiny".to_owned(),
         net,
-        optimiser: Default::default(),
+        optimizer: Default::default(),
         steps: 14,
         warm_up: 2,
         decay: 0.5,
@@ -133,7 +133,7 @@ fn a_trained_pair_codes_chunks_with_its_sequences() {
     let fingerprint = blake3::Hash::from_bytes(model.fingerprint()).to_hex().to_string();
     assert_eq!(compressor.config.model.as_deref(), Some(fingerprint.as_str()));
     let raw = read(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs").as_path());
-    let tokens = model.vocabulary().tokenise(&raw);
+    let tokens = model.vocabulary().tokenize(&raw);
     let candidates = compressor.candidates(&tokens, 5);
     assert!((1..=5).contains(&candidates.len()));
     assert_eq!(candidates, compressor.candidates(&tokens, 5));

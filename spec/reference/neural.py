@@ -4,8 +4,8 @@ from operator import mul
 
 from coder import Decoder
 from errors import require
-from numerics import (FIELD, SLOT_EXP, attend, clamp, exp2neg, gelu, halves, normalise,
-                      pack, quantise, rshift, unpack)
+from numerics import (FIELD, SLOT_EXP, attend, clamp, exp2neg, gelu, halves, normalize,
+                      pack, quantize, rshift, unpack)
 
 STREAM = 1 << 29
 KEY = 2047
@@ -137,8 +137,8 @@ def clamp_keys(y):
 
 def project(linear, h):
     """`linear` of the normalized residual stream."""
-    q = quantise(h)[0]
-    return linear(q, *normalise(q))
+    q = quantize(h)[0]
+    return linear(q, *normalize(q))
 
 
 def feed_forward(model, layer, h, gains=None):
@@ -153,7 +153,7 @@ def feed_forward(model, layer, h, gains=None):
         u = [clamp(v, -32767, 32767) for v in u]
         half = len(u) // 2
         f = [gelu(v, layer.gelu) * g for v, g in zip(u[:half], u[half:])]
-    return add(h, layer.down(*quantise(f)))
+    return add(h, layer.down(*quantize(f)))
 
 
 def encode_latent(model, c):
@@ -172,12 +172,12 @@ def encode_latent(model, c):
             # Positions stand newest first: from the last symbol to the first.
             places = [clamp(other - t, -reach, reach) + reach for other in range(len(c) - 1, -1, -1)]
             o = cache.attention(query, layer.score, lambda g: [layer.bias[g][p] for p in places])
-            h = add(h, layer.out(*quantise(o)))
+            h = add(h, layer.out(*quantize(o)))
             streams[t] = feed_forward(model, layer, h)
     encoded = []
     for h in streams:
-        q = quantise(h)[0]
-        encoded.append((q,) + normalise(q))
+        q = quantize(h)[0]
+        encoded.append((q,) + normalize(q))
     return encoded
 
 
@@ -249,14 +249,14 @@ class Predictor:
             kv = layer.kv_heads * model.head_size
             self.caches[place].push(y[inner:inner + kv], y[inner + kv:])
             o = self.caches[place].attention(y[:inner], layer.score, self.biases[place].__getitem__)
-            h = add(h, layer.out(*quantise(o)))
+            h = add(h, layer.out(*quantize(o)))
             if self.cross is not None:
                 query = clamp_keys(project(layer.cross_q, h))
                 o = self.cross[place].attention(query, layer.cross_score, None)
-                h = add(h, layer.cross_out(*quantise(o)))
+                h = add(h, layer.cross_out(*quantize(o)))
             h = feed_forward(model, layer, h, steering.gains[place] if steering is not None else None)
-        q = quantise(h)[0]
-        m, e = normalise(q)
+        q = quantize(h)[0]
+        m, e = normalize(q)
         z = self.set.head(q, m, e)
         if steering is not None:
             z = add(z, steering.head)

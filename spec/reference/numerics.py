@@ -37,7 +37,7 @@ def unpack(packed, count, offset):
     return [field - HALF for field in fields]
 
 
-def quantise(x):
+def quantize(x):
     """q, m, e of a vector."""
     largest = max(max(x), -min(x))
     if largest == 0:
@@ -53,7 +53,7 @@ def quantise(x):
     return [(v * inv + (1 << 22)) >> 23 for v in x], m, e
 
 
-def normalise(q):
+def normalize(q):
     """Another m, e for a quantized vector."""
     total = sum(map(mul, q, q))
     if total == 0:

@@ -69,10 +69,10 @@ fn panel(canvas: &mut Canvas, top: f64, title: &str, tokens: &[f64], columns: &[
         canvas.styled(LEFT - 8.0, y(value) + 4.0, &format!("{value:.3}"), "text-anchor=\"end\"");
     }
     canvas.styled(WIDTH - 20.0, top + HEIGHT + 16.0, &format!("{:.1}", most / 1e6), "text-anchor=\"end\"");
-    for (values, colour) in columns.iter().zip(COLOURS.iter().skip(3 - columns.len().min(3))) {
+    for (values, color) in columns.iter().zip(COLOURS.iter().skip(3 - columns.len().min(3))) {
         let points: Vec<(f64, f64)> =
             tokens.iter().zip(values).filter(|(_, v)| v.is_finite()).map(|(&t, &v)| (x(t), y(v))).collect();
-        canvas.path(&points, colour);
+        canvas.path(&points, color);
     }
 }
 

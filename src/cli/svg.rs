@@ -21,28 +21,28 @@ impl Canvas {
         );
     }
 
-    pub(crate) fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str) {
+    pub(crate) fn line(&mut self, from: (f64, f64), to: (f64, f64), color: &str) {
         self.parts += &format!(
-            "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\"/>\n",
+            "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{color}\"/>\n",
             from.0, from.1, to.0, to.1
         );
     }
 
-    pub(crate) fn path(&mut self, points: &[(f64, f64)], colour: &str) {
+    pub(crate) fn path(&mut self, points: &[(f64, f64)], color: &str) {
         let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         self.parts += &format!(
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\n",
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"2\"/>\n",
             points.join(" ")
         );
     }
 
-    pub(crate) fn dot(&mut self, x: f64, y: f64, colour: &str) {
-        self.parts += &format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"/>\n");
+    pub(crate) fn dot(&mut self, x: f64, y: f64, color: &str) {
+        self.parts += &format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{color}\"/>\n");
     }
 
-    pub(crate) fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, colour: &str) {
+    pub(crate) fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, color: &str) {
         self.parts += &format!(
-            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{colour}\"/>\n"
+            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{color}\"/>\n"
         );
     }
 

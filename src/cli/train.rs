@@ -156,7 +156,7 @@ pub(crate) struct Args {
 
 #[cfg(feature = "train")]
 pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Outcome> {
-    use crate::train::optimiser::OptimiserConfig;
+    use crate::train::optimizer::OptimizerConfig;
     use crate::train::pair_config::{CompressorConfig, PairConfig};
     use crate::train::run::TrainOptions;
     use crate::train::sizes::NetConfig;
@@ -188,7 +188,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         output: args.output.clone(),
         name: args.name.clone(),
         net,
-        optimiser: OptimiserConfig { steer_rate: args.steer_rate, ..OptimiserConfig::default() }
+        optimizer: OptimizerConfig { steer_rate: args.steer_rate, ..OptimizerConfig::default() }
             .times(args.rate),
         init: args.init.clone(),
         grow: args.grow,

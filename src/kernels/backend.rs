@@ -90,11 +90,11 @@ impl Backend {
         }
     }
 
-    /// Quantizes the first `rows` rows of `x` into `act`, or, with `normalise`, quantizes and
+    /// Quantizes the first `rows` rows of `x` into `act`, or, with `normalize`, quantizes and
     /// normalizes them (spec/numerics.md, section 5). Rows are padded.
-    pub fn quantise(self, x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
+    pub fn quantize(self, x: &[i32], rows: usize, normalize: bool, act: &mut Activations) {
         assert!(x.len() >= rows * super::buffer::padded(act.len()));
-        dispatch!(self, quantise(x, rows, normalise, act));
+        dispatch!(self, quantize(x, rows, normalize, act));
     }
 
     /// The product of a weight matrix with the first `rows` vectors of `act`, requantized; row `r`

@@ -72,13 +72,13 @@ fn products(backend: Backend, numbers: &mut Numbers, all: &mut Results) {
         // Sums of 176 products are below 2^22.
         let product = Product::new(&numbers.weights(outputs * inputs), &vec![40_000; outputs], 7, 9);
         let mut act = Activations::new(rows, inputs);
-        for normalise in [true, false] {
+        for normalize in [true, false] {
             let x = numbers.rows(rows * padded(inputs), 1 << 29);
-            backend.quantise(&x, rows, normalise, &mut act);
+            backend.quantize(&x, rows, normalize, &mut act);
             for row in 0..rows {
                 let (q, m, e) = act.row(row);
-                all.push(("quantise", wide(q)));
-                all.push(("scales of quantise", vec![m.into(), e.into()]));
+                all.push(("quantize", wide(q)));
+                all.push(("scales of quantize", vec![m.into(), e.into()]));
             }
             let mut out = Buffer::<i32>::zeroed(rows * padded(outputs));
             backend.linear(&product, &act, rows, &mut out);

@@ -22,17 +22,17 @@ pub(crate) fn bitlen(a: u32) -> i32 {
     (u32::BITS - a.leading_zeros()) as i32
 }
 
-/// `m`, `e` and the multiplier of `quantise` for a largest magnitude above 0.
+/// `m`, `e` and the multiplier of `quantize` for a largest magnitude above 0.
 #[inline]
-pub(crate) fn quantise_scale(amax: i32) -> (i32, i32, i32) {
+pub(crate) fn quantize_scale(amax: i32) -> (i32, i32, i32) {
     let e = bitlen(amax as u32) - 15;
     let m = if e >= 0 { rshift(amax, e as u32) } else { amax << -e };
     (m, e, (127 << 23) / m)
 }
 
-/// `m` and `e` of `normalise` for a sum of squares above 0 over `n` elements.
+/// `m` and `e` of `normalize` for a sum of squares above 0 over `n` elements.
 #[inline]
-pub(crate) fn normalise_scale(n: usize, sum: u32) -> (i32, i32) {
+pub(crate) fn normalize_scale(n: usize, sum: u32) -> (i32, i32) {
     let v = (((n as u64) << 32) / u64::from(sum)) as u32;
     // The least k >= 0 with v * 4^k >= 2^28; v has at most 30 binary digits.
     let k = (29 - bitlen(v)).max(0).unsigned_abs().div_ceil(2);
@@ -58,15 +58,15 @@ fn root(a: u32) -> i32 {
     (next - u32::from(next * next > a)) as i32
 }
 
-/// Quantizes rows; with `normalise`, `m` and `e` are those of the normalized vectors. Rows of `x`
+/// Quantizes rows; with `normalize`, `m` and `e` are those of the normalized vectors. Rows of `x`
 /// and `act` are padded with zeros.
-pub fn quantise(x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
+pub fn quantize(x: &[i32], rows: usize, normalize: bool, act: &mut Activations) {
     for (row, x) in x.chunks_exact(padded(act.len())).take(rows).enumerate() {
-        quantise_row(x, normalise, act, row);
+        quantize_row(x, normalize, act, row);
     }
 }
 
-fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
+fn quantize_row(x: &[i32], normalize: bool, act: &mut Activations, row: usize) {
     let (len, stride) = (act.len(), padded(act.len()));
     act.signed[row] = true;
     let q = &mut act.q[row * stride..(row + 1) * stride];
@@ -76,15 +76,15 @@ fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
         (act.m[row], act.e[row]) = (0, 0);
         return;
     }
-    let (m, e, inv) = quantise_scale(amax);
+    let (m, e, inv) = quantize_scale(amax);
     for (q, &x) in q.iter_mut().zip(x) {
         let scaled = if e >= 0 { rshift(x, e as u32) } else { x << -e };
         *q = rshift(scaled * inv, 23) as i8;
     }
     (act.m[row], act.e[row]) = (m, e);
-    if normalise {
+    if normalize {
         let sum = q.iter().map(|&q| i32::from(q).pow(2) as u32).sum();
-        (act.m[row], act.e[row]) = normalise_scale(len, sum);
+        (act.m[row], act.e[row]) = normalize_scale(len, sum);
     }
 }
 

@@ -40,16 +40,16 @@ fn weights(len: usize, extreme: bool, random: &mut Random) -> Vec<i8> {
 }
 
 #[test]
-fn quantised_and_normalised_rows_are_equal() {
+fn quantized_and_normalized_rows_are_equal() {
     let mut random = Random::new(1);
     for len in [1, 3, 16, 20, 33, 128, 384, 2048] {
         let x = rows(9, len, 1 << 30, &mut random);
-        for normalise in [false, true] {
+        for normalize in [false, true] {
             let mut expected = Activations::new(9, len);
-            Backend::Scalar.quantise(&x, 9, normalise, &mut expected);
+            Backend::Scalar.quantize(&x, 9, normalize, &mut expected);
             for backend in others() {
                 let mut act = Activations::new(9, len);
-                backend.quantise(&x, 9, normalise, &mut act);
+                backend.quantize(&x, 9, normalize, &mut act);
                 for row in 0..9 {
                     assert_eq!(act.row(row), expected.row(row), "{backend:?}, length {len}, row {row}");
                 }
@@ -59,15 +59,15 @@ fn quantised_and_normalised_rows_are_equal() {
 }
 
 #[test]
-fn quantised_values_keep_their_bounds() {
+fn quantized_values_keep_their_bounds() {
     for amax in (1..1 << 30).step_by(7_919_003).chain([1, 2, 32_767, 32_768, 65_535, 1 << 30]) {
         let mut x = Buffer::zeroed(16);
         (x[0], x[1], x[2]) = (amax, -amax, amax / 2);
         let mut act = Activations::new(1, 3);
-        Backend::Scalar.quantise(&x, 1, false, &mut act);
+        Backend::Scalar.quantize(&x, 1, false, &mut act);
         let (q, m, e) = act.row(0);
         assert!(q[0] == 127 && q[1] == -127 && (1 << 14..=1 << 15).contains(&m), "{amax}: {q:?} {m} {e}");
-        Backend::Scalar.quantise(&x, 1, true, &mut act);
+        Backend::Scalar.quantize(&x, 1, true, &mut act);
         let (_, m, e) = act.row(0);
         assert!((1 << 14..1 << 15).contains(&m) && (-6..=0).contains(&e), "{amax}: {m} {e}");
     }
@@ -86,14 +86,14 @@ fn products_are_equal_for_any_number_of_rows() {
                 let mut x = rows(count, inputs, 1 << 30, &mut random);
                 let mut act = Activations::new(count, inputs);
                 let mut expected = vec![0; count * padded(outputs)];
-                for normalise in [false, true] {
+                for normalize in [false, true] {
                     if shift == 12 {
                         x.iter_mut().for_each(|x| *x = x.abs());
                     }
-                    Backend::Scalar.quantise(&x, count, normalise, &mut act);
+                    Backend::Scalar.quantize(&x, count, normalize, &mut act);
                     Backend::Scalar.linear(&product, &act, count, &mut expected);
                     for backend in others() {
-                        backend.quantise(&x, count, normalise, &mut act);
+                        backend.quantize(&x, count, normalize, &mut act);
                         let mut out = vec![-1; count * padded(outputs)];
                         backend.linear(&product, &act, count, &mut out);
                         assert!(out == expected, "{backend:?}: {outputs} x {inputs}, {count} rows");

@@ -76,7 +76,7 @@ impl Scratch {
 
     /// A product of the normalized residual streams.
     pub fn product(&mut self, product: &Product, rows: usize, out: &mut [i32]) {
-        self.normalise(rows);
+        self.normalize(rows);
         self.product_again(product, rows, out);
     }
 
@@ -85,16 +85,16 @@ impl Scratch {
         self.backend.linear(product, &self.act, rows, out);
     }
 
-    fn normalise(&mut self, rows: usize) {
+    fn normalize(&mut self, rows: usize) {
         self.act.set_len(self.width);
-        self.backend.quantise(&self.h, rows, true, &mut self.act);
+        self.backend.quantize(&self.h, rows, true, &mut self.act);
     }
 
     /// Quantizes `o` and adds its product to the residual streams of the rows for which `with` is
     /// true.
     fn project(&mut self, product: &Product, rows: usize, with: impl Fn(usize) -> bool) {
         self.act.set_len(self.inner);
-        self.backend.quantise(&self.o, rows, false, &mut self.act);
+        self.backend.quantize(&self.o, rows, false, &mut self.act);
         self.backend.linear(product, &self.act, rows, &mut self.y);
         self.add(rows, with);
     }
@@ -111,7 +111,7 @@ impl Scratch {
 
     /// Self-attention of rows: all keys and values are stored first, then each row attends.
     pub fn self_attention(&mut self, layer: &Layer, caches: &mut [KeyValues], rows: &[RowAt]) {
-        self.normalise(rows.len());
+        self.normalize(rows.len());
         self.backend.linear(&layer.qkv, &self.act, rows.len(), &mut self.y);
         let (stride, inner) = (padded(layer.qkv.rows()), self.inner);
         let kv = (layer.qkv.rows() - inner) / 2;
@@ -133,7 +133,7 @@ impl Scratch {
 
     /// Attention to c for the rows that have one; the others stay as they are.
     pub fn cross_attention(&mut self, cross: &Cross, caches: &[KeyValues], rows: &[Option<RowAt>]) {
-        self.normalise(rows.len());
+        self.normalize(rows.len());
         self.backend.linear(&cross.q, &self.act, rows.len(), &mut self.y);
         let stride = padded(self.inner);
         let pairs = self.y.chunks_exact(stride).zip(self.o.chunks_exact_mut(stride));
@@ -159,7 +159,7 @@ impl Scratch {
         activation: Activation,
         gains: impl Fn(usize) -> Option<&'a [i32]>,
     ) {
-        self.normalise(rows);
+        self.normalize(rows);
         self.backend.linear(&layer.up, &self.act, rows, &mut self.y);
         let ff = layer.down.cols();
         let y = &mut self.y[..rows * padded(layer.up.rows())];
@@ -177,7 +177,7 @@ impl Scratch {
         }
         let f = if activation == Activation::GatedGelu { &self.f } else { &self.y };
         self.act.set_len(ff);
-        self.backend.quantise(f, rows, false, &mut self.act);
+        self.backend.quantize(f, rows, false, &mut self.act);
         self.backend.linear(&layer.down, &self.act, rows, &mut self.y);
         self.add(rows, |_| true);
     }

@@ -100,14 +100,14 @@ impl Vocabulary {
     }
 
     /// The greedy tokenization of `bytes`.
-    pub fn tokenise(&self, bytes: &[u8]) -> Vec<u16> {
+    pub fn tokenize(&self, bytes: &[u8]) -> Vec<u16> {
         let mut tokens = Vec::with_capacity(bytes.len() / 2 + 8);
-        self.tokenise_into(bytes, &mut tokens);
+        self.tokenize_into(bytes, &mut tokens);
         tokens
     }
 
     /// Appends the greedy tokenization of `bytes` to `tokens`.
-    pub fn tokenise_into(&self, bytes: &[u8], tokens: &mut Vec<u16>) {
+    pub fn tokenize_into(&self, bytes: &[u8], tokens: &mut Vec<u16>) {
         let mut rest = bytes;
         while let Some((&first, mut tail)) = rest.split_first() {
             let (mut node, mut token) = self.trie.roots[usize::from(first)];
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn the_longest_token_wins_and_a_failed_longer_one_falls_back() {
         let vocabulary = vocabulary(&["ab", "abcde", "cd", "the ", "th"]);
-        assert_eq!(vocabulary.tokenise(b"abcdxabcdethe"), [256, 258, 120, 257, 260, 101]);
+        assert_eq!(vocabulary.tokenize(b"abcdxabcdethe"), [256, 258, 120, 257, 260, 101]);
         assert_eq!(vocabulary.separator(), 261);
         assert!(vocabulary.token(261).is_empty());
     }
@@ -282,7 +282,7 @@ mod tests {
         #[test]
         fn tokens_are_greedy_and_rebuild_the_bytes(text in "[abc]{0,80}") {
             let vocabulary = vocabulary(&["ab", "abc", "abcabca", "bb", "ca", "cab", "aaaa"]);
-            let tokens = vocabulary.tokenise(text.as_bytes());
+            let tokens = vocabulary.tokenize(text.as_bytes());
             prop_assert_eq!(&tokens, &greedy(&vocabulary, text.as_bytes()));
             let bytes: Vec<u8> = tokens.iter().flat_map(|&id| vocabulary.token(id).to_vec()).collect();
             prop_assert_eq!(bytes, text.as_bytes());

@@ -115,13 +115,13 @@ impl View for &Tensor {
 /// `BadModel` if the loader would refuse the file.
 pub fn write_model(config: &Config, vocabulary: &Vocabulary, tensors: &[Tensor]) -> Result<Vec<u8>> {
     config.check()?;
-    let bytes = serialise(config, vocabulary, tensors)?;
+    let bytes = model_bytes(config, vocabulary, tensors)?;
     super::weights::Model::from_bytes(&bytes)?;
     Ok(bytes)
 }
 
 /// The bytes of the file, which are not checked.
-pub(crate) fn serialise(config: &Config, vocabulary: &Vocabulary, tensors: &[Tensor]) -> Result<Vec<u8>> {
+pub(crate) fn model_bytes(config: &Config, vocabulary: &Vocabulary, tensors: &[Tensor]) -> Result<Vec<u8>> {
     let json = serde_json::to_string(config).map_err(|error| config.bad(error.to_string()))?;
     let vocab = [
         Tensor::u8("vocab.bytes", vocabulary.concatenated().to_vec()),

@@ -56,7 +56,7 @@ impl Sequence {
     /// Notes a read; returns the range of the file to decode ahead.
     pub fn note(&mut self, offset: u64, len: u64, limits: Limits) -> Option<Range<u64>> {
         let end = offset.saturating_add(len);
-        // The kernel's own read-ahead arrives on several threads, so neighbours may swap.
+        // The kernel's own read-ahead arrives on several threads, so neighbors may swap.
         let near = offset <= self.next.saturating_add(len) && end.saturating_add(len) >= self.next;
         if !near {
             *self = Self { next: end, run: 1, window: Window::default() };
@@ -96,7 +96,7 @@ impl Walk {
     /// Notes that a file was read to its end, which takes this range of the raw stream; returns
     /// the range of the raw stream to decode ahead.
     pub fn note(&mut self, file: Range<u64>, limits: Limits) -> Option<Range<u64>> {
-        // Small neighbours share a chunk, and some files in between may be left out.
+        // Small neighbors share a chunk, and some files in between may be left out.
         let near =
             |run: &Run| file.start + limits.chunk >= run.end && file.start <= run.end + 2 * limits.chunk;
         let mut run = match self.runs.iter().position(near) {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbouring_reads_may_swap() {
+    fn neighboring_reads_may_swap() {
         let mut reads = Sequence::default();
         let mut asked = 0;
         for pair in 0..100 {

@@ -135,7 +135,7 @@ impl Pair {
         let mut all: Vec<_> =
             self.compressor.vars().into_iter().chain(self.adam.tensors()).map(named).collect();
         all.push(("pair.prior".into(), row(self.prior.counts().to_vec())?));
-        all.push(("pair.centres".into(), row(self.clusters.centres().to_vec())?));
+        all.push(("pair.centers".into(), row(self.clusters.centers().to_vec())?));
         all.push(("pair.scale".into(), row(vec![self.scale as f32])?));
         Ok(all)
     }
@@ -154,7 +154,7 @@ impl Pair {
         let (vocab, symbols, max) =
             (config.compressor.vocab, config.compressor.symbols, config.compressor.max);
         let (Some(clusters), Some(prior)) = (
-            Clusters::from_centres(vocab, config.kinds().0, get("centres")?),
+            Clusters::from_centers(vocab, config.kinds().0, get("centers")?),
             Prior::from_counts(symbols, max, get("prior")?),
         ) else {
             candle_core::bail!("the checkpoint is of another pair");
@@ -253,7 +253,7 @@ impl Pair {
         learn: impl FnOnce(&Tensor) -> Result<()>,
     ) -> Result<Told> {
         let entropy = scalar(&loss)?;
-        self.adam.minimise(&loss, factor)?;
+        self.adam.minimize(&loss, factor)?;
         let (loss, nats) = net.loss_with(batch, &cs)?;
         learn(&loss)?;
         let residual = mean(nats.iter().copied()) / LN_2;
@@ -392,7 +392,7 @@ impl Pair {
         let entropy = ((entropy * &mask)?.sum_all()? / count)?;
         let beta = self.config.entropy * (1.0 - 0.9 * done);
         let total = ((actor + (&critic * 0.5)?)? - (&entropy * beta)?)?;
-        self.adam.minimise(&total, factor)?;
+        self.adam.minimize(&total, factor)?;
         let given = totals.len().max(1) as f64;
         Ok(Told {
             c_bits: costs / given,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::corpus::Weights;
 use super::net::Net;
-use super::optimiser::{Optimiser, OptimiserConfig};
+use super::optimizer::{Optimizer, OptimizerConfig};
 use super::pair_config::PairConfig;
 use super::replace::replace;
 use super::sizes::NetConfig;
@@ -24,7 +24,8 @@ pub struct Head {
     /// Sizes of the network.
     pub net: NetConfig,
     /// Configuration of the optimizer.
-    pub optimiser: OptimiserConfig,
+    #[serde(alias = "optimiser")]
+    pub optimizer: OptimizerConfig,
     /// Steps done so far.
     pub step: usize,
     /// Tokens trained on so far.
@@ -81,14 +82,14 @@ pub fn save(
     path: &Path,
     head: &Head,
     net: &Net,
-    optimiser: &Optimiser,
+    optimizer: &Optimizer,
     more: Vec<(String, Tensor)>,
 ) -> Result<()> {
     let mut tensors: HashMap<String, Tensor> = more.into_iter().collect();
     for param in &net.params {
         tensors.insert(format!("param.{}", param.name), param.var.as_tensor().clone());
     }
-    for (name, var) in optimiser.tensors(net) {
+    for (name, var) in optimizer.tensors(net) {
         tensors.insert(name, var.as_tensor().clone());
     }
     let json = serde_json::to_string(head).map_err(|e| bad(path, e))?;
@@ -115,7 +116,7 @@ pub fn tensors(path: &Path) -> Result<HashMap<String, Vec<f32>>> {
 }
 
 /// Loads the tensors of a checkpoint into a network of the same sizes, and into its optimizer.
-pub fn load(path: &Path, net: &Net, optimiser: Option<&mut Optimiser>, step: usize) -> Result<()> {
+pub fn load(path: &Path, net: &Net, optimizer: Option<&mut Optimizer>, step: usize) -> Result<()> {
     let tensors = candle_core::safetensors::load(path, &net.device).map_err(|e| bad(path, e))?;
     let set = |name: &str, var: &candle_core::Var| -> Result<()> {
         let tensor = tensors.get(name).ok_or_else(|| bad(path, format!("lacks {name}")))?;
@@ -127,11 +128,11 @@ pub fn load(path: &Path, net: &Net, optimiser: Option<&mut Optimiser>, step: usi
     for param in &net.params {
         set(&format!("param.{}", param.name), &param.var)?;
     }
-    if let Some(optimiser) = optimiser {
-        for (name, var) in optimiser.tensors(net) {
+    if let Some(optimizer) = optimizer {
+        for (name, var) in optimizer.tensors(net) {
             set(&name, &var)?;
         }
-        optimiser.step = step;
+        optimizer.step = step;
     }
     Ok(())
 }

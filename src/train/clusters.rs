@@ -19,7 +19,7 @@ const ROUNDS: usize = 12;
 pub struct Clusters {
     vocab: usize,
     kinds: usize,
-    centres: Vec<f32>,
+    centers: Vec<f32>,
 }
 
 /// A vector as a list of its entries that are not zero.
@@ -33,38 +33,38 @@ fn features(tokens: &[u32]) -> Sparse {
     sorted.chunk_by(|a, b| a == b).map(|run| (run[0] as usize, (run.len() as f32 / n).sqrt())).collect()
 }
 
-fn dot(point: &[(usize, f32)], centre: &[f32]) -> f32 {
-    point.iter().map(|&(token, v)| centre[token] * v).sum()
+fn dot(point: &[(usize, f32)], center: &[f32]) -> f32 {
+    point.iter().map(|&(token, v)| center[token] * v).sum()
 }
 
 /// What is left of a point without the multiple of a center that comes closest to it.
-fn rest(point: &[(usize, f32)], centre: &[f32]) -> Sparse {
-    let share = dot(point, centre);
-    let mut rest: Vec<f32> = centre.iter().map(|c| -share * c).collect();
+fn rest(point: &[(usize, f32)], center: &[f32]) -> Sparse {
+    let share = dot(point, center);
+    let mut rest: Vec<f32> = center.iter().map(|c| -share * c).collect();
     point.iter().for_each(|&(token, v)| rest[token] += v);
     rest.into_iter().enumerate().filter(|&(_, v)| v != 0.0).collect()
 }
 
 /// The index of the center to which a point is most similar.
-fn nearest(centres: &[f32], vocab: usize, point: &[(usize, f32)]) -> usize {
-    let likeness = centres.chunks_exact(vocab).map(|centre| dot(point, centre)).enumerate();
+fn nearest(centers: &[f32], vocab: usize, point: &[(usize, f32)]) -> usize {
+    let likeness = centers.chunks_exact(vocab).map(|center| dot(point, center)).enumerate();
     likeness.max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(row, _)| row)
 }
 
 /// `count` centers of length 1 by k-means.
 fn k_means(points: &[Sparse], vocab: usize, count: usize, random: &mut Random) -> Vec<f32> {
-    let mut centres = vec![0.0; count * vocab];
-    let mut begin = |centre: &mut [f32]| {
+    let mut centers = vec![0.0; count * vocab];
+    let mut begin = |center: &mut [f32]| {
         if !points.is_empty() {
-            points[random.below(points.len())].iter().for_each(|&(token, v)| centre[token] = v);
+            points[random.below(points.len())].iter().for_each(|&(token, v)| center[token] = v);
         }
     };
-    centres.chunks_exact_mut(vocab).for_each(&mut begin);
+    centers.chunks_exact_mut(vocab).for_each(&mut begin);
     for _ in 0..ROUNDS {
         let mut sums = vec![0.0; count * vocab];
         let mut sizes = vec![0usize; count];
         for point in points {
-            let row = nearest(&centres, vocab, point);
+            let row = nearest(&centers, vocab, point);
             sizes[row] += 1;
             point.iter().for_each(|&(token, v)| sums[row * vocab + token] += v);
         }
@@ -76,9 +76,9 @@ fn k_means(points: &[Sparse], vocab: usize, count: usize, random: &mut Random) -
             let norm = sum.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-9);
             sum.iter_mut().for_each(|v| *v /= norm);
         }
-        centres = sums;
+        centers = sums;
     }
-    centres
+    centers
 }
 
 impl Clusters {
@@ -86,36 +86,36 @@ impl Clusters {
     /// these leave.
     pub fn find(texts: &[&[u32]], vocab: usize, (kinds, finer): (usize, usize), random: &mut Random) -> Self {
         let mut points: Vec<_> = texts.iter().map(|tokens| features(tokens)).collect();
-        let mut centres = k_means(&points, vocab, kinds, random);
+        let mut centers = k_means(&points, vocab, kinds, random);
         if finer > 0 {
             for point in &mut points {
-                let kind = nearest(&centres, vocab, point);
-                *point = rest(point, &centres[kind * vocab..][..vocab]);
+                let kind = nearest(&centers, vocab, point);
+                *point = rest(point, &centers[kind * vocab..][..vocab]);
             }
-            centres.extend(k_means(&points, vocab, finer, random));
+            centers.extend(k_means(&points, vocab, finer, random));
         }
-        Self { vocab, kinds, centres }
+        Self { vocab, kinds, centers }
     }
 
     /// The clusters with the centers of a checkpoint; `None` if their number does not fit.
-    pub fn from_centres(vocab: usize, kinds: usize, centres: Vec<f32>) -> Option<Self> {
-        let fits = vocab > 0 && centres.len().is_multiple_of(vocab) && centres.len() / vocab >= kinds;
-        fits.then_some(Self { vocab, kinds, centres })
+    pub fn from_centers(vocab: usize, kinds: usize, centers: Vec<f32>) -> Option<Self> {
+        let fits = vocab > 0 && centers.len().is_multiple_of(vocab) && centers.len() / vocab >= kinds;
+        fits.then_some(Self { vocab, kinds, centers })
     }
 
     /// All centers, `[kinds + finer][vocab]`.
-    pub fn centres(&self) -> &[f32] {
-        &self.centres
+    pub fn centers(&self) -> &[f32] {
+        &self.centers
     }
 
     /// The kind of a text.
     pub fn kind(&self, tokens: &[u32]) -> usize {
-        nearest(&self.centres[..self.kinds * self.vocab], self.vocab, &features(tokens))
+        nearest(&self.centers[..self.kinds * self.vocab], self.vocab, &features(tokens))
     }
 
     /// The c of a text of this kind, of at most `len` symbols.
     pub fn describe(&self, tokens: &[u32], kind: u16, len: usize) -> Vec<u16> {
-        let (kinds, finer) = self.centres.split_at(self.kinds * self.vocab);
+        let (kinds, finer) = self.centers.split_at(self.kinds * self.vocab);
         let mut c = vec![kind];
         if len < 2 || finer.is_empty() {
             return c;

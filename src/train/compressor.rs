@@ -258,7 +258,7 @@ impl Adam {
     }
 
     /// One step down the gradients of `loss`, with the rate times `factor`.
-    pub fn minimise(&mut self, loss: &Tensor, factor: f64) -> Result<()> {
+    pub fn minimize(&mut self, loss: &Tensor, factor: f64) -> Result<()> {
         const BETAS: (f64, f64) = (0.9, 0.98);
         let grads = loss.backward()?;
         let mut squares = 0.0;

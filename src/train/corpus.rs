@@ -203,10 +203,10 @@ impl Featuriser<'_> {
         let separator = self.vocabulary.separator();
         let mut matcher = Matcher::new(&c.orders, &c.seconds, capacity, separator)?;
         for reference in references {
-            matcher.extend(&self.vocabulary.tokenise(reference));
+            matcher.extend(&self.vocabulary.tokenize(reference));
         }
         matcher.update(separator);
-        let tokens = self.vocabulary.tokenise(raw);
+        let tokens = self.vocabulary.tokenize(raw);
         let mut rows = Vec::with_capacity(tokens.len() * c.rows_per_position());
         let mut targets = Targets::default();
         let mut before = separator;
@@ -250,7 +250,7 @@ impl Featuriser<'_> {
 
     /// A whole chunk, without references, as a batch of one sequence.
     pub fn whole(config: &NetConfig, vocabulary: &Vocabulary, raw: &[u8]) -> Result<Batch> {
-        let len = vocabulary.tokenise(raw).len();
+        let len = vocabulary.tokenize(raw).len();
         let mut windows = Vec::new();
         Featuriser { config, vocabulary, len }.windows(raw, &[], &mut windows)?;
         Ok(join(len, windows))

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{D, Device, Result, Tensor};
 
-use super::ops::compose::{normalise, part};
+use super::ops::compose::{normalize, part};
 use super::params::{Init, Packer, Param, Role, Segment};
 use super::sizes::{NetConfig, Steering};
 
@@ -132,7 +132,7 @@ pub fn encode(
     for l in 0..s.layers {
         let (attention, feed_forward) =
             (params[1 + 2 * l].var.as_tensor(), params[2 + 2 * l].var.as_tensor());
-        let qkv = normalise(&x)?.matmul(&part(attention, 0, 3 * inner, d)?.t()?)?;
+        let qkv = normalize(&x)?.matmul(&part(attention, 0, 3 * inner, d)?.t()?)?;
         let [q, k, v] = [0, inner, 2 * inner].map(|at| heads(&qkv, at, c, n));
         let (q, k, v) = (q?, k?, v?);
         for (name, t) in [("q", &q), ("k", &k), ("v", &v)] {
@@ -144,12 +144,12 @@ pub fn encode(
             .reshape((1, c.heads, longest, longest))?;
         let mixed = mix(&scores.broadcast_add(&bias)?.broadcast_add(&mask)?, &v)?;
         x = (x + mixed.matmul(&part(attention, 3 * inner * d, d, inner)?.t()?)?)?;
-        let hidden = normalise(&x)?.matmul(&part(feed_forward, 0, s.ff, d)?.t()?)?.relu()?;
+        let hidden = normalize(&x)?.matmul(&part(feed_forward, 0, s.ff, d)?.t()?)?.relu()?;
         note(&mut extents, &format!("latent.{l}.up"), &hidden)?;
         x = (x + hidden.sqr()?.matmul(&part(feed_forward, s.ff * d, d, s.ff)?.t()?)?)?;
         note(&mut extents, "latent.residual", &x)?;
     }
-    let states = normalise(&x)?;
+    let states = normalize(&x)?;
     Ok(Some(Memory { states, longest, mask, used: Tensor::from_vec(used, (n, 1), device)? }))
 }
 
@@ -165,7 +165,7 @@ pub fn attend(
 ) -> Result<Tensor> {
     let (d, inner) = (c.width, c.heads * c.head_size);
     let n = memory.states.dim(0)? / memory.longest;
-    let q = normalise(x)?.matmul(&part(packed, 0, inner, d)?.t()?)?;
+    let q = normalize(x)?.matmul(&part(packed, 0, inner, d)?.t()?)?;
     let q = heads(&q, 0, c, n)?;
     let kv = memory.states.matmul(&part(packed, inner * d, 2 * inner, d)?.t()?)?;
     let (k, v) = (heads(&kv, 0, c, n)?, heads(&kv, inner, c, n)?);

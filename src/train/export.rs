@@ -9,7 +9,7 @@ use super::encoder::Extents;
 use super::error::failed;
 use super::net::{Batch, Net};
 use super::ops::compose;
-use super::quantise::{AttentionUnits, LOGIT_UNIT, NORMALISED, Quantiser, hidden_unit, residual_unit};
+use super::quantize::{AttentionUnits, LOGIT_UNIT, NORMALISED, Quantizer, hidden_unit, residual_unit};
 use super::sizes::NetConfig;
 use crate::error::Result;
 use crate::kernels::slots::RATE_END;
@@ -53,7 +53,7 @@ fn extents(net: &Net, expert: usize, batches: &[Sample]) -> candle_core::Result<
             let (attention, feed_forward) = (&set[2 * l].var, &set[2 * l + 1].var);
             let (q, kv) = (c.heads * c.head_size, c.kv_heads * c.head_size);
             let w = compose::part(attention, 0, q + 2 * kv, c.width)?;
-            let qkv = compose::normalise(&x)?.matmul(&w.t()?)?;
+            let qkv = compose::normalize(&x)?.matmul(&w.t()?)?;
             extent.q = extent.q.max(top(qkv.narrow(1, 0, q)?)?);
             extent.k = extent.k.max(top(qkv.narrow(1, q, kv)?)?);
             extent.v = extent.v.max(top(qkv.narrow(1, q + kv, kv)?)?);
@@ -62,7 +62,7 @@ fn extents(net: &Net, expert: usize, batches: &[Sample]) -> candle_core::Result<
                 x = net.attend_to(memory, &x, (expert, l), Some(&mut of_c))?;
             }
             let up = compose::part(feed_forward, 0, c.ff, c.width)?;
-            let mut hidden = compose::normalise(&x)?.matmul(&up.t()?)?.relu()?;
+            let mut hidden = compose::normalize(&x)?.matmul(&up.t()?)?.relu()?;
             extent.hidden = extent.hidden.max(top(hidden.clone())?);
             let gains = steered.as_ref().map(|steered| &steered.gains[l]);
             if let Some(gains) = gains {
@@ -99,7 +99,7 @@ fn by_expert(net: &Net, held: &[Sample]) -> Vec<Vec<Sample>> {
 /// What is collected for the file.
 struct Export<'a> {
     net: &'a Net,
-    out: Quantiser,
+    out: Quantizer,
 }
 
 impl Export<'_> {
@@ -263,7 +263,7 @@ pub fn export(
         let known = of_c.entry(name.clone()).or_insert(0.0);
         *known = known.max(top);
     }
-    let mut export = Export { net, out: Quantiser::new(header(name, head)) };
+    let mut export = Export { net, out: Quantizer::new(header(name, head)) };
     export.embeddings(residual)?;
     for (set, (_, layers, _)) in head.net.sets().iter().zip(extents) {
         for (l, extent) in layers.into_iter().enumerate() {

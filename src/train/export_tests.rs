@@ -58,7 +58,7 @@ fn bits(steering: Steering, cs: &[Vec<u16>]) -> Vec<(f64, f64)> {
     let head = Head {
         weights: Default::default(),
         net: net.config.clone(),
-        optimiser: Default::default(),
+        optimizer: Default::default(),
         step: 0,
         tokens: 0,
         seed: 0,

@@ -2,7 +2,7 @@
 //! floats.
 //!
 //! A model file does not say in which units its export measured keys, values and hidden values
-//! (`quantise`), and any choice computes the same function. Here they are chosen so that the
+//! (`quantize`), and any choice computes the same function. Here they are chosen so that the
 //! matrices of a layer have equal root-mean-square, which is what training tends to.
 
 use std::collections::HashMap;
@@ -143,14 +143,14 @@ impl Parts<'_> {
         Ok((-f64::from(shift) - f64::from(pre) - 15.0).exp2())
     }
 
-    /// A product whose input and output have unit 1 (`quantise::Quantiser::product`).
+    /// A product whose input and output have unit 1 (`quantize::Quantizer::product`).
     fn product(&self, name: &str) -> Result<Vec<f64>> {
         let factor = Self::factor(self.config, name)?;
         Ok(self.scaled(name)?.into_iter().map(|w| w * factor).collect())
     }
 
     fn biases(&self, name: &str) -> Result<Vec<f32>> {
-        let unit = super::quantise::LOGIT_UNIT;
+        let unit = super::quantize::LOGIT_UNIT;
         let values = numbers(self.bytes(name)?, LittleEndian::read_i32_into);
         Ok(values.iter().map(|&b| (f64::from(b) / unit) as f32).collect())
     }
@@ -170,8 +170,8 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
     let parts = Parts { config: c, tensors };
     let config = NetConfig::of_model(c)?;
     let (mut values, mut units) = (HashMap::new(), HashMap::new());
-    let normalised = f64::from(-16).exp2();
-    let unit = super::quantise::LOGIT_UNIT;
+    let normalized = f64::from(-16).exp2();
+    let unit = super::quantize::LOGIT_UNIT;
     let residual = rms(&parts.scaled("embed.token")?) / TOKEN_RMS;
     for (name, _) in c.tables() {
         values.insert(name.clone(), divided(&parts.scaled(&name)?, residual));
@@ -183,7 +183,7 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
         let name = |part: &str| format!("{set}decoder.{l}.{part}");
         let size = c.head_size;
         let (q, kv) = (c.heads * size * c.width, c.kv_heads * size * c.width);
-        let qkv: Vec<f64> = parts.product(&name("qkv"))?.iter().map(|w| w / normalised).collect();
+        let qkv: Vec<f64> = parts.product(&name("qkv"))?.iter().map(|w| w / normalized).collect();
         let score = f64::from(c.plain_shift(&name("score"))?).exp2() * unit / (size as f64).sqrt();
         let key_unit = (rms(&qkv[q..q + kv]) * score / rms(&qkv[..q])).sqrt();
         let level = rms(&qkv[q..q + kv]) / key_unit;
@@ -195,7 +195,7 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
         let mixed = 1.0 / (127.0 * value_unit * f64::from(1 << 14));
         values.insert(name("out"), divided(&parts.product(&name("out"))?, mixed * residual));
         values.insert(name("bias"), parts.biases(&name("bias"))?);
-        let up: Vec<f64> = parts.product(&name("up"))?.iter().map(|w| w / normalised).collect();
+        let up: Vec<f64> = parts.product(&name("up"))?.iter().map(|w| w / normalized).collect();
         let hidden_unit = rms(&up) / level;
         values.insert(name("up"), divided(&up, hidden_unit));
         let squared = residual / (127.0 * hidden_unit * hidden_unit);
@@ -203,8 +203,8 @@ fn from_model(model: &Model, bytes: &[u8]) -> Result<Initial> {
     }
     for set in c.sets() {
         let mut product = |name: String| -> Result<()> {
-            let product = divided(&parts.product(&name)?, normalised * unit);
-            units.insert(name.clone(), Parts::factor(c, &name)? / (normalised * unit));
+            let product = divided(&parts.product(&name)?, normalized * unit);
+            units.insert(name.clone(), Parts::factor(c, &name)? / (normalized * unit));
             values.insert(name, product);
             Ok(())
         };

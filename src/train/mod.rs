@@ -1,7 +1,7 @@
 //! Training a decompressor: `s3a train`.
 //!
 //! This is the only home of floats. A network (`net`) is trained on chunks with their match
-//! features (`corpus`) by an optimizer (`optimiser`), saved in checkpoints, and quantized into a
+//! features (`corpus`) by an optimizer (`optimizer`), saved in checkpoints, and quantized into a
 //! model file for the integer engine (`export`). A compressor that writes c may be trained beside
 //! it (`compressor`, `actor_critic`). `docs/research/training.md` says what was tried.
 
@@ -20,11 +20,11 @@ pub mod init;
 pub mod learn;
 pub mod net;
 pub mod ops;
-pub mod optimiser;
+pub mod optimizer;
 pub mod pair_config;
 pub mod params;
 pub mod prior;
-pub mod quantise;
+pub mod quantize;
 pub mod random;
 pub mod replace;
 pub mod run;

@@ -13,7 +13,7 @@ use super::clusters::Clusters;
 use super::corpus::{Batches, Corpus, Featuriser, held_out, texts};
 use super::error::failed;
 use super::net::{Batch, Net};
-use super::optimiser::{Optimiser, OptimiserConfig};
+use super::optimizer::{Optimizer, OptimizerConfig};
 use super::pair_config::PairConfig;
 use super::random::Random;
 use super::sizes::{NetConfig, Steering};
@@ -40,7 +40,7 @@ pub struct TrainOptions {
     /// Sizes of the network.
     pub net: NetConfig,
     /// Rates of the optimizer.
-    pub optimiser: OptimiserConfig,
+    pub optimizer: OptimizerConfig,
     /// Steps of the whole run, those before it was resumed included.
     pub steps: usize,
     /// Steps until the full learning rate.
@@ -138,7 +138,7 @@ fn measure_pair(net: &Net, pair: &Pair, batches: &[Batch]) -> Result<f64> {
 struct Run {
     head: checkpoint::Head,
     net: Net,
-    optimiser: Optimiser,
+    optimizer: Optimizer,
     pair: Option<Pair>,
 }
 
@@ -165,7 +165,7 @@ impl Run {
         }
         let head = checkpoint::Head {
             net,
-            optimiser: options.optimiser.clone(),
+            optimizer: options.optimizer.clone(),
             step: 0,
             tokens: 0,
             seed: options.seed,
@@ -181,7 +181,7 @@ impl Run {
         if let Some(initial) = initial {
             initial.apply(&net).map_err(failed)?;
         }
-        let optimiser = Optimiser::new(&net, head.optimiser.clone()).map_err(failed)?;
+        let optimizer = Optimizer::new(&net, head.optimizer.clone()).map_err(failed)?;
         let pair = match pair {
             Some(config) => {
                 let vocabulary = Vocabulary::new(&head.vocabulary)?;
@@ -194,14 +194,14 @@ impl Run {
             }
             None => None,
         };
-        Ok(Self { head, net, optimiser, pair })
+        Ok(Self { head, net, optimizer, pair })
     }
 
     fn resume(options: &TrainOptions, device: &Device) -> Result<Self> {
         let head = checkpoint::head(&options.checkpoint)?;
         let net = Net::new(head.net.clone(), head.seed, device).map_err(failed)?;
-        let mut optimiser = Optimiser::new(&net, head.optimiser.clone()).map_err(failed)?;
-        checkpoint::load(&options.checkpoint, &net, Some(&mut optimiser), head.step)?;
+        let mut optimizer = Optimizer::new(&net, head.optimizer.clone()).map_err(failed)?;
+        checkpoint::load(&options.checkpoint, &net, Some(&mut optimizer), head.step)?;
         let pair = match head.pair.clone() {
             Some(config) => {
                 let tensors = checkpoint::tensors(&options.checkpoint)?;
@@ -210,22 +210,22 @@ impl Run {
             }
             None => None,
         };
-        Ok(Self { head, net, optimiser, pair })
+        Ok(Self { head, net, optimizer, pair })
     }
 
     fn save(&self, path: &Path) -> Result<()> {
         let more = self.pair.as_ref().map(Pair::tensors).transpose().map_err(failed)?.unwrap_or_default();
-        checkpoint::save(path, &self.head, &self.net, &self.optimiser, more)
+        checkpoint::save(path, &self.head, &self.net, &self.optimizer, more)
     }
 
     /// One step; returns the bits per byte of the batch before it, and the figures of the pair.
     fn step(&mut self, batch: &Batch, at: At<'_>, factor: f64) -> Result<(f64, Option<Told>)> {
-        let Self { net, optimiser, pair, .. } = self;
+        let Self { net, optimizer, pair, .. } = self;
         let mut value = f64::NAN;
         let mut learn = |loss: &candle_core::Tensor| {
             value = f64::from(loss.to_vec1::<f32>()?[0]);
             if value.is_finite() {
-                optimiser.step(net, &loss.backward()?, factor)?;
+                optimizer.step(net, &loss.backward()?, factor)?;
             }
             Ok(())
         };

@@ -93,7 +93,7 @@ impl NetConfig {
             adapt: c
                 .adapt
                 .first()
-                .map_or(0.0, |&rate| rate as f32 / (256.0 * super::quantise::LOGIT_UNIT as f32)),
+                .map_or(0.0, |&rate| rate as f32 / (256.0 * super::quantize::LOGIT_UNIT as f32)),
             steering: c.latent.as_ref().map(|l| Steering {
                 symbols: l.symbols,
                 max: l.max,

@@ -183,3 +183,17 @@ pub fn put(folder: &Path, name: &[u8], bytes: &[u8]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, bytes).unwrap();
 }
+
+/// A directory of `tests/data`; `None`, and says so, where the crate was packed without it.
+pub fn data(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+    if !path.exists() {
+        let thread = std::thread::current();
+        println!(
+            "skipped: {} (tests/data/{name} is not in the packed crate)",
+            thread.name().unwrap_or_default()
+        );
+        return None;
+    }
+    Some(path)
+}

@@ -1,4 +1,4 @@
-//! The order in which files are packed: those that are alike become neighbours.
+//! The order in which files are packed: those that are alike become neighbors.
 //!
 //! Chunks are small and each looks back on a few others nearby at most, so what counts is what
 //! stands within some hundred KiB. Files of one kind (extension) stand together; among them those
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_kind_and_of_a_frequent_name_are_neighbours() {
+    fn files_of_a_kind_and_of_a_frequent_name_are_neighbors() {
         let paths = [
             "a/empty",
             "a/Cargo.toml",

@@ -27,7 +27,7 @@ const MOST_FILES: usize = 256;
 const BACK: usize = 3;
 /// A small file's few samples count for less.
 const SMALL: usize = 8;
-/// A smaller file stays with its folder: what its neighbours could save is less than what its name and time
+/// A smaller file stays with its folder: what its neighbors could save is less than what its name and time
 /// cost among those of other folders.
 const SMALLEST: u64 = 1 << 10;
 
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn alike_files_become_neighbours_and_others_keep_their_order() {
+    fn alike_files_become_neighbors_and_others_keep_their_order() {
         let files: Vec<Vec<u8>> = [1, 2, 3, 1, 4, 2, 1].map(|seed| text(seed, 5000)).into();
         assert_eq!(arranged(&files), [0, 3, 6, 1, 5, 2, 4]);
         let different: Vec<Vec<u8>> = (0..20).map(|seed| text(seed, 3000)).collect();

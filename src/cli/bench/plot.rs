@@ -24,7 +24,7 @@ pub(crate) fn write(folder: &Path, rows: &[Row], reads: &[Reads]) -> Result<()> 
     Ok(())
 }
 
-fn colour(row: &Row) -> &'static str {
+fn color(row: &Row) -> &'static str {
     match row.access {
         _ if row.own => OWN,
         Some(_) => BLOCKS,
@@ -108,7 +108,7 @@ fn sizes(rows: &[Row]) -> String {
         let y = 36.0 + f64::from(i) * step;
         let width = row.bits_per_byte * scale;
         canvas.styled(left - 8.0, y + 15.0, &label(row), "text-anchor=\"end\"");
-        canvas.bar(left, y + 2.0, width, step - 6.0, colour(row));
+        canvas.bar(left, y + 2.0, width, step - 6.0, color(row));
         canvas.styled(left + width + 6.0, y + 15.0, &format!("{:.3}", row.bits_per_byte), "");
     }
     canvas.finish()
@@ -139,9 +139,9 @@ fn speed(rows: &[Row]) -> String {
     let mut canvas = framed("Bits per byte against MB/s of unpacking", &x, &y, plain);
     for row in rows {
         let (at_x, at_y) = (x.at(row.unpack), y.at(row.bits_per_byte));
-        canvas.dot(at_x, at_y, colour(row));
+        canvas.dot(at_x, at_y, color(row));
         let (dx, anchor) = if at_x > 600.0 { (-8.0, "end") } else { (8.0, "start") };
-        let style = format!("text-anchor=\"{anchor}\" fill=\"{}\"", colour(row));
+        let style = format!("text-anchor=\"{anchor}\" fill=\"{}\"", color(row));
         canvas.styled(at_x + dx, at_y + 4.0, &label(row), &style);
     }
     canvas.finish()
@@ -181,11 +181,11 @@ fn by_access(rows: &[Row]) -> String {
             rows.iter().map(|row| (x.at(place(row)), y.at(row.bits_per_byte))).collect();
         let Some((first, (at_x, at_y))) = rows.first().zip(points.last()) else { continue };
         if points.len() > 1 {
-            canvas.path(&points, colour(first));
+            canvas.path(&points, color(first));
         }
-        points.iter().for_each(|&(x, y)| canvas.dot(x, y, colour(first)));
+        points.iter().for_each(|&(x, y)| canvas.dot(x, y, color(first)));
         let (dx, anchor) = if *at_x > 600.0 { (-8.0, "end") } else { (8.0, "start") };
-        let style = format!("text-anchor=\"{anchor}\" fill=\"{}\"", colour(first));
+        let style = format!("text-anchor=\"{anchor}\" fill=\"{}\"", color(first));
         canvas.styled(at_x + dx, at_y - 6.0, name, &style);
     }
     canvas.finish()
@@ -196,7 +196,7 @@ fn cold_reads(reads: &[Reads]) -> String {
     let x = Axis::around(reads.iter().flat_map(|read| &read.micros).map(ms), 60.0, 840.0, true);
     let y = Axis { low: 0.0, high: 1.0, from: 480.0, to: 40.0, log: false };
     let mut canvas = framed("Share of cold reads of 4 KiB that take at most so many ms", &x, &y, plain);
-    for ((read, colour), i) in reads.iter().zip(LINES.iter().cycle()).zip(0u32..) {
+    for ((read, color), i) in reads.iter().zip(LINES.iter().cycle()).zip(0u32..) {
         let count = read.micros.len().max(1) as f64;
         let points: Vec<(f64, f64)> = read
             .micros
@@ -204,9 +204,9 @@ fn cold_reads(reads: &[Reads]) -> String {
             .zip(1u32..)
             .map(|(us, nth)| (x.at(ms(us)), y.at(f64::from(nth) / count)))
             .collect();
-        canvas.path(&points, colour);
+        canvas.path(&points, color);
         let text = format!("{}, {}", read.program, super::report::size(read.chunk_size.into()));
-        canvas.styled(x.from + 10.0, 60.0 + 18.0 * f64::from(i), &text, &format!("fill=\"{colour}\""));
+        canvas.styled(x.from + 10.0, 60.0 + 18.0 * f64::from(i), &text, &format!("fill=\"{color}\""));
     }
     canvas.finish()
 }
@@ -232,12 +232,12 @@ pub(crate) fn curves(title: &str, curves: &[Curve], marks: &[(f64, String)], log
         canvas.line((x.at(*value), y.from), (x.at(*value), y.to), "#eeeeee");
         canvas.styled(x.at(*value), y.from + 20.0, text, "text-anchor=\"middle\"");
     }
-    for ((curve, colour), i) in curves.iter().zip(LINES.iter().cycle()).zip(0u32..) {
+    for ((curve, color), i) in curves.iter().zip(LINES.iter().cycle()).zip(0u32..) {
         let points: Vec<(f64, f64)> =
             curve.points.iter().map(|point| (x.at(point.0), y.at(point.1))).collect();
-        canvas.path(&points, colour);
-        points.iter().for_each(|&(x, y)| canvas.dot(x, y, colour));
-        canvas.styled(x.to + 14.0, 60.0 + 18.0 * f64::from(i), &curve.name, &format!("fill=\"{colour}\""));
+        canvas.path(&points, color);
+        points.iter().for_each(|&(x, y)| canvas.dot(x, y, color));
+        canvas.styled(x.to + 14.0, 60.0 + 18.0 * f64::from(i), &curve.name, &format!("fill=\"{color}\""));
     }
     canvas.finish()
 }

@@ -203,7 +203,7 @@ impl Cuda {
     /// that fails here is not used at all.
     fn self_test(&self, here: &Loaded, tile: usize, model: &Arc<Model>) -> Result<(), Fault> {
         let cpu = Neural::new(model.clone());
-        let tokens = model.vocabulary().tokenise(SAMPLE);
+        let tokens = model.vocabulary().tokenize(SAMPLE);
         for c in std::iter::once(vec![]).chain(latent::likely(model, 1)) {
             let failed = || Fault::Failed("the self-test could not be prepared".into());
             let payload = cpu.encode_with(SAMPLE, &[], &c).map_err(|_| failed())?.payload;

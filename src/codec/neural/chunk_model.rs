@@ -91,7 +91,7 @@ impl Neural {
         let written = self
             .compressor
             .as_ref()
-            .map(|compressor| compressor.candidates(&self.model.vocabulary().tokenise(raw), effort));
+            .map(|compressor| compressor.candidates(&self.model.vocabulary().tokenize(raw), effort));
         // A compressor may write fewer candidates than it is asked for.
         for mut c in written.into_iter().flatten().chain(latent::likely(&self.model, effort)) {
             c.truncate(longest);
@@ -138,7 +138,7 @@ impl Neural {
         history: &[Arc<[u8]>],
         c: &[u16],
     ) -> Result<Coded> {
-        let tokens = self.model.vocabulary().tokenise(raw);
+        let tokens = self.model.vocabulary().tokenize(raw);
         if tokens.len() > decoder.max_tokens() {
             let (got, max) = (tokens.len() as u64, decoder.max_tokens() as u64);
             return Err(Error::Limit { what: "tokens of a chunk", got, max });

@@ -62,7 +62,7 @@ pub(crate) fn lay_history(model: &Model, raw_len: usize, history: &[Arc<[u8]>]) 
     let capacity = history.iter().map(|bytes| bytes.len()).fold(raw_len, usize::saturating_add);
     let mut matcher = Matcher::new(&config.orders, &config.seconds, capacity, vocabulary.separator())?;
     for bytes in history {
-        matcher.extend(&vocabulary.tokenise(bytes));
+        matcher.extend(&vocabulary.tokenize(bytes));
     }
     matcher.extend(&[]);
     Ok(matcher)

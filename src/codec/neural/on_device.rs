@@ -45,7 +45,7 @@ impl<'a> Histories<'a> {
         // Pointers are used as keys only, and cannot be sent to other threads.
         let distinct: Vec<&Arc<[u8]>> = distinct.into_values().collect();
         let cut: Vec<Vec<u16>> =
-            distinct.par_iter().map(|bytes| model.vocabulary().tokenise(bytes)).collect();
+            distinct.par_iter().map(|bytes| model.vocabulary().tokenize(bytes)).collect();
         Self { model, tokens: distinct.iter().map(|bytes| bytes.as_ptr()).zip(cut).collect() }
     }
 
@@ -169,7 +169,7 @@ impl Neural {
         let most = if model.config().window == 0 { MAX_WINDOW } else { usize::MAX };
         let (mut requests, mut owners) = (Vec::new(), Vec::new());
         for (number, job) in jobs.iter().enumerate() {
-            let known = model.vocabulary().tokenise(job.raw);
+            let known = model.vocabulary().tokenize(job.raw);
             let Ok((history, capacity)) = histories.of(job.raw.len(), &job.history) else { continue };
             if known.is_empty() || known.len() > most {
                 continue;

@@ -69,7 +69,7 @@ fn expert(steer: bool) -> Config {
 fn as_differences(file: &[u8]) -> Vec<u8> {
     use safetensors::tensor::Dtype;
 
-    use crate::model::write::{Tensor, TensorData, serialise, store_differences};
+    use crate::model::write::{Tensor, TensorData, model_bytes, store_differences};
 
     let words = |data: &[u8], size: usize| -> Vec<u32> {
         let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |sum, &byte| sum << 8 | u32::from(byte));
@@ -88,9 +88,9 @@ fn as_differences(file: &[u8]) -> Vec<u8> {
         tensors.push(Tensor { name, shape: view.shape().to_vec(), data });
     }
     let model = Model::from_bytes(file).unwrap();
-    let same = serialise(model.config(), model.vocabulary(), &tensors).unwrap();
+    let same = model_bytes(model.config(), model.vocabulary(), &tensors).unwrap();
     store_differences(&mut tensors);
-    let differences = serialise(model.config(), model.vocabulary(), &tensors).unwrap();
+    let differences = model_bytes(model.config(), model.vocabulary(), &tensors).unwrap();
     assert!(same != differences);
     differences
 }

@@ -4,7 +4,7 @@
 //!
 //! Sums are exact 32-bit integers, so their order does not matter. The instruction multiplies
 //! unsigned by signed bytes: magnitudes of inputs by weights that take the inputs' signs. A pair of
-//! such products is at most 2 * 127 * 127 < 2^15, so it never saturates: the loader and `quantise`
+//! such products is at most 2 * 127 * 127 < 2^15, so it never saturates: the loader and `quantize`
 //! keep both sides within -127 to 127. For 32 products the multiplier runs two instructions, as
 //! many as with 16-bit operands, and nothing has to be widened.
 
@@ -52,14 +52,14 @@ fn panels(product: &Product, act: &Activations, rows: usize, out: &mut [i32]) {
 }
 
 /// What turns the sums of one row into results.
-struct Requantise {
+struct Requantize {
     pre: __m128i,
     m: __m256i,
     round: __m256i,
     s: __m128i,
 }
 
-impl Requantise {
+impl Requantize {
     #[inline]
     #[target_feature(enable = "avx2")]
     fn new(product: &Product, act: &Activations, row: usize) -> Self {
@@ -119,11 +119,11 @@ impl Part<'_> {
         let first = self.first + self.place;
         let scale = product.scale[first..first + N * BLOCK].as_chunks::<8>().0;
         for (r, sums) in sums.iter().enumerate() {
-            let requantise = Requantise::new(product, act, row + r);
+            let requantize = Requantize::new(product, act, row + r);
             let at = (row + r) * padded(product.rows()) + first;
             let out = out[at..at + N * BLOCK].as_chunks_mut::<8>().0;
             for ((out, &sums), scale) in out.iter_mut().zip(sums).zip(scale) {
-                put(out, requantise.apply(sums, load(scale)));
+                put(out, requantize.apply(sums, load(scale)));
             }
         }
         self.place += N * BLOCK;

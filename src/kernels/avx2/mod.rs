@@ -14,4 +14,4 @@ pub mod vector;
 pub use attention::attend;
 pub use linear::linear;
 pub use peak::peak;
-pub use rows::{add_bias, add_residual, embed, gain, learn, quantise, queries, relu, relu2, slots, store};
+pub use rows::{add_bias, add_residual, embed, gain, learn, quantize, queries, relu, relu2, slots, store};

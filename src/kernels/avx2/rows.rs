@@ -34,7 +34,7 @@ macro_rules! kernel {
     };
 }
 
-kernel!(quantise = quantise_rows(x: &[i32], rows: usize, normalise: bool, act: &mut Activations));
+kernel!(quantize = quantize_rows(x: &[i32], rows: usize, normalize: bool, act: &mut Activations));
 kernel!(gain = gain_row(x: &mut [i32], gains: &[i32]));
 kernel!(relu2 = relu2_row(x: &mut [i32]));
 kernel!(relu = relu_row(x: &mut [i32]));
@@ -47,14 +47,14 @@ kernel!(add_bias = add_bias_row(z: &mut [i32], bias: &[i32]));
 kernel!(learn = learn_row(slots: &Slots, rate: RateShare, bias: &mut [i32]));
 
 #[target_feature(enable = "avx2")]
-fn quantise_rows(x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
+fn quantize_rows(x: &[i32], rows: usize, normalize: bool, act: &mut Activations) {
     for (row, x) in x.chunks_exact(padded(act.len())).take(rows).enumerate() {
-        quantise_row(x, normalise, act, row);
+        quantize_row(x, normalize, act, row);
     }
 }
 
 #[target_feature(enable = "avx2")]
-fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
+fn quantize_row(x: &[i32], normalize: bool, act: &mut Activations, row: usize) {
     let (len, stride) = (act.len(), padded(act.len()));
     let x = vectors(x);
     let (mut amax, mut signs) = (_mm256_setzero_si256(), _mm256_setzero_si256());
@@ -71,27 +71,27 @@ fn quantise_row(x: &[i32], normalise: bool, act: &mut Activations, row: usize) {
         (act.m[row], act.e[row]) = (0, 0);
         return;
     }
-    let (m, e, inv) = scalar::quantise_scale(amax);
+    let (m, e, inv) = scalar::quantize_scale(amax);
     (act.m[row], act.e[row]) = (m, e);
     // One of the two shifts is by zero, and the rounding is zero with it.
     let round = _mm256_set1_epi32(if e > 0 { 1 << (e - 1) } else { 0 });
     let (right, left) = (_mm_cvtsi32_si128(e.max(0)), _mm_cvtsi32_si128((-e).max(0)));
     let (inv, half) = (_mm256_set1_epi32(inv), _mm256_set1_epi32(1 << 22));
-    let quantised = |x: &[i32; 8]| {
+    let quantized = |x: &[i32; 8]| {
         let scaled = _mm256_sra_epi32(_mm256_sll_epi32(_mm256_add_epi32(load(x), round), left), right);
         _mm256_srai_epi32::<23>(_mm256_add_epi32(_mm256_mullo_epi32(scaled, inv), half))
     };
     let mut squares = _mm256_setzero_si256();
     let narrow = act.q[range].as_chunks_mut::<16>().0;
     for (x, narrow) in x.as_chunks::<2>().0.iter().zip(narrow) {
-        let q = pack_i16(quantised(&x[0]), quantised(&x[1]));
+        let q = pack_i16(quantized(&x[0]), quantized(&x[1]));
         squares = _mm256_add_epi32(squares, _mm256_madd_epi16(q, q));
         let bytes = _mm_packs_epi16(_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
         // SAFETY: the array is 16 bytes, and the store needs no alignment.
         unsafe { _mm_storeu_si128(narrow.as_mut_ptr().cast(), bytes) };
     }
-    if normalise {
-        (act.m[row], act.e[row]) = scalar::normalise_scale(len, sum_elements(squares) as u32);
+    if normalize {
+        (act.m[row], act.e[row]) = scalar::normalize_scale(len, sum_elements(squares) as u32);
     }
 }
 

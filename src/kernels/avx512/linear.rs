@@ -3,7 +3,7 @@
 //! first-level cache for all rows.
 //!
 //! `vpdpbusd` multiplies unsigned by signed bytes and adds four products to a 32-bit sum without
-//! saturation: products of bytes fit 16 bits, and their sum is exact. `quantise` gives the inputs
+//! saturation: products of bytes fit 16 bits, and their sum is exact. `quantize` gives the inputs
 //! raised by 128. The sums start at the product's `offset`, -128 times the sum of an output's
 //! weights, which takes the 128 away again. With at most 2,048 inputs, sums stay below 2^27.
 

@@ -8,7 +8,7 @@
 pub mod attention;
 pub mod linear;
 pub mod peak;
-pub mod quantise;
+pub mod quantize;
 pub mod rows;
 pub mod slots;
 pub mod store;
@@ -17,7 +17,7 @@ pub mod vector;
 pub use attention::attend;
 pub use linear::linear;
 pub use peak::peak;
-pub use quantise::quantise;
+pub use quantize::quantize;
 pub use rows::{add_residual, embed, gain, relu, relu2};
 pub use slots::{add_bias, learn, slots};
 pub use store::{queries, store};

@@ -27,7 +27,7 @@ macro_rules! scalar {
 }
 
 scalar! {
-    quantise(x: &[i32], rows: usize, normalise: bool, act: &mut Activations);
+    quantize(x: &[i32], rows: usize, normalize: bool, act: &mut Activations);
     gain(x: &mut [i32], gains: &[i32]);
     relu2(x: &mut [i32]);
     relu(x: &mut [i32]);

@@ -48,7 +48,7 @@ pub struct Report {
 
 /// Compares the implementations on a text.
 pub fn check(folder: &Folder, model: &Model, text: &[u8]) -> Result<Report> {
-    let mut tokens = model.vocabulary().tokenise(&text[..text.len().min(32 * TOKENS)]);
+    let mut tokens = model.vocabulary().tokenize(&text[..text.len().min(32 * TOKENS)]);
     tokens.truncate(TOKENS);
     if tokens.is_empty() {
         return Err(Error::Usage("there is nothing to check on: the text is empty".into()));

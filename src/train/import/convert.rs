@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::config::{Activation, Config, Latent, MAX_GELU, MAX_WINDOW};
 use crate::model::tokens::Vocabulary;
 use crate::model::write::{Tensor as Part, write_model};
-use crate::train::quantise::{AttentionUnits, LOGIT_UNIT, NORMALISED, Quantiser, hidden_unit, residual_unit};
+use crate::train::quantize::{AttentionUnits, LOGIT_UNIT, NORMALISED, Quantizer, hidden_unit, residual_unit};
 use crate::train::t5::config::{FeedForward, T5Config};
 
 /// Longest c of an imported model.
@@ -44,7 +44,7 @@ pub fn import(folder: &Folder, name: &str) -> Result<Vec<u8>> {
         config: &folder.t5.config,
         values,
         extents: sample_extents(folder, &vocabulary).map_err(failed)?,
-        out: Quantiser::new(header(folder, name)),
+        out: Quantizer::new(header(folder, name)),
     };
     import.tables(&folder.pieces)?;
     for layer in 0..folder.t5.config.decoder_layers() {
@@ -109,7 +109,7 @@ struct Import<'a> {
     config: &'a T5Config,
     values: HashMap<String, Vec<f32>>,
     extents: BTreeMap<String, f64>,
-    out: Quantiser,
+    out: Quantizer,
 }
 
 impl Import<'_> {

@@ -75,7 +75,7 @@ impl Folder {
 
     /// The T5's ids of a text, tokenized as the engine does it.
     pub(crate) fn ids(&self, vocabulary: &Vocabulary, text: &[u8]) -> Vec<u32> {
-        let tokens = vocabulary.tokenise(text);
+        let tokens = vocabulary.tokenize(text);
         tokens.into_iter().map(|token| self.pieces.ids[usize::from(token)]).collect()
     }
 }

@@ -142,7 +142,7 @@ fn forward(
     let (d, n) = (dims.d, dims.len);
     let (w_qkv, w_out, bias) = dims.split(packed);
     let mut normed = vec![0.0; n * d];
-    vector::normalise(x, d, &mut normed, &mut vec![0.0; n]);
+    vector::normalize(x, d, &mut normed, &mut vec![0.0; n]);
     let stride = dims.qkv();
     matmul(qkv, stride, 0.0, Mat::new(&normed, n, d, d), Mat::new(w_qkv, stride, d, d).t(), 1.0);
     let mut s = vec![0.0; BLOCK * (BLOCK + dims.window)];
@@ -255,14 +255,14 @@ fn backward(dims: Dims, packed: &[f32], seq: &Sequence<'_>, dx: &mut [f32], sums
     }
     let mut normed = vec![0.0; n * d];
     let mut inverse = vec![0.0; n];
-    vector::normalise(seq.x, d, &mut normed, &mut inverse);
+    vector::normalize(seq.x, d, &mut normed, &mut inverse);
     let d_qkv = Mat::new(&d_qkv, n, stride, stride);
     if let Some((d_w_qkv, ..)) = &mut sums {
         matmul(d_w_qkv, d, 1.0, d_qkv.t(), Mat::new(&normed, n, d, d), 1.0);
     }
     let mut d_normed = vec![0.0; n * d];
     matmul(&mut d_normed, d, 0.0, d_qkv, Mat::new(w_qkv, stride, d, d), 1.0);
-    vector::normalise_backward(&d_normed, &normed, &inverse, d, dx);
+    vector::normalize_backward(&d_normed, &normed, &inverse, d, dx);
 }
 
 impl CustomOp2 for SelfAttention {

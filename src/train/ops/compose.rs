@@ -9,7 +9,7 @@ use super::embed::NONE;
 use super::loss::{CLASSES, Targets};
 
 /// Root-mean-square normalization of rows, without a gain.
-pub fn normalise(x: &Tensor) -> Result<Tensor> {
+pub fn normalize(x: &Tensor) -> Result<Tensor> {
     x.broadcast_div(&(x.sqr()?.mean_keepdim(D::Minus1)? + 1e-6)?.sqrt()?)
 }
 
@@ -37,7 +37,7 @@ pub fn attention(x: &Tensor, packed: &Tensor, dims: Dims) -> Result<Tensor> {
     let w_qkv = part(packed, 0, q_rows + 2 * kv_rows, d)?;
     let w_out = part(packed, (q_rows + 2 * kv_rows) * d, d, q_rows)?;
     let bias = part(packed, (q_rows + 2 * kv_rows + q_rows) * d, heads, window)?;
-    let qkv = normalise(x)?.matmul(&w_qkv.t()?)?;
+    let qkv = normalize(x)?.matmul(&w_qkv.t()?)?;
     let split = |at: usize, n: usize| -> Result<Tensor> {
         qkv.narrow(1, at, n * head_size)?
             .reshape((sequences, len, n, head_size))?
@@ -92,7 +92,7 @@ pub fn feed_forward(
 ) -> Result<Tensor> {
     let up = part(packed, 0, ff, d)?;
     let down = part(packed, ff * d, d, ff)?;
-    let mut hidden = normalise(x)?.matmul(&up.t()?)?.relu()?;
+    let mut hidden = normalize(x)?.matmul(&up.t()?)?.relu()?;
     if let Some(gains) = gains {
         hidden = (hidden * spread(gains, x.dim(0)?)?)?;
     }
@@ -111,7 +111,7 @@ pub fn logits(
 ) -> Result<Tensor> {
     let (n, d) = x.dims2()?;
     let device = x.device();
-    let z = normalise(x)?.matmul(&part(packed, 0, vocab + slots, d)?.t()?)?;
+    let z = normalize(x)?.matmul(&part(packed, 0, vocab + slots, d)?.t()?)?;
     let mut logits = z.narrow(1, 0, vocab)?.contiguous()?;
     if let Some(steering) = steering {
         logits = (logits + spread(&steering.narrow(1, 0, vocab)?.contiguous()?, n)?)?;

@@ -122,7 +122,7 @@ impl FeedForward {
                 let rows = x.len() / d;
                 let mut normed = vec![0.0; rows * d];
                 let mut f = vec![0.0; rows * ff];
-                vector::normalise(x, d, &mut normed, &mut vec![0.0; rows]);
+                vector::normalize(x, d, &mut normed, &mut vec![0.0; rows]);
                 matmul(u, ff, 0.0, Mat::new(&normed, rows, d, d), Mat::new(up, ff, d, d).t(), 1.0);
                 square_relu(u, &mut f, gains, block * ROWS);
                 matmul(y, d, 1.0, Mat::new(&f, rows, ff, ff), Mat::new(down, d, ff, ff).t(), 1.0);
@@ -170,7 +170,7 @@ impl FeedForward {
                     let normed = &mut normed[..rows * d];
                     let dnormed = &mut dnormed[..rows * d];
                     let (f, df) = (&mut f[..rows * ff], &mut df[..rows * ff]);
-                    vector::normalise(x, d, normed, &mut inverse);
+                    vector::normalize(x, d, normed, &mut inverse);
                     let dy = Mat::new(dy, rows, d, d);
                     if !self.frozen {
                         square_relu(u, f, gain_rows, first);
@@ -183,7 +183,7 @@ impl FeedForward {
                         matmul(dup, d, 1.0, df.t(), Mat::new(normed, rows, d, d), 1.0);
                     }
                     matmul(dnormed, d, 0.0, df, Mat::new(up, ff, d, d), 1.0);
-                    vector::normalise_backward(dnormed, normed, &inverse[..rows], d, dx);
+                    vector::normalize_backward(dnormed, normed, &inverse[..rows], d, dx);
                 }
                 sums
             })

@@ -121,7 +121,7 @@ impl HeadLoss {
             let rows = x.len() / d;
             let (z, normed) = (&mut z[..rows * cols], &mut normed[..rows * d]);
             let d_normed = &mut d_normed[..rows * d];
-            vector::normalise(x, d, normed, &mut inverse);
+            vector::normalize(x, d, normed, &mut inverse);
             matmul(z, cols, 0.0, Mat::new(normed, rows, d, d), Mat::new(w, cols, d, d).t(), 1.0);
             let base = first + block * ROWS;
             vector::dispatch(
@@ -152,7 +152,7 @@ impl HeadLoss {
             let dz = Mat::new(z, rows, cols, cols);
             matmul(d_w, d, 1.0, dz.t(), Mat::new(normed, rows, d, d), 1.0);
             matmul(d_normed, d, 0.0, dz, Mat::new(w, cols, d, d), 1.0);
-            vector::normalise_backward(d_normed, normed, &inverse[..rows], d, dx);
+            vector::normalize_backward(d_normed, normed, &inverse[..rows], d, dx);
         }
         sums
     }

@@ -97,7 +97,7 @@ pub fn inverse_rms(row: &[f32]) -> f32 {
 }
 
 /// Normalizes each row of `x` (rows of `d`) into `out` and notes the factors in `inverse`.
-pub fn normalise(x: &[f32], d: usize, out: &mut [f32], inverse: &mut [f32]) {
+pub fn normalize(x: &[f32], d: usize, out: &mut [f32], inverse: &mut [f32]) {
     dispatch(
         Arch::new(),
         #[inline(always)]
@@ -112,8 +112,8 @@ pub fn normalise(x: &[f32], d: usize, out: &mut [f32], inverse: &mut [f32]) {
     );
 }
 
-/// Adds to `dx` the gradient through `normalise`: `inv * (dn - n * mean(dn * n))`.
-pub fn normalise_backward(dn: &[f32], n: &[f32], inverse: &[f32], d: usize, dx: &mut [f32]) {
+/// Adds to `dx` the gradient through `normalize`: `inv * (dn - n * mean(dn * n))`.
+pub fn normalize_backward(dn: &[f32], n: &[f32], inverse: &[f32], d: usize, dx: &mut [f32]) {
     dispatch(
         Arch::new(),
         #[inline(always)]

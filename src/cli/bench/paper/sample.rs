@@ -96,7 +96,7 @@ impl Sample {
     pub fn cut(&self, vocabulary: &Vocabulary, length: Length) -> Vec<Piece<'_>> {
         match length {
             Length::Bytes(len) => {
-                let piece = |raw| Piece { raw, tokens: vocabulary.tokenise(raw).len() };
+                let piece = |raw| Piece { raw, tokens: vocabulary.tokenize(raw).len() };
                 self.bytes.chunks(len).map(piece).collect()
             }
             Length::Tokens(count) => {
@@ -107,7 +107,7 @@ impl Sample {
                     rest = after;
                     Piece { raw, tokens: tokens.len() }
                 };
-                vocabulary.tokenise(&self.bytes).chunks(count).map(cut).collect()
+                vocabulary.tokenize(&self.bytes).chunks(count).map(cut).collect()
             }
         }
     }
@@ -166,8 +166,8 @@ mod tests {
             let pieces = sample.cut(&vocabulary, length);
             assert_eq!(pieces.iter().map(|piece| piece.raw).collect::<Vec<_>>().concat(), sample.bytes);
             for (nth, piece) in pieces.iter().enumerate() {
-                // What was tokenised together comes apart into the same tokens.
-                assert_eq!(vocabulary.tokenise(piece.raw).len(), piece.tokens);
+                // What was tokenized together comes apart into the same tokens.
+                assert_eq!(vocabulary.tokenize(piece.raw).len(), piece.tokens);
                 let full = match length {
                     Length::Tokens(count) => piece.tokens == count,
                     Length::Bytes(count) => piece.raw.len() == count,

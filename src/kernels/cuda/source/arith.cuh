@@ -34,7 +34,7 @@ struct Scale {
     int m, e, inv;
 };
 
-S3A_DEVICE Scale quantise_scale(int amax) {
+S3A_DEVICE Scale quantize_scale(int amax) {
     Scale scale = {0, 0, 0};
     if (amax > 0) {
         scale.e = bitlen((u32)amax) - 15;
@@ -44,13 +44,13 @@ S3A_DEVICE Scale quantise_scale(int amax) {
     return scale;
 }
 
-S3A_DEVICE int quantised(int x, Scale scale) {
+S3A_DEVICE int quantized(int x, Scale scale) {
     int scaled = scale.e >= 0 ? rshift(x, scale.e) : x * (1 << -scale.e);
     return rshift(scaled * scale.inv, 23);
 }
 
-// `m` and `e` of `normalise` for a sum of squares of `n` elements.
-S3A_DEVICE void normalise_scale(u32 n, u32 sum, int &m, int &e) {
+// `m` and `e` of `normalize` for a sum of squares of `n` elements.
+S3A_DEVICE void normalize_scale(u32 n, u32 sum, int &m, int &e) {
     if (sum == 0) {
         m = e = 0;
         return;
@@ -63,7 +63,7 @@ S3A_DEVICE void normalise_scale(u32 n, u32 sum, int &m, int &e) {
 }
 
 // Requantizes the sum of a product: `pre`, the row's scale times `m`, and `s` of `linear`.
-S3A_DEVICE int requantised(int acc, int pre, u32 scale, u32 m, int s) {
+S3A_DEVICE int requantized(int acc, int pre, u32 scale, u32 m, int s) {
     int c = (int)((scale * m) >> 15);
     return rshift(rshift(acc, pre) * c, s);
 }

@@ -8,13 +8,13 @@ S3A_DEVICE void layer_of(const Block &block, const Layer &layer, u32 number) {
     const bool running = block.fixed->lanes[warp].running;
     int *h = block.h + warp * HS, *row = block.y + warp * YS;
 
-    if (running) quantise<WIDTH, true>(block, h);
+    if (running) quantize<WIDTH, true>(block, h);
     __syncthreads();
     linear<QKV, WIDTH, STORE>(block, layer.qkv);
     __syncthreads();
     if (running) {
         self_attention(block, layer, number);
-        quantise<INNER, false>(block, row + O_AT);
+        quantize<INNER, false>(block, row + O_AT);
     }
     __syncthreads();
     linear<WIDTH, INNER, ADD>(block, layer.out);
@@ -22,20 +22,20 @@ S3A_DEVICE void layer_of(const Block &block, const Layer &layer, u32 number) {
 
 #if S3A_CROSS
     const bool attends = running && block.fixed->lanes[warp].job.latent_len > 0;
-    if (running) quantise<WIDTH, true>(block, h);
+    if (running) quantize<WIDTH, true>(block, h);
     __syncthreads();
     linear<INNER, WIDTH, STORE>(block, layer.cross_q);
     __syncthreads();
     if (attends) {
         cross_attention(block, layer, number);
-        quantise<INNER, false>(block, row + O_AT);
+        quantize<INNER, false>(block, row + O_AT);
     }
     __syncthreads();
     linear<WIDTH, INNER, ADD_CROSS>(block, layer.cross_out);
     __syncthreads();
 #endif
 
-    if (running) quantise<WIDTH, true>(block, h);
+    if (running) quantize<WIDTH, true>(block, h);
     __syncthreads();
     // Gains lie behind the input's vector.
     linear<UP_ROWS, WIDTH, S3A_GATED ? STORE : S3A_SQUARED ? RELU2 : RELU>(block, layer.up, WIDTH + number * FF);
@@ -48,7 +48,7 @@ S3A_DEVICE void layer_of(const Block &block, const Layer &layer, u32 number) {
             }
             __syncwarp();
         }
-        quantise<FF, false>(block, row);
+        quantize<FF, false>(block, row);
     }
     __syncthreads();
     linear<WIDTH, FF, ADD>(block, layer.down);
@@ -93,7 +93,7 @@ s3a_decode(const u8 *model, Job *jobs, const Tile *tiles, u8 *workspace, u64 ste
     for (; steps > 0 && __syncthreads_or(lane.running); steps--) {
         if (lane.running) input(block);
         for (u32 number = 0; number < LAYERS; number++) layer_of(block, block.set->layers[number], number);
-        if (lane.running) quantise<WIDTH, true>(block, block.h + warp * HS);
+        if (lane.running) quantize<WIDTH, true>(block, block.h + warp * HS);
         __syncthreads();
         linear<VOCAB, WIDTH, STORE>(block, block.set->head);
         if (S3A_COPY) linear<SLOTS ? SLOTS : 1, WIDTH, GATES>(block, block.set->copy);

@@ -1,23 +1,23 @@
 // What a warp does to the row of its lane, and the products of all rows of a tile.
 
-// `quantise` of `x`, with `normalise` also that; rows of bytes end in zeros up to a multiple of 32.
+// `quantize` of `x`, with `normalize` also that; rows of bytes end in zeros up to a multiple of 32.
 template <int LEN, bool NORMALISE>
-S3A_DEVICE void quantise(const Block &block, const int *x) {
+S3A_DEVICE void quantize(const Block &block, const int *x) {
     const u32 lane = warp_of_block(), thread = thread_of_warp();
     int amax = 0;
     for (int j = thread; j < LEN; j += 32) {
         int a = x[j] < 0 ? -x[j] : x[j];
         amax = a > amax ? a : amax;
     }
-    Scale scale = quantise_scale(warp_max(amax));
+    Scale scale = quantize_scale(warp_max(amax));
     i8 *q = block.q + lane * QS;
     int sum = 0;
     for (int j = thread; j < (LEN + 31) / 32 * 32; j += 32) {
-        int value = j < LEN ? quantised(x[j], scale) : 0;
+        int value = j < LEN ? quantized(x[j], scale) : 0;
         q[j] = (i8)value;
         sum += value * value;
     }
-    if (NORMALISE) normalise_scale(LEN, (u32)warp_sum(sum), scale.m, scale.e);
+    if (NORMALISE) normalize_scale(LEN, (u32)warp_sum(sum), scale.m, scale.e);
     if (thread == 0) {
         block.fixed->m[lane] = scale.m;
         block.fixed->e[lane] = scale.e;
@@ -90,10 +90,10 @@ S3A_DEVICE void linear(const Block &block, const Linear &product, u32 gain_at = 
                 const int m = block.fixed->m[lane];
                 const int s = clamp(shift - block.fixed->e[lane], 1, 31);
                 if (row < ROWS) {
-                    take<THEN>(block, row, lane, requantised(acc[n][i], pre, low, m, s), gain_at);
+                    take<THEN>(block, row, lane, requantized(acc[n][i], pre, low, m, s), gain_at);
                 }
                 if (row + 8 < ROWS) {
-                    take<THEN>(block, row + 8, lane, requantised(acc[n][i + 2], pre, high, m, s), gain_at);
+                    take<THEN>(block, row + 8, lane, requantized(acc[n][i + 2], pre, high, m, s), gain_at);
                 }
             }
         }

@@ -15,7 +15,7 @@ use super::params::{Param, Role, Segment};
 
 /// Learning rates and decay constants.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct OptimiserConfig {
+pub struct OptimizerConfig {
     /// Muon's rate for hidden matrices.
     pub matrix_rate: f64,
     /// Adam's rate for embedding rows.
@@ -35,7 +35,7 @@ pub struct OptimiserConfig {
     pub beta2: f64,
 }
 
-impl Default for OptimiserConfig {
+impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
             matrix_rate: 0.02,
@@ -50,7 +50,7 @@ impl Default for OptimiserConfig {
     }
 }
 
-impl OptimiserConfig {
+impl OptimizerConfig {
     /// All rates times `factor`, except that of steering, to which an earlier network contributes
     /// nothing.
     pub fn times(mut self, factor: f64) -> Self {
@@ -68,16 +68,16 @@ struct State {
 }
 
 /// The optimizer of one network.
-pub struct Optimiser {
-    config: OptimiserConfig,
+pub struct Optimizer {
+    config: OptimizerConfig,
     states: Vec<State>,
     /// Steps done so far, for Adam's bias correction.
     pub step: usize,
 }
 
-impl Optimiser {
+impl Optimizer {
     /// An optimizer with fresh state for all parameters of `net`.
-    pub fn new(net: &Net, config: OptimiserConfig) -> Result<Self> {
+    pub fn new(net: &Net, config: OptimizerConfig) -> Result<Self> {
         let zeros = |p: &Param| Var::zeros(p.var.shape(), DType::F32, &net.device);
         let states = net
             .params
@@ -290,7 +290,7 @@ impl InplaceOp2 for Move<'_> {
     fn cpu_fwd(&self, to: &mut CpuStorage, _: &Layout, from: &CpuStorage, l: &Layout) -> Result<()> {
         let (p, m) = pair(&self.0.range, to, from, l)?;
         let rate = self.0.rate;
-        let Ok(inverse) = self.0.moved.lock() else { bail!("a thread of the optimiser failed") };
+        let Ok(inverse) = self.0.moved.lock() else { bail!("a thread of the optimizer failed") };
         p.par_chunks_mut(SPAN).zip(m.par_chunks(SPAN)).zip(inverse.par_chunks(SPAN)).for_each(
             |((p, m), inverse)| {
                 for ((p, m), i) in p.iter_mut().zip(m).zip(inverse) {

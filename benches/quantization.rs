@@ -1,7 +1,7 @@
 //! What quantization costs: bits of the network of floats compared with bits of the integer model,
 //! for the same chunks.
 //!
-//! `cargo bench --bench quantisation -- CHECKPOINT MODEL FOLDER [CHUNKS]` measures chunks of 16
+//! `cargo bench --bench quantization -- CHECKPOINT MODEL FOLDER [CHUNKS]` measures chunks of 16
 //! KiB, spread evenly over the files of FOLDER, without references.
 
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ const CHUNK_LEN: usize = 16 << 10;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [checkpoint_path, model, folder, rest @ ..] = &args[..] else {
-        println!("usage: cargo bench --bench quantisation -- CHECKPOINT MODEL FOLDER [CHUNKS]");
+        println!("usage: cargo bench --bench quantization -- CHECKPOINT MODEL FOLDER [CHUNKS]");
         return;
     };
     let limit: usize = rest.first().map_or(100, |n| n.parse().expect("CHUNKS is a number"));
@@ -49,5 +49,5 @@ fn main() {
         float_bits / raw as f64,
         coded_bits / raw as f64
     );
-    println!("quantisation and coding cost {:.2} %", 100.0 * (coded_bits / float_bits - 1.0));
+    println!("quantization and coding cost {:.2} %", 100.0 * (coded_bits / float_bits - 1.0));
 }

@@ -63,7 +63,7 @@ impl AttentionUnits {
 
 /// One row in integers up to `largest`, with the scale that loses least among a few below the
 /// largest magnitude.
-fn quantise_row(row: &[f32], largest: f64) -> (Vec<i8>, f64) {
+fn quantize_row(row: &[f32], largest: f64) -> (Vec<i8>, f64) {
     let top = row.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
     if top == 0.0 {
         return (vec![0; row.len()], 0.0);
@@ -92,10 +92,10 @@ fn quantise_row(row: &[f32], largest: f64) -> (Vec<i8>, f64) {
 }
 
 /// All rows of a matrix in integers up to `largest`, and their scales.
-fn quantise_rows(values: &[f32], cols: usize, largest: f64) -> (Vec<i8>, Vec<f64>) {
+fn quantize_rows(values: &[f32], cols: usize, largest: f64) -> (Vec<i8>, Vec<f64>) {
     let (mut q, mut scales) = (Vec::with_capacity(values.len()), Vec::new());
     for row in values.chunks_exact(cols) {
-        let (row, scale) = quantise_row(row, largest);
+        let (row, scale) = quantize_row(row, largest);
         q.extend(row);
         scales.push(scale);
     }
@@ -103,14 +103,14 @@ fn quantise_rows(values: &[f32], cols: usize, largest: f64) -> (Vec<i8>, Vec<f64
 }
 
 /// What is collected for a model file.
-pub struct Quantiser {
+pub struct Quantizer {
     /// The header, whose shifts are filled in.
     pub config: Config,
     /// The tensors.
     pub parts: Vec<Part>,
 }
 
-impl Quantiser {
+impl Quantizer {
     /// Starts with a header without shifts.
     pub fn new(config: Config) -> Self {
         Self { config, parts: vec![] }
@@ -138,7 +138,7 @@ impl Quantiser {
         input: f64,
         unit: impl Fn(usize) -> f64,
     ) -> Result<()> {
-        let (q, scales) = quantise_rows(values, cols, BYTE);
+        let (q, scales) = quantize_rows(values, cols, BYTE);
         let pre = least_pre(&q, cols);
         let factors: Vec<f64> = scales
             .iter()
@@ -147,7 +147,7 @@ impl Quantiser {
             .collect();
         let (scale, shift) = self.scales(&factors, name)?;
         let Ok(shift) = u8::try_from(shift.clamp(-1, 32)) else {
-            return Err(Error::Usage(format!("the values of {name} are too large to quantise")));
+            return Err(Error::Usage(format!("the values of {name} are too large to quantize")));
         };
         let rows = scale.len();
         self.config.shifts.insert(name.to_owned(), Shift::Linear { pre, shift: shift.min(31) });
@@ -177,7 +177,7 @@ impl Quantiser {
         let large = |name: &str| name.starts_with("embed.ngram") || name.starts_with("embed.match");
         let largest = |name: &str| if even && large(name) { NIBBLE } else { BYTE };
         let tables: Vec<_> =
-            tables.iter().map(|(name, values)| (name, quantise_rows(values, cols, largest(name)))).collect();
+            tables.iter().map(|(name, values)| (name, quantize_rows(values, cols, largest(name)))).collect();
         let top = tables.iter().flat_map(|(_, (_, s))| s).fold(0.0f64, |m, &s| m.max(s)) * unit;
         let power = (65_535.0 / top.max(1e-9)).log2().floor().clamp(0.0, 31.0);
         for (name, (q, scales)) in tables {

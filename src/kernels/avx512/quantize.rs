@@ -14,10 +14,10 @@ const ROWS: usize = 16;
 /// The scale of a row: `m`, `e` and the multiplier; all zero for a row of zeros.
 type Scale = (i32, i32, i32);
 
-pub fn quantise(_: Avx512, x: &[i32], rows: usize, normalise: bool, act: &mut Activations) {
+pub fn quantize(_: Avx512, x: &[i32], rows: usize, normalize: bool, act: &mut Activations) {
     // SAFETY: the proof says that the CPU has the instructions.
     unsafe {
-        match normalise {
+        match normalize {
             true => all::<true>(x, rows, act),
             false => all::<false>(x, rows, act),
         }
@@ -36,7 +36,7 @@ fn all<const NORMALISE: bool>(x: &[i32], rows: usize, act: &mut Activations) {
         let mut scales: [Scale; ROWS] = [(0, 0, 0); ROWS];
         for (scale, x) in scales.iter_mut().zip(x.chunks_exact(stride)) {
             let amax = largest(x.as_chunks().0);
-            *scale = if amax == 0 { (0, 0, 0) } else { scalar::quantise_scale(amax) };
+            *scale = if amax == 0 { (0, 0, 0) } else { scalar::quantize_scale(amax) };
         }
         let mut sums = [0; ROWS];
         let outs = narrow.chunks_exact_mut(stride).zip(raised.chunks_exact_mut(stride));
@@ -47,7 +47,7 @@ fn all<const NORMALISE: bool>(x: &[i32], rows: usize, act: &mut Activations) {
         }
         for (((m, e), &scale), &sum) in m.iter_mut().zip(e).zip(&scales).zip(&sums) {
             (*m, *e) = match NORMALISE {
-                true if sum > 0 => scalar::normalise_scale(len, sum),
+                true if sum > 0 => scalar::normalize_scale(len, sum),
                 _ => (scale.0, scale.1),
             };
         }
@@ -67,7 +67,7 @@ fn largest(x: &[[i32; 16]]) -> i32 {
 
 /// What turns a row's values into bytes.
 #[derive(Clone, Copy)]
-struct Quantiser {
+struct Quantizer {
     round: __m512i,
     right: __m128i,
     left: __m128i,
@@ -76,7 +76,7 @@ struct Quantiser {
     wraps: __mmask32,
 }
 
-impl Quantiser {
+impl Quantizer {
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
     fn new((_, e, inv): Scale) -> Self {
@@ -109,7 +109,7 @@ impl Quantiser {
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn row<const SQUARES: bool>(x: &[[i32; 16]], scale: Scale, narrow: &mut [i8], raised: &mut [i8]) -> u32 {
-    let quantiser = Quantiser::new(scale);
+    let quantizer = Quantizer::new(scale);
     let mut squares = _mm512_setzero_si512();
     let (x_64, x) = x.as_chunks::<4>();
     let (narrow_64, narrow) = narrow.as_chunks_mut::<64>();
@@ -117,7 +117,7 @@ fn row<const SQUARES: bool>(x: &[[i32; 16]], scale: Scale, narrow: &mut [i8], ra
     // Packing goes by 16 bytes of each operand: afterwards, elements are put into their order.
     let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     for ((x, narrow), raised) in x_64.iter().zip(narrow_64).zip(raised_64) {
-        let pairs = [quantiser.pair(&x[0], &x[1]), quantiser.pair(&x[2], &x[3])];
+        let pairs = [quantizer.pair(&x[0], &x[1]), quantizer.pair(&x[2], &x[3])];
         if SQUARES {
             for pair in pairs {
                 squares = _mm512_dpwssd_epi32(squares, pair, pair);
@@ -136,7 +136,7 @@ fn row<const SQUARES: bool>(x: &[[i32; 16]], scale: Scale, narrow: &mut [i8], ra
     // Each 8 values of a vector, then as many of the zeros.
     let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     for (x, (narrow, raised)) in x.iter().zip(pairs) {
-        let pair = quantiser.pair(x, &zero);
+        let pair = quantizer.pair(x, &zero);
         if SQUARES {
             squares = _mm512_dpwssd_epi32(squares, pair, pair);
         }
