@@ -23,6 +23,8 @@ pub struct Warning {
 pub enum Remedy {
     /// Objects that are neither files, directories nor symlinks can be packed.
     PackSpecial,
+    /// Several tar streams that follow each other can be packed.
+    IgnoreZeros,
 }
 
 impl Warning {

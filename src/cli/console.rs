@@ -188,6 +188,7 @@ impl Observer for Console {
         self.0.warnings.fetch_add(1, Ordering::Relaxed);
         let advice = match warning.remedy {
             Some(Remedy::PackSpecial) => "; --special packs such objects",
+            Some(Remedy::IgnoreZeros) => "; --ignore-zeros packs it too",
             None => "",
         };
         self.line(&format!("s3a: warning: {}{advice}", one_line(&warning.to_string())));

@@ -85,6 +85,9 @@ pub(crate) struct Args {
     /// Pack what a tar stream holds, from a file or `-` for standard input
     #[arg(long, value_name = "FILE|-", conflicts_with_all = ["sources", "files_from", "directory", "one_file_system", "no_recursion", "resume"])]
     tar: Option<PathBuf>,
+    /// Go on behind the end of a tar stream: what follows it, joined by `cat`, is packed too
+    #[arg(short = 'i', long, requires = "tar")]
+    ignore_zeros: bool,
     /// Go on with what an interrupted run of the same command has left
     #[arg(long)]
     resume: bool,
@@ -152,8 +155,9 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         observer: Arc::new(console.clone()),
     };
     if let Some(tar) = &args.tar {
-        let stats =
-            super::tar::pack(tar, &args.take, &output, args.force || is_pipe, is_pipe || to_stdout, writer)?;
+        let options = args.take.tar_options(args.ignore_zeros)?;
+        let how = (args.force || is_pipe, is_pipe || to_stdout);
+        let stats = super::tar::pack(tar, &options, &output, how, writer)?;
         console.finish();
         console.say(&report(&output, &stats, start));
         return Ok(Outcome::Done);

@@ -61,13 +61,14 @@ impl Take {
     }
 
     /// What of a tar stream is taken.
-    pub fn tar_options(&self) -> Result<from_tar::TarOptions> {
+    pub fn tar_options(&self, ignore_zeros: bool) -> Result<from_tar::TarOptions> {
         Ok(from_tar::TarOptions {
             selection: self.patterns.selection()?,
             special: self.special,
             xattrs: !self.no_xattrs,
             owners: !self.no_owner,
             latest_mtime: source_date_epoch()?,
+            ignore_zeros,
         })
     }
 

@@ -1,18 +1,17 @@
 //! tar streams as input of `pack` and output of `unpack`.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Seek, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
 use super::console::Console;
 use super::destination::{BUFFER, name_output, refuse_terminal};
 use super::outcome::Outcome;
 use super::output::is_stdout;
-use super::take::Take;
 use crate::archive::extract::plan::ExtractOptions;
 use crate::archive::extract::to_tar::{STREAM, extract_tar};
 use crate::archive::os::partial_file::Partial;
-use crate::archive::pack::from_tar::{LastOfEach, pack_tar};
+use crate::archive::pack::from_tar::{TarOptions, TarPlan, pack_tar};
 use crate::archive::read::archive::Archive;
 use crate::archive::write::options::{Stats, WriterOptions};
 use crate::error::{Error, Result};
@@ -20,37 +19,34 @@ use crate::error::{Error, Result};
 /// Names in the partial file's name what it is; nothing goes on with it.
 const TAG: &str = "tar";
 
-/// Packs a tar stream into `output`; `plain` writes as it comes, to a pipe.
+/// Packs a tar stream into `output`, which `force` replaces; `plain` writes as it comes, to a pipe.
 pub(crate) fn pack(
     tar: &Path,
-    take: &Take,
+    options: &TarOptions,
     output: &Path,
-    force: bool,
-    plain: bool,
+    (force, plain): (bool, bool),
     writer: WriterOptions,
 ) -> Result<Stats> {
-    let options = take.tar_options()?;
     let from_stdin = tar.as_os_str() == "-";
-    let mut last = None;
+    let mut plan = None;
     let mut file = None;
     if !from_stdin {
         let mut opened = File::open(tar).map_err(|e| Error::io(tar, e))?;
         if opened.metadata().is_ok_and(|metadata| metadata.is_file()) {
-            last = Some(LastOfEach::find(BufReader::with_capacity(BUFFER, &opened), tar)?);
+            let observer = &*writer.observer;
+            plan = Some(TarPlan::look(BufReader::with_capacity(BUFFER, &opened), tar, options, observer)?);
             opened.rewind().map_err(|e| Error::io(tar, e))?;
         }
         file = Some(opened);
     }
     let name = if from_stdin { Path::new("standard input") } else { tar };
     let write = |out: &mut dyn Write| -> Result<Stats> {
-        let last = last.as_ref();
-        match &file {
-            Some(file) => pack_tar(BufReader::with_capacity(BUFFER, file), name, last, &options, out, writer)
-                .map(|(_, stats)| stats),
-            None => {
-                pack_tar(std::io::stdin().lock(), name, last, &options, out, writer).map(|(_, stats)| stats)
-            }
-        }
+        let plan = plan.as_ref();
+        let input: Box<dyn Read> = match &file {
+            Some(file) => Box::new(BufReader::with_capacity(BUFFER, file)),
+            None => Box::new(std::io::stdin().lock()),
+        };
+        pack_tar(input, name, plan, options, out, writer).map(|(_, stats)| stats)
     };
     if plain {
         let out: Box<dyn Write> = if is_stdout(output) {

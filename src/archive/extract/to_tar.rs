@@ -119,5 +119,6 @@ fn member(entry: &Entry, path: &[u8], first: Option<&[u8]>) -> Option<Member> {
         has_acl: false,
         size,
         segments,
+        odd: None,
     })
 }

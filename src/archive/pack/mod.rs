@@ -7,4 +7,5 @@ pub mod packer;
 pub mod scan;
 pub mod similar_order;
 pub mod source_file;
+pub(crate) mod tar_tree;
 pub mod walk;

@@ -11,7 +11,7 @@ pub mod read;
 pub mod sparse;
 pub mod write;
 
-pub use read::{Member, MemberKind, TarReader};
+pub use read::{End, Member, MemberKind, TarReader};
 pub use write::TarWriter;
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub struct Member {
     pub size: u64,
     /// Of a sparse file: where its data lie, which follow one after the other.
     pub segments: Option<Vec<(u64, u64)>>,
+    /// What cannot be understood of it. Its data are passed over, and the stream goes on behind them.
+    pub odd: Option<&'static str>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub enum MemberKind {
     Symlink {
         target: Vec<u8>,
     },
-    /// Another name of an earlier member.
+    /// Another name of an earlier member; some writers repeat the data of that, and `size` tells how many.
     Hardlink {
         target: Vec<u8>,
     },
@@ -70,6 +72,20 @@ struct Extended {
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     has_acl: bool,
     sparse: Sparse,
+    /// A record, or all of them, could not be understood.
+    is_odd: bool,
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// With its mark, and zeros at most behind it.
+    #[default]
+    Marked,
+    /// Without a mark, so that members may be missing.
+    Bare,
+    /// With its mark, and from this byte on there is more.
+    Followed(u64),
 }
 
 /// GNU's records for sparse files.
@@ -84,7 +100,7 @@ struct Sparse {
 }
 
 pub struct TarReader<R> {
-    input: R,
+    input: Peeked<R>,
     /// Bytes of the stream that were read.
     offset: u64,
     /// Bytes of the member's data that were not, and those that fill their last block.
@@ -92,12 +108,50 @@ pub struct TarReader<R> {
     padding: u64,
     /// What holds for all members that follow.
     global: Extended,
-    ended: bool,
+    /// Go on behind the mark of an end.
+    ignore_zeros: bool,
+    end: Option<End>,
+}
+
+/// A stream of which a block may be looked at before it is read.
+struct Peeked<R> {
+    inner: R,
+    held: Vec<u8>,
+}
+
+impl<R: Read> Read for Peeked<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.held.is_empty() {
+            return self.inner.read(buf);
+        }
+        let len = buf.len().min(self.held.len());
+        buf[..len].copy_from_slice(&self.held[..len]);
+        self.held.drain(..len);
+        Ok(len)
+    }
 }
 
 impl<R: Read> TarReader<R> {
     pub fn new(input: R) -> Self {
-        Self { input, offset: 0, left: 0, padding: 0, global: Extended::default(), ended: false }
+        Self {
+            input: Peeked { inner: input, held: Vec::new() },
+            offset: 0,
+            left: 0,
+            padding: 0,
+            global: Extended::default(),
+            ignore_zeros: false,
+            end: None,
+        }
+    }
+
+    /// The same, but blocks of zeros do not end the stream: several streams may follow each other.
+    pub fn ignoring_zeros(self, ignore_zeros: bool) -> Self {
+        Self { ignore_zeros, ..self }
+    }
+
+    /// How the stream ended, once it has.
+    pub fn end(&self) -> Option<End> {
+        self.end
     }
 
     fn bad(&self, what: &str) -> Error {
@@ -106,28 +160,36 @@ impl<R: Read> TarReader<R> {
 
     /// The next member; `None` at the end, to which everything was read then.
     pub fn next_member(&mut self) -> io::Result<Option<Member>> {
-        if self.ended {
+        if self.end.is_some() {
             return Ok(None);
         }
         let mut extended = self.global.clone();
-        let mut begun = false;
+        let (mut begun, mut is_pax) = (false, false);
         loop {
             self.skip_data()?;
-            let Some(header) = self.header()? else {
-                if begun {
-                    return Err(self.bad("an extended header describes nothing"));
+            let header = match self.header(begun)? {
+                Next::Header(header) => header,
+                Next::End(_) if begun => return Err(self.bad("an extended header describes nothing")),
+                Next::End(end) => {
+                    self.end = Some(self.drain(end)?);
+                    return Ok(None);
                 }
-                self.ended = true;
-                io::copy(&mut self.input, &mut io::sink())?;
-                return Ok(None);
             };
             let kind = header[field::KIND];
             // A size in an extended header is that of the member, not of more headers before it.
             let is_extension = matches!(kind, b'L' | b'K' | b'x' | b'X' | b'g');
             let size = number::read(&header[field::SIZE]).and_then(|size| u64::try_from(size).ok());
             let size = extended.size.filter(|_| !is_extension).or(size).ok_or_else(|| self.bad("a size"))?;
-            // Links, devices, folders and FIFOs have no data, whatever size some writers put there.
-            let size = if matches!(kind, b'1'..=b'6') { 0 } else { size };
+            let has_data = match kind {
+                // POSIX lets hardlinks have data where there is an extended header; many writers give them a
+                // size without data all the same, so that a size in the header itself counts only if what
+                // follows is no header.
+                b'1' => size > 0 && is_pax && (extended.size.is_some() || !self.header_follows()?),
+                // Symlinks, devices, folders and FIFOs have none, whatever size some writers put there.
+                b'2'..=b'6' => false,
+                _ => true,
+            };
+            let size = if has_data { size } else { 0 };
             if size > i64::MAX as u64 {
                 return Err(self.bad("a size"));
             }
@@ -151,24 +213,79 @@ impl<R: Read> TarReader<R> {
                     extended = global;
                     continue;
                 }
-                _ => extended.read(&content).ok_or_else(|| self.bad("an extended header"))?,
+                _ => {
+                    is_pax = true;
+                    extended.is_odd |= extended.read(&content).is_none();
+                }
             }
             begun = true;
         }
     }
 
-    /// The next header whose checksum is right; `None` at the end.
-    fn header(&mut self) -> io::Result<Option<[u8; BLOCK]>> {
-        let mut header = [0; BLOCK];
-        if !self.block(&mut header)? || header == [0; BLOCK] {
-            return Ok(None);
+    /// The next header whose checksum is right, or the end. `begun`: it is one that must come.
+    fn header(&mut self, begun: bool) -> io::Result<Next> {
+        let (mut header, mut zeros) = ([0; BLOCK], false);
+        loop {
+            let start = self.offset == 0;
+            match self.block(&mut header) {
+                Ok(true) => {}
+                Ok(false) => return Ok(Next::End(if zeros { End::Marked } else { End::Bare })),
+                Err(e) if e.kind() == ErrorKind::UnexpectedEof && start => {
+                    return Err(self.unlike_tar(&header).unwrap_or(e));
+                }
+                Err(e) => return Err(e),
+            }
+            if header != [0; BLOCK] {
+                if is_sound(&header) {
+                    return Ok(Next::Header(header));
+                }
+                let other = if start { self.unlike_tar(&header) } else { None };
+                return Err(other.unwrap_or_else(|| self.bad("the checksum of a header differs")));
+            }
+            if begun || !self.ignore_zeros {
+                return Ok(Next::End(End::Marked));
+            }
+            // What another stream says of all its members holds for none of the next.
+            (zeros, self.global) = (true, Extended::default());
         }
-        let stored = number::read(&header[field::CHECKSUM]);
-        let (unsigned, signed) = checksums(&header);
-        if stored != Some(unsigned) && stored != Some(signed) {
-            return Err(self.bad("the checksum of a header differs"));
+    }
+
+    /// Whether a header, or the end, comes next. Nothing is read by that.
+    fn header_follows(&mut self) -> io::Result<bool> {
+        let mut block = Vec::new();
+        (&mut self.input).take(BLOCK as u64).read_to_end(&mut block)?;
+        let follows = match <&[u8; BLOCK]>::try_from(&block[..]) {
+            Ok(header) => *header == [0; BLOCK] || is_sound(header),
+            Err(_) => block.is_empty(),
+        };
+        self.input.held.splice(0..0, block);
+        Ok(follows)
+    }
+
+    /// Reads what is behind the end, and tells where it begins if it is more than zeros.
+    fn drain(&mut self, end: End) -> io::Result<End> {
+        let mut buf = vec![0; 64 << 10];
+        let mut found = end;
+        loop {
+            match self.input.read(&mut buf) {
+                Ok(0) => return Ok(found),
+                Ok(len) => {
+                    let more = buf[..len].iter().position(|&byte| byte != 0);
+                    if let (Some(at), End::Marked) = (more, found) {
+                        found = End::Followed(self.offset + at as u64);
+                    }
+                    self.offset += len as u64;
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
         }
-        Ok(Some(header))
+    }
+
+    /// The error for what begins with these bytes, if they are known to be something else.
+    fn unlike_tar(&self, start: &[u8]) -> Option<Error> {
+        let (_, what) = OTHERS.iter().find(|(magic, _)| start.starts_with(magic))?;
+        Some(Error::new(ErrorKind::InvalidData, format!("this is no tar stream but {what}")))
     }
 
     /// Fills a block; `false` if the stream ended before it.
@@ -205,6 +322,7 @@ impl<R: Read> TarReader<R> {
     }
 
     fn member(&mut self, header: &[u8; BLOCK], mut extended: Extended) -> io::Result<Member> {
+        let mut odd = extended.is_odd.then_some("an extended header");
         let letter = header[field::KIND];
         let gnu = header[field::MAGIC] == *b"ustar  \0";
         let mut path = extended.path.take().unwrap_or_else(|| {
@@ -236,7 +354,7 @@ impl<R: Read> TarReader<R> {
             b'5' | b'D' => MemberKind::Folder,
             b'6' => MemberKind::Fifo,
             b'3' | b'4' => {
-                let (major, minor) = device().ok_or_else(|| self.bad("a device number"))?;
+                let (major, minor) = or_odd(device(), "a device number", &mut odd);
                 if letter == b'3' {
                     MemberKind::CharDevice { major, minor }
                 } else {
@@ -247,18 +365,23 @@ impl<R: Read> TarReader<R> {
         };
         let mut size = self.left;
         let mut segments = None;
-        if kind == MemberKind::File {
-            segments = self.map(header, &mut extended.sparse, &mut size)?;
-            path = extended.sparse.name.take().unwrap_or(path);
-        } else {
-            size = 0;
+        match kind {
+            MemberKind::File => {
+                path = extended.sparse.name.take().unwrap_or(path);
+                match self.map(header, &mut extended.sparse, &mut size)? {
+                    Some(map) => segments = map,
+                    None => odd = Some("the map of a sparse file"),
+                }
+            }
+            MemberKind::Hardlink { .. } => {}
+            _ => size = 0,
         }
-        let mtime = match (extended.mtime, number(field::MTIME)) {
-            (Some(mtime), _) => mtime,
-            (None, Some(secs)) => Timestamp { secs, nanos: 0 },
-            (None, None) => return Err(self.bad("a time")),
-        };
-        let mode = number(field::MODE).ok_or_else(|| self.bad("a mode"))?;
+        let secs = |secs| Timestamp { secs, nanos: 0 };
+        let mtime = extended.mtime.or_else(|| number(field::MTIME).map(secs));
+        let mtime = or_odd(mtime, "a time", &mut odd);
+        let mode = or_odd(number(field::MODE), "a mode", &mut odd);
+        let uid = or_odd(id(extended.uid, field::UID), "an owner", &mut odd);
+        let gid = or_odd(id(extended.gid, field::GID), "a group", &mut odd);
         extended.xattrs.sort();
         // The last of one name counts.
         extended.xattrs.reverse();
@@ -268,60 +391,70 @@ impl<R: Read> TarReader<R> {
             path: clean(&path),
             kind,
             mode: (mode & 0o7777) as u16,
-            uid: id(extended.uid, field::UID).ok_or_else(|| self.bad("an owner"))?,
-            gid: id(extended.gid, field::GID).ok_or_else(|| self.bad("a group"))?,
+            uid,
+            gid,
             mtime,
             xattrs: extended.xattrs,
             has_acl: extended.has_acl,
             size,
             segments,
+            odd,
         })
     }
 
-    /// The map of a sparse file, and in `size` how long it is with its holes.
-    fn map(&mut self, header: &[u8; BLOCK], sparse: &mut Sparse, size: &mut u64) -> io::Result<Option<Map>> {
-        let mut map = Map::new();
-        if header[field::KIND] == b'S' {
-            sparse::read_old(&header[field::GNU_SPARSE], &mut map).ok_or_else(|| self.bad("a sparse map"))?;
+    /// The map of a sparse file, if it is one, and in `size` how long it is with its holes. `None` if there is a map
+    /// that cannot be understood.
+    fn map(
+        &mut self,
+        header: &[u8; BLOCK],
+        sparse: &mut Sparse,
+        size: &mut u64,
+    ) -> io::Result<Option<Option<Map>>> {
+        let mut map = Some(Map::new());
+        let real = if header[field::KIND] == b'S' {
+            let mut add = |fields: &[u8]| {
+                let read = map.as_mut().and_then(|map| sparse::read_old(fields, map));
+                map = map.take().filter(|_| read.is_some());
+            };
+            add(&header[field::GNU_SPARSE]);
             let mut more = header[field::GNU_EXTENDED] != 0;
             while more {
                 let mut block = [0; BLOCK];
                 if !self.block(&mut block)? {
                     return Err(self.cut());
                 }
-                sparse::read_old(&block[..504], &mut map).ok_or_else(|| self.bad("a sparse map"))?;
+                add(&block[..504]);
                 more = block[504] != 0;
             }
-            let real = number::read(&header[field::GNU_REAL_SIZE]).and_then(|size| u64::try_from(size).ok());
-            *size = real.ok_or_else(|| self.bad("a sparse file's size"))?;
+            number::read(&header[field::GNU_REAL_SIZE]).and_then(|size| u64::try_from(size).ok())
         } else if sparse.major == Some(1) {
             map = self.read_lines()?;
-            *size = sparse.size.ok_or_else(|| self.bad("a sparse file's size"))?;
+            sparse.size
         } else if let Some(given) = sparse.map.take() {
-            map = given;
-            *size = sparse.size.ok_or_else(|| self.bad("a sparse file's size"))?;
+            map = Some(given);
+            sparse.size
         } else {
+            return Ok(Some(None));
+        };
+        let (Some(map), Some(real)) = (map, real.filter(|&real| real <= i64::MAX as u64)) else {
             return Ok(None);
-        }
-        if *size > i64::MAX as u64 {
-            return Err(self.bad("a sparse file's size"));
-        }
-        let map = sparse::check(map, *size, self.left);
-        map.map(Some).ok_or_else(|| self.bad("a sparse map"))
+        };
+        *size = real;
+        Ok(sparse::check(map, real, self.left).map(Some))
     }
 
-    /// The map in front of the data, which fills whole blocks.
-    fn read_lines(&mut self) -> io::Result<Map> {
+    /// The map in front of the data, which fills whole blocks; `None` if it is none.
+    fn read_lines(&mut self) -> io::Result<Option<Map>> {
         let mut text = Vec::new();
         let (mut at, mut numbers, mut due) = (0, Vec::new(), 1);
         while numbers.len() < due {
             match text[at..].iter().position(|&b: &u8| b == b'\n') {
                 Some(len) => {
-                    let value =
-                        number::decimal(&text[at..at + len]).ok_or_else(|| self.bad("a sparse map"))?;
+                    let Some(value) = number::decimal(&text[at..at + len]) else { return Ok(None) };
                     if numbers.is_empty() {
                         let parts = usize::try_from(value).ok().filter(|parts| *parts <= sparse::PARTS);
-                        due = 1 + 2 * parts.ok_or_else(|| self.bad("a sparse map"))?;
+                        let Some(parts) = parts else { return Ok(None) };
+                        due = 1 + 2 * parts;
                     }
                     numbers.push(value);
                     at += len + 1;
@@ -330,13 +463,13 @@ impl<R: Read> TarReader<R> {
                     let start = text.len();
                     text.resize(start + BLOCK, 0);
                     if start as u64 > MAP_MAX || self.left < BLOCK as u64 {
-                        return Err(self.bad("a sparse map"));
+                        return Ok(None);
                     }
                     self.read_exact(&mut text[start..])?;
                 }
             }
         }
-        Ok(numbers[1..].chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+        Ok(Some(numbers[1..].chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()))
     }
 }
 
@@ -355,17 +488,19 @@ impl<R: Read> Read for TarReader<R> {
 }
 
 impl Extended {
-    /// Takes in the records of an extended header: `LENGTH KEY=VALUE\n`, of any bytes.
+    /// Takes in the records of an extended header: `LENGTH KEY=VALUE\n`, of any bytes. `None` if some could not be
+    /// understood; the others count.
     fn read(&mut self, mut content: &[u8]) -> Option<()> {
+        let mut all = Some(());
         while !content.is_empty() {
             let blank = content.iter().take(20).position(|&b| b == b' ')?;
             let len = usize::try_from(number::decimal(&content[..blank])?).ok()?;
             let record = content.get(blank + 1..len)?.strip_suffix(b"\n")?;
             content = &content[len..];
             let equals = record.iter().position(|&b| b == b'=')?;
-            self.set(&record[..equals], &record[equals + 1..])?;
+            all = self.set(&record[..equals], &record[equals + 1..]).and(all);
         }
-        Some(())
+        all
     }
 
     fn set(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
@@ -402,6 +537,45 @@ impl Extended {
         }
         Some(())
     }
+}
+
+/// What comes next in a stream.
+enum Next {
+    Header([u8; BLOCK]),
+    End(End),
+}
+
+/// How streams begin that are taken for tar streams by mistake.
+const OTHERS: [(&[u8], &str); 14] = [
+    (b"\x1f\x8b", "compressed by gzip; `gzip -dc` makes it one"),
+    (b"BZh", "compressed by bzip2; `bzip2 -dc` makes it one"),
+    (b"\xfd7zXZ\0", "compressed by xz; `xz -dc` makes it one"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd; `zstd -dc` makes it one"),
+    (b"\x04\x22\x4d\x18", "compressed by lz4; `lz4 -dc` makes it one"),
+    (b"LZIP", "compressed by lzip; `lzip -dc` makes it one"),
+    (b"\x89LZO\0", "compressed by lzop; `lzop -dc` makes it one"),
+    (b"\x5d\0\0", "compressed by lzma; `xz -dc` makes it one"),
+    (b"\x1f\x9d", "compressed by compress; `gzip -dc` makes it one"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!", "a rar archive"),
+    (b"07070", "a cpio archive"),
+    (&crate::wire::header::MAGIC, "an s3a archive"),
+];
+
+/// Whether a header's checksum is right.
+fn is_sound(header: &[u8; BLOCK]) -> bool {
+    let stored = number::read(&header[field::CHECKSUM]);
+    let (unsigned, signed) = checksums(header);
+    stored == Some(unsigned) || stored == Some(signed)
+}
+
+/// A value, or else a note of what is missing.
+fn or_odd<T: Default>(value: Option<T>, what: &'static str, odd: &mut Option<&'static str>) -> T {
+    value.unwrap_or_else(|| {
+        *odd = Some(what);
+        T::default()
+    })
 }
 
 fn until_nul(field: &[u8]) -> &[u8] {
