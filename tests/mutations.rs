@@ -7,7 +7,7 @@
 //! - wrong: wrong bytes come out, or readers disagree about an archive that passes all checks;
 //! - panic; signal, which ends the test; hang: more than 20 times the time of an undamaged archive
 //!   and
-//! more than two seconds of CPU time; memory: more than 64 MiB.
+//!   more than two seconds of CPU time; memory: more than 64 MiB.
 //!
 //! A share of the cases runs with the other tests. `S3A_MUTATIONS=100000 cargo test --release
 //! --test mutations -- --nocapture` runs that many cases with checksums made right and a fifth as

@@ -223,7 +223,8 @@ fn learn(
     if let Some(delta) = partial_model(args, output, tag)? {
         console.say("going on with what the interrupted run has learned");
         let base = registry::file_bytes(found)?;
-        return Ok(take_model(writer, with_delta(found, &base, delta, search, args.embed_model)?));
+        take_model(writer, with_delta(found, &base, delta, search, args.embed_model)?);
+        return Ok(());
     }
     let plan = budget.plan(packer.bytes());
     console.say(&format!(

@@ -107,14 +107,14 @@ impl Packer {
             while own < size {
                 let number = at / stretch;
                 let len = (stretch - at % stretch).min(size - own);
-                if number % every == 0 {
+                if number.is_multiple_of(every) {
                     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
                     if std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, own).is_ok() {
                         now.extend_from_slice(&bytes);
                     }
                 }
                 (own, at) = (own + len, at + len);
-                if at % stretch == 0 && !now.is_empty() {
+                if at.is_multiple_of(stretch) && !now.is_empty() {
                     sample.push(std::mem::take(&mut now));
                 }
             }

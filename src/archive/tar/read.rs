@@ -540,6 +540,7 @@ impl Extended {
 }
 
 /// What comes next in a stream.
+#[allow(clippy::large_enum_variant, reason = "one at a time is at hand")]
 enum Next {
     Header([u8; BLOCK]),
     End(End),
