@@ -102,6 +102,7 @@ impl TarTree {
             let found = self.resolve(target).ok().and_then(|target| self.nodes.get(&key(&target)).copied());
             match found {
                 Some(Node::Name { object, .. }) => return self.put_link(path, object, number),
+                Some(Node::Folder { .. }) if *target == member.path => return Ok(Step::Nothing),
                 Some(Node::Folder { .. }) => {
                     return Err(format!("it links to {}, which is a directory", escape(target)));
                 }

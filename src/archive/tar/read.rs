@@ -227,9 +227,14 @@ impl<R: Read> TarReader<R> {
         let (mut header, mut zeros) = ([0; BLOCK], false);
         loop {
             let start = self.offset == 0;
+            header.fill(0);
             match self.block(&mut header) {
                 Ok(true) => {}
                 Ok(false) => return Ok(Next::End(if zeros { End::Marked } else { End::Bare })),
+                // Zeros behind an end need not fill a block.
+                Err(e) if e.kind() == ErrorKind::UnexpectedEof && zeros && header == [0; BLOCK] => {
+                    return Ok(Next::End(End::Marked));
+                }
                 Err(e) if e.kind() == ErrorKind::UnexpectedEof && start => {
                     return Err(self.unlike_tar(&header).unwrap_or(e));
                 }
