@@ -11,6 +11,7 @@ use std::path::Path;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
+use super::gitignore::lines;
 use super::path::is_beneath;
 use crate::error::{Error, Result};
 
@@ -104,8 +105,10 @@ fn compile<S: AsRef<str>>(patterns: &[S]) -> Result<Option<Gitignore>> {
     }
     let mut builder = GitignoreBuilder::new("");
     for pattern in patterns {
-        let line = pattern.as_ref();
-        builder.add_line(None, line).map_err(|e| Error::Usage(format!("pattern {line:?}: {e}")))?;
+        let pattern = pattern.as_ref();
+        for line in lines(pattern) {
+            builder.add_line(None, &line).map_err(|e| Error::Usage(format!("pattern {pattern:?}: {e}")))?;
+        }
     }
     let set = builder.build().map_err(|e| Error::Usage(format!("patterns: {e}")))?;
     Ok(Some(set))

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::archive::byte_size;
+use crate::archive::gitignore::slip;
 use crate::archive::selection::Selection;
 use crate::codec::choice::Choice;
 use crate::error::{Error, Result};
@@ -106,9 +107,17 @@ pub(crate) struct Patterns {
 impl Patterns {
     /// Reads all patterns.
     pub fn selection(&self) -> Result<Selection> {
+        // In a file git's reading of them holds.
+        for pattern in self.include.iter().chain(&self.exclude) {
+            if let Some(why) = slip(pattern) {
+                return Err(Error::Usage(format!("pattern {pattern:?} {why}")));
+            }
+        }
         let mut exclude = self.exclude.clone();
         for file in &self.exclude_from {
             let lines = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
+            // Some editors begin a file with a mark of its encoding, which is no part of the first pattern.
+            let lines = lines.strip_prefix('\u{feff}').unwrap_or(&lines);
             exclude.extend(lines.lines().map(str::to_owned));
         }
         Selection::new(&self.include, &exclude)
