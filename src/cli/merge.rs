@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::console::Console;
-use super::destination::{BUFFER, name_output, refuse_terminal};
+use super::destination::{BUFFER, name_output, refuse_terminal, through_links};
 use super::outcome::Outcome;
 use super::output::human_bytes;
+use super::standard::stdout;
 use crate::archive::merge::joiner;
 use crate::archive::merge::joiner::merge;
 use crate::archive::os::partial_file::Partial;
@@ -76,7 +77,7 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
     }
     console.about(&args.output);
     let summary = if to_stdout {
-        let out = BufWriter::with_capacity(BUFFER, std::io::stdout().lock());
+        let out = BufWriter::with_capacity(BUFFER, stdout());
         let (mut out, summary) = merge(&archives, out, args.on_clash.into(), console)?;
         out.flush().map_err(|e| Error::io("standard output", e))?;
         summary
@@ -96,7 +97,8 @@ pub(crate) fn run(args: &Args, console: &Console) -> Result<Outcome> {
 }
 
 fn write_file(args: &Args, archives: &[Archive], console: &Console) -> Result<joiner::MergeSummary> {
-    let (partial, file): (Partial, File) = Partial::create(&args.output, args.force, TAG)?;
+    let output = if args.force { through_links(&args.output) } else { args.output.clone() };
+    let (partial, file): (Partial, File) = Partial::create(&output, args.force, TAG)?;
     let named = |e| name_output(e, &args.output);
     let out = BufWriter::with_capacity(BUFFER, file);
     let (out, summary) = merge(archives, out, args.on_clash.into(), console).map_err(named)?;

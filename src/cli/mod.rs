@@ -30,6 +30,7 @@ mod pack;
 mod salvage;
 mod serve;
 mod signals;
+mod standard;
 mod svg;
 mod take;
 mod tar;
@@ -38,6 +39,8 @@ mod tree;
 mod umount;
 mod unpack;
 mod verify;
+
+use std::io::Write;
 
 use args::Global;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -96,15 +99,18 @@ Exit codes:
     5  an unsafe entry was refused
     6  a limit was exceeded";
 
-/// Runs the command that the process was started with, and gives its exit code.
-pub fn run() -> u8 {
+/// Runs the command that the process was started with, and gives its exit code. Whether standard input and output were
+/// closed when it began cannot be seen later.
+pub fn run(no_stdin: bool, no_stdout: bool) -> u8 {
+    standard::note_closed(no_stdin, no_stdout);
     let cli = match Cli::try_parse_from(with_mount_link(std::env::args_os())) {
         Ok(cli) => cli,
-        Err(e) => {
-            // Help and version come this way too, with code 0. A closed pipe is no error.
+        Err(e) if e.use_stderr() => {
             let _ = e.print();
             return u8::try_from(e.exit_code()).unwrap_or(2);
         }
+        // Help and version.
+        Err(e) => return print_asked(&e),
     };
     match dispatch(cli) {
         Ok(code) => code,
@@ -112,6 +118,20 @@ pub fn run() -> u8 {
             console.error(&e);
             exit::code(&e)
         }
+    }
+}
+
+/// Prints what clap has to tell to standard output.
+fn print_asked(asked: &clap::Error) -> u8 {
+    // It prints by itself, with colors on a terminal.
+    let print = || asked.print().and_then(|()| std::io::stdout().flush());
+    let printed = standard::check_stdout().and_then(|()| print().map_err(|e| Error::io(standard::STDOUT, e)));
+    match printed {
+        Err(e) if !output::is_closed_pipe(&e) => {
+            let _ = writeln!(std::io::stderr(), "s3a: {e}");
+            exit::code(&e)
+        }
+        _ => 0,
     }
 }
 

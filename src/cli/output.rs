@@ -1,22 +1,20 @@
 //! Printing to standard output, and quantities for people.
 
-use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::standard::{STDOUT, Stdout, stdout};
 use crate::error::{Error, Result};
 use crate::wire::entry::Timestamp;
 
-/// What errors on standard output name as their path.
-const STDOUT: &str = "standard output";
-
 /// Standard output, buffered.
-pub(crate) struct Out(BufWriter<StdoutLock<'static>>);
+pub(crate) struct Out(BufWriter<Stdout>);
 
 impl Out {
     pub fn new() -> Self {
-        Self(BufWriter::with_capacity(64 << 10, io::stdout().lock()))
+        Self(BufWriter::with_capacity(64 << 10, stdout()))
     }
 
     /// Prints a line.

@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use super::args::{Global, budget, chunk_size, group_size};
 use super::console::Console;
-use super::destination::{BUFFER, name_output, refuse_terminal};
+use super::destination::{BUFFER, name_output, refuse_terminal, through_links};
 use super::outcome::Outcome;
 use super::output::{human_bytes, human_time, ratio};
+use super::standard::stdout;
 use super::take::Take;
 use crate::archive::os::partial_file::{Partial, left_by_runs};
 use crate::archive::pack::packer::Packer;
@@ -109,6 +110,10 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         refuse_terminal()?;
     }
     console.about(&output);
+    if !args.force && !to_stdout && output.is_symlink() && !output.exists() {
+        return Err(Error::Exists(output));
+    }
+    let output = if to_stdout { output } else { through_links(&output) };
     // Told before the scan, which may take long.
     let existing = std::fs::metadata(&output).ok().filter(|_| !to_stdout);
     if existing.as_ref().is_some_and(std::fs::Metadata::is_dir) {
@@ -178,7 +183,7 @@ pub(crate) fn run(args: &Args, global: &Global, console: &Console) -> Result<Out
         learn((args, budget, &tag), &output, &packer, &found, search, &mut writer, console)?;
     }
     let stats = if to_stdout {
-        write_plain(packer, std::io::stdout().lock(), writer)?
+        write_plain(packer, stdout(), writer)?
     } else if is_pipe {
         let file = File::options().write(true).open(&output).map_err(|e| Error::io(&output, e))?;
         write_plain(packer, file, writer)?

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::args::{Global, Patterns};
 use super::console::Console;
-use super::destination::{BUFFER, name_output};
+use super::destination::{BUFFER, name_output, through_links};
 use super::outcome::Outcome;
 use super::output::human_bytes;
 use super::unpack::How;
@@ -131,7 +131,8 @@ fn to_archive(
 ) -> Result<Outcome> {
     let limits = args.how.options(&args.patterns, &[], Some(archive.archive_len()))?;
     let options = repack::RepackOptions { selection: limits.selection, max_bytes: limits.max_bytes };
-    let (partial, file) = Partial::create(output, args.how.force, TAG)?;
+    let through = if args.how.force { through_links(output) } else { output.to_owned() };
+    let (partial, file) = Partial::create(&through, args.how.force, TAG)?;
     let named = |e| name_output(e, output);
     let out = BufWriter::with_capacity(BUFFER, file);
     let (out, summary) = repack(archive, out, &options, writer).map_err(named)?;

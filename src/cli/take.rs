@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::args::Patterns;
+use super::standard::stdin;
+use crate::archive::pack::found::ScanOptions;
 use crate::archive::pack::from_tar;
 use crate::error::{Error, Result};
 
@@ -73,12 +75,8 @@ impl Take {
     }
 
     /// How they are looked at. `as_given`: a single one keeps its path too.
-    pub fn options(
-        &self,
-        as_given: bool,
-        skip: Vec<(u64, u64)>,
-    ) -> Result<crate::archive::pack::found::ScanOptions> {
-        Ok(crate::archive::pack::found::ScanOptions {
+    pub fn options(&self, as_given: bool, skip: Vec<(u64, u64)>) -> Result<ScanOptions> {
+        Ok(ScanOptions {
             selection: self.patterns.selection()?,
             one_file_system: self.one_file_system,
             special: self.special,
@@ -89,6 +87,7 @@ impl Take {
             recurse: !self.no_recursion,
             lenient: self.files_from.is_some(),
             owners: !self.no_owner,
+            ..ScanOptions::default()
         })
     }
 }
@@ -97,7 +96,7 @@ impl Take {
 fn read_list(list: &Path, null: bool) -> Result<Vec<PathBuf>> {
     let mut bytes = Vec::new();
     if list.as_os_str() == "-" {
-        std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Error::io("standard input", e))?;
+        stdin()?.read_to_end(&mut bytes).map_err(|e| Error::io("standard input", e))?;
     } else {
         bytes = std::fs::read(list).map_err(|e| Error::io(list, e))?;
     }

@@ -5,9 +5,10 @@ use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
 use super::console::Console;
-use super::destination::{BUFFER, name_output, refuse_terminal};
+use super::destination::{BUFFER, name_output, refuse_terminal, through_links};
 use super::outcome::Outcome;
 use super::output::is_stdout;
+use super::standard::{stdin, stdout};
 use crate::archive::extract::plan::ExtractOptions;
 use crate::archive::extract::to_tar::{STREAM, extract_tar};
 use crate::archive::os::partial_file::Partial;
@@ -44,13 +45,13 @@ pub(crate) fn pack(
         let plan = plan.as_ref();
         let input: Box<dyn Read> = match &file {
             Some(file) => Box::new(BufReader::with_capacity(BUFFER, file)),
-            None => Box::new(std::io::stdin().lock()),
+            None => Box::new(stdin()?),
         };
         pack_tar(input, name, plan, options, out, writer).map(|(_, stats)| stats)
     };
     if plain {
         let out: Box<dyn Write> = if is_stdout(output) {
-            Box::new(std::io::stdout().lock())
+            Box::new(stdout())
         } else {
             Box::new(File::options().write(true).open(output).map_err(|e| Error::io(output, e))?)
         };
@@ -82,12 +83,13 @@ pub(crate) fn unpack(
     };
     let summary = if is_stdout(tar) {
         refuse_terminal()?;
-        let out = BufWriter::with_capacity(BUFFER, std::io::stdout().lock());
+        let out = BufWriter::with_capacity(BUFFER, stdout());
         let (mut out, summary) = extract_tar(archive, out, options, console).map_err(named)?;
         out.flush().map_err(|e| Error::io("standard output", e))?;
         summary
     } else {
-        let (partial, new) = Partial::create(tar, force, TAG)?;
+        let through = if force { through_links(tar) } else { tar.to_owned() };
+        let (partial, new) = Partial::create(&through, force, TAG)?;
         let (out, summary) =
             extract_tar(archive, BufWriter::with_capacity(BUFFER, new), options, console).map_err(named)?;
         partial.commit(&out.into_inner().map_err(|e| Error::io(tar, e.into_error()))?)?;

@@ -7,6 +7,7 @@ use super::console::Console;
 use super::entries::{BadContents, clean, copy_out, find};
 use super::outcome::Outcome;
 use super::output::Out;
+use super::standard::stdin;
 use crate::archive::extract::from_file::extract;
 use crate::archive::extract::from_stream::extract_stream;
 use crate::archive::extract::metadata::Restore;
@@ -177,7 +178,7 @@ fn from_pipe(args: &Args, console: &Console) -> Result<Outcome> {
         return Err(Error::Usage("--to-stdout and --tar need the archive as a file".into()));
     }
     let options = args.how.options(&args.patterns, &args.paths, None)?;
-    let mut stream = StreamReader::open(std::io::stdin().lock(), &open_options())?;
+    let mut stream = StreamReader::open(stdin()?, &open_options())?;
     let load = |stream: &mut StreamReader<_>| {
         let carried = |index| Ok(stream.embedded_model(index).map(<[u8]>::to_vec));
         let found = models::for_reading(stream.models(), carried, None)?;

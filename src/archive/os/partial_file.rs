@@ -152,9 +152,17 @@ impl Partial {
         self.path()
     }
 
-    /// Puts the file, which is complete, under its name. When this returns it survives a power cut.
+    /// Puts the file, which is complete, under its name. It has the mode of the file that it replaces, if it does. When
+    /// this returns it survives a power cut.
     pub fn commit(self, file: &File) -> Result<()> {
-        self.commit_with_mode(file, 0o666 & !umask())
+        let replaced = match fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if fs::FileType::from_raw_mode(found.st_mode) == fs::FileType::RegularFile => {
+                Some(found.st_mode & 0o777)
+            }
+            _ => None,
+        };
+        let mode = replaced.filter(|_| self.replace).unwrap_or(0o666 & !umask());
+        self.commit_with_mode(file, mode)
     }
 
     /// The same for a file that takes the place of one with this mode.

@@ -26,6 +26,8 @@ pub struct ScanOptions {
     pub lenient: bool,
     /// Take owners; otherwise all entries belong to user and group 0.
     pub owners: bool,
+    /// Files are opened later: their attributes are not asked for before.
+    pub(crate) files_later: bool,
 }
 
 impl Default for ScanOptions {
@@ -42,6 +44,7 @@ impl Default for ScanOptions {
             recurse: true,
             lenient: false,
             owners: true,
+            files_later: false,
         }
     }
 }
@@ -54,10 +57,6 @@ pub struct Found {
     pub(crate) root: u32,
     /// Device and inode.
     pub(crate) object: (u64, u64),
-    /// It is a file that has other names, too.
-    pub(crate) is_linked: bool,
-    /// It has fewer blocks than its size needs, so it may have holes.
-    pub sparse: bool,
 }
 
 /// An open folder that entries were found in.
@@ -66,13 +65,6 @@ pub(crate) struct Root {
     pub folder: Beneath,
     /// What the entries' paths have before their path in `folder`.
     pub prefix: Vec<u8>,
-}
-
-impl Found {
-    /// Device and inode of a file with several names; entries that share them are one file.
-    pub fn inode(&self) -> Option<(u64, u64)> {
-        self.is_linked.then_some(self.object)
-    }
 }
 
 impl Root {

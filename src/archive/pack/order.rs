@@ -95,7 +95,7 @@ mod tests {
             mtime: Timestamp::default(),
             xattrs: Vec::new(),
         };
-        Found { entry, root: 0, object: (0, 0), is_linked: false, sparse: false }
+        Found { entry, root: 0, object: (0, 0) }
     }
 
     #[test]

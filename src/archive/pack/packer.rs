@@ -7,8 +7,10 @@
 //! The same goes for what is added to an archive (`append`).
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, fstat};
@@ -16,9 +18,11 @@ use rustix::fs::{FileType, fstat};
 use super::found::Found;
 use super::order::{is_compressed, packing_order};
 use super::scan::Tree;
-use super::source_file::{Hashing, SegmentReader, Sizes, hash, segments};
+use super::source_file::{Hashing, Length, SegmentReader, Sizes, hash, measure, segments};
+use super::walk::{describe as describe_entry, inode, may_have_holes};
 use super::{found, similar_order};
 use crate::archive::observer::{Observer, Warning};
+use crate::archive::os::{is_exhausted, xattr};
 use crate::archive::path::{escape, extension, split};
 use crate::archive::path_set::{Clash, Paths};
 use crate::archive::read::archive::Archive;
@@ -27,19 +31,25 @@ use crate::archive::write::options::{Stats, WriterOptions};
 use crate::archive::write::resume::Previous;
 use crate::archive::write::writer::Writer;
 use crate::error::{Error, Result};
-use crate::wire::entry::{ContentHash, EntryId, Kind, SHORT_DATA, Timestamp};
+use crate::wire::entry::{ContentHash, EntryId, Kind, SHORT_DATA};
 
 /// A tree that was looked at and can be written.
 pub struct Packer {
     tree: Tree,
     order: Vec<u32>,
+    owners: bool,
+    xattrs: bool,
     latest_mtime: Option<i64>,
 }
+
+/// What makes an open file that one: device, inode and, where that is known, when it was made. A number alone may be
+/// given to another file once the first is gone.
+type Identity = ((u64, u64), Option<(i64, u32)>);
 
 /// What is known of the files that were written so far.
 #[derive(Default)]
 struct Written {
-    by_inode: HashMap<(u64, u64), EntryId>,
+    by_identity: HashMap<Identity, EntryId>,
     by_content: HashMap<(u64, [u8; 32]), EntryId>,
     /// Files of earlier generations, of which the archive has half a hash. Those with a short one are left
     /// out: two contents with the same can be made.
@@ -65,9 +75,11 @@ impl Packer {
         observer: &dyn Observer,
     ) -> Result<Self> {
         observer.phase("scanning", None);
-        let tree = Tree::scan(sources, base, options, observer)?;
+        let found::ScanOptions { owners, xattrs, latest_mtime, .. } = *options;
+        let options = found::ScanOptions { files_later: true, ..options.clone() };
+        let tree = Tree::scan(sources, base, &options, observer)?;
         let order = packing_order(&tree.entries);
-        Ok(Self { tree, order, latest_mtime: options.latest_mtime })
+        Ok(Self { tree, order, owners, xattrs, latest_mtime })
     }
 
     /// Brings files that are alike closer together, for which their beginnings are read.
@@ -201,16 +213,15 @@ impl Packer {
         observer: &dyn Observer,
     ) -> Result<(W, Stats)> {
         observer.phase("packing", Some(self.bytes()));
-        let sizes = Sizes::of(&self.tree.entries);
+        let (sizes, mut bytes) = (Sizes::of(&self.tree.entries), Vec::new());
         for at in std::mem::take(&mut self.order) {
             if observer.interrupted() {
                 return Err(Error::Interrupted);
             }
             let Some(found) = self.tree.entries.get(at as usize) else { continue };
             match found.entry.kind {
-                Kind::File { size, .. } => {
-                    let repeats = sizes.repeats(size) || written.earlier_sizes.contains(&size);
-                    self.write_file(&mut writer, found, &mut written, repeats, observer)?
+                Kind::File { .. } => {
+                    self.write_file(&mut writer, found, &mut written, (&sizes, &mut bytes), observer)?
                 }
                 _ => {
                     writer.add(found.entry.clone(), Content::None)?;
@@ -231,17 +242,15 @@ impl Packer {
         writer: &mut Writer<W>,
         found: &Found,
         written: &mut Written,
-        repeats: bool,
+        (sizes, bytes): (&Sizes, &mut Vec<u8>),
         observer: &dyn Observer,
     ) -> Result<()> {
         let mut entry = found.entry.clone();
         let path = entry.path.clone();
-        if let Some(&target) = found.inode().and_then(|inode| written.by_inode.get(&inode)) {
-            entry.kind = Kind::Hardlink { target };
-            writer.add(entry, Content::None)?;
-            return Ok(());
-        }
         let left_out = |e: std::io::Error| {
+            if is_exhausted(&e) {
+                return Err(Error::io(OsStr::from_bytes(&path), e));
+            }
             observer.warning(Warning::new(&path[..], format_args!("left out: {e}")));
             Ok(())
         };
@@ -249,25 +258,70 @@ impl Packer {
             Ok(fd) => File::from(fd),
             Err(e) => return left_out(e),
         };
+        // What was known since the scan may be another file's by now: all that is packed comes from this one.
         let before = match fstat(&file) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => stat,
             Ok(_) => return left_out(std::io::Error::other("it is no longer a file")),
             Err(e) => return left_out(e.into()),
         };
-        // It may have changed since the scan; what is packed is what there is now.
-        let size = u64::try_from(before.st_size).unwrap_or(0);
+        if inode(&before) != found.object {
+            let what = "was replaced meanwhile; what is there now is packed";
+            observer.warning(Warning::new(&path[..], what));
+        }
+        describe_entry(&mut entry, &before, self.owners, self.latest_mtime);
+        if self.xattrs {
+            match xattr::read_open(&file) {
+                Ok(xattrs) => entry.xattrs = xattrs,
+                Err(e) if is_exhausted(&e.into()) => return left_out(e.into()),
+                Err(e) => {
+                    let what =
+                        format_args!("its extended attributes are left out: {}", std::io::Error::from(e));
+                    observer.warning(Warning::new(&path[..], what));
+                }
+            }
+        }
+        let identity = (before.st_nlink > 1).then(|| (inode(&before), born(&file)));
+        if let Some(&target) = identity.as_ref().and_then(|identity| written.by_identity.get(identity)) {
+            entry.kind = Kind::Hardlink { target };
+            writer.add(entry, Content::None)?;
+            return Ok(());
+        }
+        let told = u64::try_from(before.st_size).unwrap_or(0);
+        let holes = may_have_holes(&before).then(|| segments(&file, told)).flatten();
+        let holes = holes.filter(|segments| segments.iter().map(|(_, len)| len).sum::<u64>() < told);
+        // To look for holes moves the place that is read from.
+        if let Err(e) = file.rewind() {
+            return left_out(e);
+        }
+        let length = match &holes {
+            Some(_) => Length::Long(told),
+            None => {
+                let has_blocks = before.st_blocks > 0;
+                match measure(&mut file, told, has_blocks, bytes, &|| observer.interrupted()) {
+                    Ok(length) => length,
+                    Err(e) => return left_out(e),
+                }
+            }
+        };
+        let size = match length {
+            Length::Whole => bytes.len() as u64,
+            Length::Long(size) => size,
+        };
+        let repeats = sizes.repeats(size) || written.earlier_sizes.contains(&size);
         entry.kind = Kind::File { size, extents: Vec::new(), hash: [0; 16] };
-        entry.mode = (before.st_mode & 0o7777) as u16;
-        let mtime =
-            Timestamp { secs: before.st_mtime, nanos: u32::try_from(before.st_mtime_nsec).unwrap_or(0) };
-        let late = self.latest_mtime.filter(|&latest| mtime.secs >= latest);
-        entry.mtime = late.map_or(mtime, |secs| Timestamp { secs, nanos: 0 });
         let mut digest = None;
         let added = if size == 0 {
             writer.add(entry, Content::None)?
-        } else if let Some(segments) = found.sparse.then(|| segments(&file, size)).flatten() {
+        } else if let Some(segments) = holes {
             let mut data = SegmentReader::new(&file, segments.clone());
             writer.add(entry, Content::Sparse { segments, data: &mut data })?
+        } else if let Length::Whole = length {
+            digest = repeats.then(|| *blake3::hash(bytes).as_bytes());
+            let known = digest.and_then(|digest| written.find(size, digest));
+            match known {
+                Some(same) => writer.add(entry, Content::SameAs(same))?,
+                None => writer.add(entry, Content::Data(&mut &bytes[..]))?,
+            }
         } else if repeats {
             let known = match hash(&mut file, size) {
                 Ok(digest) => written.find(size, digest),
@@ -285,22 +339,45 @@ impl Packer {
         } else {
             writer.add(entry, Content::Data(&mut file))?
         };
-        if let Some(digest) = digest {
-            written.by_content.insert((size, digest), added.id);
+        if let Some(ContentWarning::Failed { source, .. }) = &added.warning
+            && is_exhausted(source)
+        {
+            let source =
+                source.raw_os_error().map_or(source.kind().into(), std::io::Error::from_raw_os_error);
+            return left_out(source);
         }
-        if let Some(inode) = found.inode() {
-            written.by_inode.insert(inode, added.id);
+        if let Some(digest) = digest {
+            written.by_content.entry((size, digest)).or_insert(added.id);
+        }
+        if let Some(identity) = identity {
+            written.by_identity.insert(identity, added.id);
         }
         let after = fstat(&file).ok();
         let changed = after.is_none_or(|after| {
-            (after.st_size, after.st_mtime, after.st_mtime_nsec)
-                != (before.st_size, before.st_mtime, before.st_mtime_nsec)
+            let is_later = (after.st_mtime, after.st_mtime_nsec) != (before.st_mtime, before.st_mtime_nsec);
+            // Files that tell a wrong size are made as they are read, and may be new at any time.
+            after.st_size != before.st_size || (is_later && size == told)
         });
         if let Some(what) = describe(added.warning.as_ref(), changed) {
             observer.warning(Warning::new(path, what));
         }
         Ok(())
     }
+}
+
+/// When a file was made, where the system tells.
+#[cfg(target_os = "linux")]
+fn born(file: &File) -> Option<(i64, u32)> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+
+    let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
+    let is_told = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+    is_told.then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn born(_: &File) -> Option<(i64, u32)> {
+    None
 }
 
 fn size_of(kind: &Kind) -> u64 {

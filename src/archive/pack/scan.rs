@@ -2,7 +2,7 @@
 //!
 //! Entries come depth first, siblings sorted by the bytes of their names, every folder before what
 //! is below it. Nothing here reads file contents: a `File` has its size, no extents and a zero
-//! hash; hardlinks are files whose `inode` is the same. What cannot be looked at becomes a warning and is left out.
+//! hash; hardlinks are files whose `object` is the same. What cannot be looked at becomes a warning and is left out.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -15,6 +15,7 @@ use super::found::{Found, Root, ScanOptions};
 use super::walk::Walker;
 use crate::archive::observer::{Observer, Warning};
 use crate::archive::os::beneath::Beneath;
+use crate::archive::os::is_exhausted;
 use crate::archive::path::{cmp_paths, escape, join, split};
 use crate::archive::selection::Choice;
 use crate::error::{Error, Result};
@@ -46,7 +47,7 @@ impl Tree {
         let mut named = Named::default();
         for source in sources {
             match tree.add_named(base, source, &mut named, options, observer) {
-                Err(Error::Io { path, source: e }) if options.lenient => {
+                Err(Error::Io { path, source: e }) if options.lenient && !is_exhausted(&e) => {
                     observer
                         .warning(Warning::new(path.as_os_str().as_bytes(), format_args!("left out: {e}")));
                 }
@@ -94,6 +95,10 @@ impl Tree {
             .or_else(|_| fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW))
             .map_err(|e| Error::io(path, e.into()))?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            if !options.recurse {
+                let root = self.add_root(path, b"")?;
+                return self.walker(options, observer).push_root(root, b"");
+            }
             return self.add_folder(path, b"", options, observer);
         }
         let name = path.file_name().map(|n| n.as_bytes().to_vec()).unwrap_or_default();

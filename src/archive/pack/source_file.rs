@@ -10,6 +10,7 @@ use rustix::fs::{SeekFrom as RawSeek, seek};
 use rustix::io::Errno;
 
 use super::found::Found;
+use crate::archive::os::is_exhausted;
 use crate::wire::entry::Kind;
 
 /// How many sizes occur more than once, to tell which files can have an equal.
@@ -47,6 +48,61 @@ pub(crate) fn hash(file: &mut File, size: u64) -> io::Result<[u8; 32]> {
     }
     file.seek(SeekFrom::Start(0))?;
     Ok(*hasher.finalize().as_bytes())
+}
+
+/// Files of no more bytes are read before they are packed, so that it is known how many they have.
+const WHOLE: u64 = 1 << 20;
+
+/// How a file is to be packed.
+pub(crate) enum Length {
+    /// These are all its bytes.
+    Whole,
+    /// It has so many, and is at its start.
+    Long(u64),
+}
+
+/// Finds out how many bytes a file has, which its size does not always tell: files of /proc have none by that, and
+/// files of /sys a page. Fills `bytes` where they are few.
+pub(crate) fn measure(
+    file: &mut File,
+    told: u64,
+    has_blocks: bool,
+    bytes: &mut Vec<u8>,
+    interrupted: &dyn Fn() -> bool,
+) -> io::Result<Length> {
+    bytes.clear();
+    if told > WHOLE && has_blocks {
+        return Ok(Length::Long(told));
+    }
+    if told <= WHOLE {
+        let read = (&mut *file).take(WHOLE + 1).read_to_end(bytes);
+        match read {
+            Ok(_) if bytes.len() as u64 <= WHOLE => return Ok(Length::Whole),
+            // What a file has besides is told when it is read again.
+            Err(e) if told == 0 || is_exhausted(&e) => return Err(e),
+            Err(_) => {
+                file.seek(SeekFrom::Start(0))?;
+                return Ok(Length::Long(told));
+            }
+            Ok(_) => {}
+        }
+    }
+    let mut len = bytes.len() as u64;
+    let mut buf = vec![0; 256 << 10];
+    while !interrupted() {
+        match file.read(&mut buf) {
+            Ok(0) => break,
+            Ok(got) => len += got as u64,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if len == 0 || is_exhausted(&e) => return Err(e),
+            Err(_) => {
+                len = len.max(told);
+                break;
+            }
+        }
+    }
+    file.seek(SeekFrom::Start(0))?;
+    Ok(Length::Long(len))
 }
 
 /// The parts of a file that are not holes, as (offset, length); `None` where the file system does
