@@ -293,7 +293,7 @@ impl Help {
         let nested = name == "model" && words.len() > 1;
         let named = &words[..if nested { 2 } else { 1 }];
         let help = self.of(named).unwrap_or_else(|| panic!("{at}: there is no command {named:?}"));
-        let known: BTreeSet<&str> = help.split(|c: char| c.is_whitespace() || c == ',' || c == '=').collect();
+        let known: BTreeSet<&str> = help.split(|c: char| c.is_whitespace() || ",=[".contains(c)).collect();
         for word in &words[named.len()..] {
             let option = match word.split(['=', '\'', ')']).next().unwrap_or_default() {
                 long if long.starts_with("--") && long.len() > 2 => long,
