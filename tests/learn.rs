@@ -171,6 +171,9 @@ fn the_independent_decoder_reads_what_learned() {
     // The first delta of the archive, used as a model file.
     let delta = carried(&at.join("learned.s3a"));
     fs::write(own.path().join("own.delta"), &delta).unwrap();
+    let info = run(own.path(), &["model", "info", "./own.delta"]);
+    let shown = String::from_utf8_lossy(&info.stdout);
+    assert!(shown.contains("changes     head: ") && shown.contains("base        "), "{info:?}");
     let args = ["pack", "few", "-o", "few.s3a", "--model", "./own.delta", "--read-time", "0"];
     expect(&run(own.path(), &args), 0);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/spec/reference/s3a_decode.py");

@@ -73,15 +73,21 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
             }
         }
         Command::Info { name, json } => {
-            let (model, config) = models::by_name(name)?;
+            let (model, config, changes) = models::by_name(name)?;
             if *json {
-                out.json(&Whole { macs_per_token: config.macs_per_token(), model, config })?;
+                out.json(&Whole { macs_per_token: config.macs_per_token(), model, config, changes })?;
             } else {
                 out.line(format_args!("name        {}", escape(model.name.as_bytes())))?;
                 out.line(format_args!("fingerprint {}", model.fingerprint))?;
                 out.line(format_args!("size        {}", human_bytes(model.bytes)))?;
                 out.line(format_args!("origin      {}", model.origin))?;
                 describe(&config, &mut out)?;
+                if let Some(base) = &model.base {
+                    out.line(format_args!("base        {base}"))?;
+                }
+                for models::Changed { name, rows, elements } in changes {
+                    out.line(format_args!("changes     {name}: {elements} elements of {rows} rows"))?;
+                }
             }
         }
     }
@@ -96,6 +102,9 @@ struct Whole {
     model: models::Shown,
     macs_per_token: usize,
     config: Config,
+    /// What a difference changes in its base; empty for a model of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    changes: Vec<models::Changed>,
 }
 
 fn describe(c: &Config, out: &mut Out) -> Result<()> {

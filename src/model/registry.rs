@@ -172,6 +172,16 @@ pub fn file_bytes(found: &Found) -> Result<Vec<u8>> {
     }
 }
 
+/// What a model at hand changes in its base, if its file is a delta.
+///
+/// # Errors
+/// `ModelMissing` if the base is nowhere, `BadModel` if either file is broken.
+pub fn delta_of(found: &Found) -> Result<Option<delta::Delta>> {
+    let Some(base) = &found.base else { return Ok(None) };
+    let base = Model::from_bytes(&base_file(base, None)?)?;
+    delta::Delta::read(&file_bytes(found)?, base.config()).map(Some)
+}
+
 /// The file of a model's compressor: `NAME.compressor` beside `NAME.safetensors`. Whether it
 /// belongs to the model is checked later, by its contents.
 ///
