@@ -6,7 +6,7 @@
 
 /// Why a pattern is a slip where one is given by hand: it can match nothing, or a range in it begins behind its end, of
 /// which git takes the beginning alone. Empty lines and comments are none.
-pub(crate) fn slip(line: &str) -> Option<&'static str> {
+pub fn slip(line: &str) -> Option<&'static str> {
     if line.starts_with('#') || without_blanks(line).is_empty() {
         return None;
     }
@@ -18,7 +18,7 @@ pub(crate) fn slip(line: &str) -> Option<&'static str> {
 }
 
 /// Lines that together match what the pattern `line` matches; none if that is nothing.
-pub(crate) fn lines(line: &str) -> Vec<String> {
+pub fn lines(line: &str) -> Vec<String> {
     lines_of(line, &mut false)
 }
 

@@ -7,7 +7,7 @@ pub mod byte_size;
 pub mod check;
 pub mod entry;
 pub mod extract;
-pub(crate) mod gitignore;
+pub mod gitignore;
 pub mod merge;
 pub mod observer;
 pub mod os;
