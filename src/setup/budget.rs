@@ -1,4 +1,5 @@
 //! How long `pack --learn` learns.
+#![cfg_attr(not(feature = "train"), allow(dead_code, reason = "only what trains asks for it"))]
 
 /// Windows of a step and positions of a window: 4,096 tokens.
 pub(crate) const SEQUENCES: usize = 8;
