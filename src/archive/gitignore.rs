@@ -173,7 +173,7 @@ fn set(pattern: &[u8], mut at: usize, is_reversed: &mut bool) -> Option<(Set, us
             match pattern.get(at + 2..end - 1).filter(|_| end > at + 2 && pattern[end - 1] == b':') {
                 Some(name) => {
                     let holds = class(name)?;
-                    (0..128).filter(|byte| holds(byte)).for_each(|byte| bytes[usize::from(byte)] = true);
+                    (0..128).filter(holds).for_each(|byte| bytes[usize::from(byte)] = true);
                     (at, now) = (end, 0);
                 }
                 None => bytes[usize::from(b'[')] = true,
